@@ -5,11 +5,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import file_digest, sha256
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from mpq._support.files import prepare_folder, remove_files, write_files
-from mpq._support.tensor_file import ALIGNMENT, mapped_tensors
+from mpq._support.tensor_file import ALIGNMENT, arrays_of, mapped_content
 from mpq.errors import OutputError
 
 if TYPE_CHECKING:
@@ -80,10 +81,10 @@ class Cache:
             if header != _header_of(file_digest(file, sha256).hexdigest()):
                 self._warn_damaged(name)
                 return None
-            return mapped_tensors(file, start=len(header))
+            return arrays_of(mapped_content(file)[len(header) :])
 
     @contextmanager
-    def _opened(self, name: str) -> Iterator[IO[bytes] | None]:
+    def _opened(self, name: str) -> Iterator[BufferedReader | None]:
         path = self.folder / name
         try:
             with path.open("rb") as file:

@@ -165,7 +165,8 @@ def _remove_if_dead(path: Path, purpose: str) -> None:
 
 def _write_through(path: Path, content: Content) -> None:
     """Writes to the disk itself: a rename may get there before what was only handed over."""
-    with path.open("wb") as file:
-        file.writelines([content] if isinstance(content, bytes) else content())
+    path.write_bytes(content if isinstance(content, bytes) else b"")
+    with path.open("r+b") as file:
+        file.writelines(() if isinstance(content, bytes) else content())
         file.flush()
         os.fsync(file.fileno())

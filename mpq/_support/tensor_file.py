@@ -7,8 +7,9 @@ writes: eight of the length of a header, the header as JSON, arrays in the order
 import json
 import mmap
 import tempfile
-from collections.abc import Iterator, Mapping
-from typing import IO, Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO, Any, Final, final
 
 import numpy as np
 
@@ -16,7 +17,13 @@ from mpq._support.names import for_people
 from mpq._support.pages import release_arrays
 from mpq.errors import FileFormatError, OutputError
 
+_KINDS: Final = (
+    "U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16",
+    "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL",
+)  # fmt: skip
+"""As the format spells types; numbers of one type lie side by side, in this order."""
 _TYPES: Final = {
+    "int64": "I64",
     "float32": "F32",
     "int32": "I32",
     "float16": "F16",
@@ -25,49 +32,84 @@ _TYPES: Final = {
     "int8": "I8",
     "uint8": "U8",
 }
-"""Of arrays, as the format spells them; those of one type lie side by side, in this order."""
+"""Of arrays, those of ``mpq.quantization.stored.StoredWeight`` among them."""
 ALIGNMENT: Final = 8
 """Bytes at a multiple of which numbers begin."""
 
 
-def file_parts(tensors: "Mapping[str, np.ndarray[Any, Any]]") -> "Iterator[bytes | memoryview]":
-    """The content of a file, piece by piece; pages of arrays that lie in files leave again.
+@final
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """What a file has of one tensor.
 
     Args:
-        tensors: Name to array, of the types of ``mpq.quantization.stored.StoredWeight``.
+        kind: Its type, as the format spells it.
+        shape: Its shape.
+        num_bytes: Of its numbers.
+        numbers: Gives them as bytes ``[num_bytes]``; asked when they are written.
     """
-    kinds = list(_TYPES)
-    names = sorted(tensors, key=lambda name: (kinds.index(str(tensors[name].dtype)), name))
-    told: dict[str, Any] = {}
+
+    kind: str
+    shape: tuple[int, ...]
+    num_bytes: int
+    numbers: "Callable[[], np.ndarray[Any, np.dtype[np.uint8]]]"
+
+
+def array_entry(array: "np.ndarray[Any, Any]") -> Entry:
+    """Of an array that is read when it is written."""
+
+    def numbers() -> "np.ndarray[Any, np.dtype[np.uint8]]":
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+    return Entry(_TYPES[str(array.dtype)], array.shape, array.nbytes, numbers)
+
+
+def array_entries(arrays: "Mapping[str, np.ndarray[Any, Any]]") -> dict[str, Entry]:
+    """Of arrays by name."""
+    return {name: array_entry(array) for name, array in arrays.items()}
+
+
+def file_parts(
+    entries: Mapping[str, Entry], metadata: Mapping[str, str] | None = None
+) -> "Iterator[bytes | memoryview]":
+    """The content of a file, piece by piece; pages of numbers that lie in files leave again.
+
+    Args:
+        entries: Of each tensor, by name.
+        metadata: What the header says besides.
+    """
+    names = sorted(entries, key=lambda name: (_KINDS.index(entries[name].kind), name))
+    told: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     end = 0
     for name in names:
-        array = tensors[name]
-        start, end = end, end + array.nbytes
-        kind, shape = _TYPES[str(array.dtype)], list(array.shape)
-        told[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+        entry = entries[name]
+        start, end = end, end + entry.num_bytes
+        shape = list(entry.shape)
+        told[name] = {"dtype": entry.kind, "shape": shape, "data_offsets": [start, end]}
     header = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % ALIGNMENT)
     yield len(header).to_bytes(8, "little") + header
     for name in names:
-        array = np.ascontiguousarray(tensors[name])
-        # As bytes: an array without numbers cannot be cast.
-        yield array.reshape(-1).view(np.uint8).data if array.size else b""
-        release_arrays([array])
+        numbers = entries[name].numbers()
+        yield numbers.data
+        release_arrays([numbers])
 
 
-def mapped_tensors(file: IO[bytes], start: int = 0) -> "dict[str, np.ndarray[Any, Any]]":
-    """The arrays of a file, which lie there: what is read of them comes from it.
-
-    They may be written to, which the file does not see.
+def mapped_content(file: IO[bytes]) -> memoryview:
+    """What is in a file, without reading it; it may be written to, which the file does not see.
 
     Args:
-        file: Open for reading; it may be closed, renamed or removed afterwards.
-        start: Where in it the content begins, a multiple of eight.
+        file: Open for reading, not empty; it may be closed, renamed or removed afterwards.
+    """
+    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+
+
+def arrays_of(content: memoryview) -> "dict[str, np.ndarray[Any, Any]]":
+    """The arrays of a content that is mapped: what is read of them comes from the file.
 
     Raises:
-        FileFormatError: If it is no such file.
+        FileFormatError: If it is none of such a file.
     """
-    content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))[start:]
     try:
         begin = 8 + int.from_bytes(content[:8], "little")
         told = json.loads(bytes(content[8:begin]))
@@ -88,17 +130,17 @@ def _array(content: memoryview, entry: Mapping[str, Any]) -> "np.ndarray[Any, An
     return numbers.reshape(entry["shape"])
 
 
-def unnamed_file(tensors: "Mapping[str, np.ndarray[Any, Any]]") -> "dict[str, np.ndarray[Any, Any]]":
-    """The same arrays in a file without a name, which is gone with the last of them.
+def unnamed_file(entries: Mapping[str, Entry]) -> "dict[str, np.ndarray[Any, Any]]":
+    """The same numbers in a file without a name, which is gone with the last of the arrays.
 
     Raises:
         OutputError: If there is no room for it.
     """
     try:
         with tempfile.TemporaryFile() as file:
-            file.writelines(file_parts(tensors))
+            file.writelines(file_parts(entries))
             file.flush()
-            return mapped_tensors(file)
+            return arrays_of(mapped_content(file))
     except OSError as error:
         raise OutputError(
             f"cannot keep codes in the temporary folder {tempfile.gettempdir()}: {error.strerror}; "

@@ -12,6 +12,7 @@ from mpq.cli.options import (
     Differing,
     Limits,
     MaxPredicted,
+    Memory,
     Model,
     Seed,
     SolvedAlternatives,
@@ -148,22 +149,27 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Function that yields held-out batches; named as --model.")
     ] = None,
+    memory: Memory = None,
     *,
     compared: AsSearchedOptions,
     talk: TalkOptions,
 ) -> None:
     """Measure an assignment on held-out examples: KL divergence, accuracy, cross entropy; JSON."""
     from mpq.cli.loading import load_callable, load_model, refuse_missing_data
+    from mpq.network.mapped import streaming
     from mpq.problem.assignment import Assignment
     from mpq.workflows.evaluate import evaluate as run
 
-    found = Assignment.load(assignment)
+    # What is streamed leaves its codes in their file.
+    with streaming(memory is not None):
+        found = Assignment.load(assignment)
     if data is None and model != DEMO:
         refuse_missing_data(model, "held-out")
     # Not the calibration examples: ranges were chosen for these, so that they flatter the network.
     examples = load_callable(data or DEMO_HELD_OUT)
     seed = compared.allow_randomness
-    measured = run(load_model(model, weights), found, examples, compared.spelled, seed)
+    network = load_model(model, weights)
+    measured = run(network, found, examples, compared.spelled, seed, memory)
     write(json.dumps({name: m.to_dict() for name, m in measured.items()}, indent=1))
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mpq.cli.app import app, reporting_errors
-from mpq.cli.options import AssignmentFile, Data, ExportEvalData, Model, Weights
+from mpq.cli.options import AssignmentFile, Data, ExportEvalData, Memory, Model, Weights
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions, write
 from mpq.cli.task_options import DEMO, DEMO_DATA, AsSearchedOptions, held_out_spec
@@ -23,24 +23,20 @@ def quantize(
     output: Annotated[Path, typer.Option(help="Where the rounded weights go.")] = Path(
         "quantized.safetensors"
     ),
+    memory: Memory = None,
     *,
     talk: TalkOptions,
 ) -> None:
     """Write the network's weights as they are in the assigned formats (BatchNorm folded)."""
-    from safetensors.torch import save
-
-    from mpq._support.files import write_files
-    from mpq.backends import quantize as run
     from mpq.cli.loading import load_model
+    from mpq.network.mapped import streaming
     from mpq.problem.assignment import Assignment
+    from mpq.workflows.quantized_file import save_quantized
 
-    found = Assignment.load(assignment)
-    quantized = run(load_model(model, weights), found)
-    # safetensors refuses tensors that share memory, as tied weights do, or are not contiguous.
-    tensors = {name: t.detach().clone().contiguous() for name, t in quantized.state_dict().items()}
-    # The fingerprint says which network the weights are of.
-    content = save(tensors, {"mpq_fingerprint": found.fingerprint})
-    files = write_files(output.parent, {output.name: content})
+    # What is streamed leaves its codes in their file.
+    with streaming(memory is not None):
+        found = Assignment.load(assignment)
+    files = save_quantized(load_model(model, weights), found, output, memory)
     talk.answer({"files": [str(file) for file in files]}, lambda _: talk.wrote(files))
 
 

@@ -192,12 +192,17 @@ def install(
             weight = quantizer.weight(name, layer_module, precision.weight)
             # A new parameter, because the old one's memory belongs to the user's model.
             layer_module.weight = nn.Parameter(weight, requires_grad=False)
-    return _round_inputs(module, precisions, quantizer)
+    return round_inputs(module, precisions, quantizer)
 
 
-def _round_inputs(
+def round_inputs(
     module: nn.Module, precisions: Mapping[str, Precision], quantizer: Quantizer
 ) -> list[RemovableHandle]:
+    """Hooks the inputs of the named layers, in place.
+
+    Returns:
+        The hooks' handles.
+    """
     return [
         module.get_submodule(name).register_forward_pre_hook(
             QuantizeInput(name, quantizer, precision), with_kwargs=True
@@ -263,7 +268,7 @@ def quantized(
         passing = {n: p for n, p in precisions.items() if one_at_a_time and n not in also_used}
         lasting = {n: p for n, p in precisions.items() if n not in passing}
         handles = install(network.module, lasting, quantizer)
-        handles += _round_inputs(network.module, passing, quantizer)
+        handles += round_inputs(network.module, passing, quantizer)
         for name, precision in passing.items():
             if not precision.weight.is_exact:
                 rounded = RoundedInCalls(name, precision.weight, quantizer)

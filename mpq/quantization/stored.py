@@ -14,7 +14,7 @@ import numpy as np
 
 from mpq._support.companion_content import stated_tensors
 from mpq._support.json_object import quoted
-from mpq._support.tensor_file import file_parts
+from mpq._support.tensor_file import array_entries, file_parts
 from mpq.errors import FileFormatError, PrecisionError
 from mpq.quantization.precision import TensorFormat, spell_weight
 from mpq.quantization.scale_formats import SCALE_FORMATS
@@ -263,7 +263,7 @@ class StoredWeights:
 
     def content_parts(self) -> "Iterator[bytes | memoryview]":
         """The content of a file in the format of safetensors, piece by piece."""
-        return file_parts(self.tensors)
+        return file_parts(array_entries(self.tensors))
 
     @property
     def content(self) -> bytes:
@@ -279,7 +279,7 @@ class StoredWeights:
         return found.hexdigest()
 
     @classmethod
-    def from_content(cls, content: bytes, rounding: str, expected_sha256: str) -> Self:
+    def from_content(cls, content: bytes | memoryview, rounding: str, expected_sha256: str) -> Self:
         """Inverse of ``content``.
 
         Args:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mpq._support.bounds import Bounded
+from mpq._support.pages import is_streaming
 from mpq.quantization.codes import Codes
 from mpq.quantization.grid import Grid
 from mpq.quantization.numerics import Numerics
@@ -114,7 +115,9 @@ class WeightRounding(Bounded, ABC):
             Which rows, and their codes in each format.
         """
         solver = self.prepared(_one_or_more(moment))
-        for some in _pieces(len(rows), rows.shape[1] * len(formats)):
+        # A streamed network has little room beside one weight.
+        held = rows.shape[1] * len(formats) * (4 if is_streaming() else 1)
+        for some in _pieces(len(rows), held):
             part = rows[some]
             starts = [
                 Codes.of(part, f, self._grid(part, moment, f, grid.part(some, len(rows))))

@@ -8,7 +8,7 @@ from typing import Any, final
 
 from mpq._support.cache import Cache
 from mpq._support.pages import is_streaming
-from mpq._support.tensor_file import unnamed_file
+from mpq._support.tensor_file import array_entries, unnamed_file
 from mpq.quantization.stored import StoredWeight, StoredWeights
 from mpq.workflows.codes_keys import ToRoundTogether
 
@@ -90,7 +90,9 @@ def outside_memory(weights: Sequence[StoredWeight]) -> list[StoredWeight]:
     """
     if not is_streaming():
         return list(weights)
-    return _in_order(StoredWeights.of_tensors(unnamed_file(_named(weights).tensors), ""))
+    return _in_order(
+        StoredWeights.of_tensors(unnamed_file(array_entries(_named(weights).tensors)), "")
+    )
 
 
 def _named(weights: Sequence[StoredWeight]) -> StoredWeights:

@@ -81,7 +81,6 @@ class ToRound:
             }
         )
 
-
     def codes(self) -> list[StoredWeight]:
         """Of each format, of a weight whose rows have one moment."""
         parts: list[list[StoredWeight]] = []

@@ -9,6 +9,8 @@ from mpq._support.bounds import machine_bytes
 from mpq._support.pages import can_stream
 from mpq.errors import InputError
 from mpq.network.mapped import resident_bytes, unmapped_bytes
+from mpq.problem.assignment import Assignment
+from mpq.problem.limits import bytes_of
 from mpq.quantization.precision import Granularity, TensorFormat
 
 SCALE_BYTES: Final = 8
@@ -60,6 +62,25 @@ def why_streamed(model: nn.Module, allowed: int | None, formats: Iterable[Tensor
             "or coarser candidates (groups)"
         )
     return f"{told}: it is streamed from its files, block by block"
+
+
+def why_run_streamed(model: nn.Module, memory: int | str | None, assignment: Assignment) -> str:
+    """Why a network is streamed that is run or written in an assignment; empty: it is not.
+
+    Args:
+        model: The user's.
+        memory: As in ``Task``.
+        assignment: Whose scales are in memory.
+
+    Raises:
+        InputError: If it does not fit and cannot be streamed.
+    """
+    allowed = None if memory is None else bytes_of("memory", memory)
+    # A weight has scales in one format: at most those of the smallest groups.
+    formats = (p.weight for p in assignment.precisions.values())
+    groups = [f for f in formats if f.granularity is Granularity.GROUP]
+    finest = min(groups, key=lambda f: f.group_size or 0, default=None)
+    return why_streamed(model, allowed, [] if finest is None else [finest])
 
 
 def moment_memory(model: nn.Module, allowed: int | None, formats: Iterable[TensorFormat]) -> int:

@@ -1,23 +1,27 @@
 """A network that does not fit into memory: the same answer, block by block from its files."""
 
 import mmap
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
+from torch.nn.utils import parametrize
 
 import mpq
 from mpq._support import pages
 from mpq.cli.__main__ import app
 from mpq.cli.loading import load_folder
 from mpq.errors import InputError
-from mpq.network.mapped import unmapped_bytes
+from mpq.network.mapped import streaming, unmapped_bytes
 from mpq.quantization.stored import WEIGHTS_FILE
 from mpq.sensitivity.passes.second_moments import PartialMoments
 from mpq.workflows import streamed
+from mpq.workflows.quantized_file import save_quantized
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(
@@ -72,6 +76,29 @@ def found(asked: mpq.Task, sensitivity: str = "sketch") -> mpq.SearchResult:
     return mpq.search(asked, {"weight_bytes": "0.7x:w8g64"}, sensitivity=sensitivity)
 
 
+def most_bytes(model: nn.Module, more: list[torch.Tensor], act: Callable[[], object]) -> int:
+    """The most of the large weights, and of other mapped tensors, that is in memory at a call."""
+    looked_at = [p for p in (*model.parameters(), *more) if p.numel() >= 2**16]
+    most = 0
+
+    def look(*_: object) -> None:
+        nonlocal most
+        there = 0
+        for tensor in looked_at:
+            first = tensor.data_ptr() // mmap.PAGESIZE
+            count = tensor.numel() * tensor.element_size() // mmap.PAGESIZE
+            flags = pages.page_flags(first, count)
+            there += int((flags & pages.PRESENT != 0).sum())
+        most = max(most, there * mmap.PAGESIZE)
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        act()
+    finally:
+        handle.remove()
+    return most
+
+
 @pytest.mark.parametrize(
     ("sensitivity", "options"),
     [
@@ -103,11 +130,16 @@ def test_numbers_are_those_without(
     assert result.assignment.precisions == expected.assignment.precisions
 
 
-ROUNDINGS = ("gptq", "coordinate-descent", "auto")
-
-
-@pytest.mark.parametrize("is_kept", [False, True], ids=["unnamed", "cache"])
-@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize(
+    ("rounding", "is_kept"),
+    [
+        ("gptq", False),
+        ("gptq", True),
+        ("coordinate-descent:rounds=1,sweeps=1", False),
+        # Of random weights codes do not help: it makes its passes, and rounds to nearest.
+        ("auto", True),
+    ],
+)
 def test_codes_are_those_without(
     folder: Path,
     tight: str,
@@ -117,25 +149,27 @@ def test_codes_are_those_without(
     is_kept: bool,
 ) -> None:
     """To the last bit, by second moments of some layers in one pass and of others in the next."""
-    expected = found(task(load_folder(folder), rounding=rounding))
+    options: dict[str, Any] = {"rounding": rounding, "candidates": ("w2g64", "w8g64")}
+    expected = found(task(load_folder(folder), **options), "sketch:num_probes=1")
     passes: list[int] = []
     collect = PartialMoments.of.__func__  # type: ignore[attr-defined]
 
-    def counted(kind: type[PartialMoments], *given: Any, **options: Any) -> PartialMoments:
-        passes.append(len(options["layers"]))
-        collected: PartialMoments = collect(kind, *given, **options)
+    def counted(kind: type[PartialMoments], *given: Any, **more: Any) -> PartialMoments:
+        passes.append(len(more["layers"]))
+        collected: PartialMoments = collect(kind, *given, **more)
         return collected
 
     monkeypatch.setattr(PartialMoments, "of", classmethod(counted))
     cache = tmp_path / "kept" if is_kept else None
-    asked = task(load_folder(folder), rounding=rounding, memory=tight, cache=cache)
+    asked = task(load_folder(folder), memory=tight, cache=cache, **options)
 
-    result = found(asked)
+    result = found(asked, "sketch:num_probes=1")
 
     assert len(passes) > 2
     assert max(passes) < len(result.layers)
     assert result.assignment.weights == expected.assignment.weights
-    assert expected.assignment.weights is not None
+    assert (expected.assignment.weights is None) == (rounding == "auto")
+    assert result.provenance.rounding_unhelped == expected.provenance.rounding_unhelped
     assert result.problem.loss.values == pytest.approx(expected.problem.loss.values, rel=1e-5)
     assert result.columns.tolist() == expected.columns.tolist()
     losses, others = (
@@ -146,7 +180,7 @@ def test_codes_are_those_without(
 
 def test_codes_lie_in_files(folder: Path, tight: str, tmp_path: Path) -> None:
     """Those of the answer as well; and what is saved of it is what memory would have saved."""
-    asked = task(load_folder(folder), rounding="gptq")
+    asked = task(load_folder(folder), rounding="gptq", candidates=("w2g64", "w8g64"))
     found(asked).save(tmp_path / "whole")
 
     result = found(replace(asked, model=load_folder(folder), memory=tight))
@@ -158,6 +192,67 @@ def test_codes_lie_in_files(folder: Path, tight: str, tmp_path: Path) -> None:
     assert unmapped_bytes(arrays) == 0
     files = (tmp_path / name / WEIGHTS_FILE for name in ("whole", "streamed"))
     assert len({file.read_bytes() for file in files}) == 1
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search's files, with codes that data chose."""
+    path = tmp_path_factory.mktemp("run")
+    asked = task(load_folder(folder), rounding="gptq", candidates=("w4a8", "w8g64"))
+    found(asked, "weight-error").save(path)
+    return path
+
+
+def test_an_assignment_is_evaluated_so(folder: Path, run: Path, tight: str) -> None:
+    """The same numbers, where codes stay in their file; and the model is left as it was."""
+    model = load_folder(folder)
+    expected = mpq.evaluate(model, mpq.Assignment.load(run), data())
+    with streaming():
+        assignment = mpq.Assignment.load(run)
+
+    measured = mpq.evaluate(model, assignment, data(), memory=tight)
+
+    assert assignment == mpq.Assignment.load(run)
+    assert measured["quantized"].divergence > 0
+    for name, found_there in expected.items():
+        assert measured[name].divergence == pytest.approx(found_there.divergence, rel=1e-5)
+    assert not any(parametrize.is_parametrized(m) for m in model.modules())
+
+
+def test_little_is_in_memory_when_it_is_evaluated(folder: Path, run: Path, tight: str) -> None:
+    """Neither the network nor its codes."""
+    model = load_folder(folder)
+    with streaming():
+        assignment = mpq.Assignment.load(run)
+    assert assignment.weights is not None
+    codes = [torch.from_numpy(w.codes) for w in assignment.weights.by_layer.values()]
+
+    most = most_bytes(model, codes, lambda: mpq.evaluate(model, assignment, data(), memory=tight))
+
+    block = sum(p.numel() * 4 for p in model.get_submodule("model.layers.0").parameters())
+    assert 0 < most < 1.6 * block
+
+
+def test_what_does_not_fit_is_refused_where_it_is_evaluated(run: Path, folder: Path) -> None:
+    """With the sizes."""
+    with pytest.raises(InputError, match="streamed it holds at least"):
+        mpq.evaluate(load_folder(folder), mpq.Assignment.load(run), data(), memory="100KB")
+
+
+def test_rounded_weights_are_written_so(
+    folder: Path, run: Path, tight: str, tmp_path: Path
+) -> None:
+    """The file is that of memory, byte for byte: the state dict of what ``quantize`` makes."""
+    model, assignment = load_folder(folder), mpq.Assignment.load(run)
+    state = mpq.quantize(model, assignment).state_dict()
+    tensors = {name: tensor.detach().clone() for name, tensor in state.items()}
+    expected = save(tensors, {"mpq_fingerprint": assignment.fingerprint})
+
+    (whole,) = save_quantized(model, assignment, tmp_path / "whole.safetensors")
+    (streamed_file,) = save_quantized(model, assignment, tmp_path / "parts.safetensors", tight)
+
+    assert whole.read_bytes() == expected
+    assert streamed_file.read_bytes() == expected
 
 
 def test_a_result_says_so_when_it_is_read_again(folder: Path, tight: str, tmp_path: Path) -> None:
@@ -172,24 +267,10 @@ def test_a_result_says_so_when_it_is_read_again(folder: Path, tight: str, tmp_pa
 def test_little_of_the_network_is_in_memory_at_once(folder: Path, tight: str) -> None:
     """At every call of a module: a block and the tables, not the network."""
     model = load_folder(folder)
+
+    most = most_bytes(model, [], lambda: found(task(model, memory=tight)))
+
     weights = [p for p in model.parameters() if p.numel() >= 2**16]
-    most = 0
-
-    def look(*_: object) -> None:
-        nonlocal most
-        there = 0
-        for weight in weights:
-            count = weight.untyped_storage().nbytes() // mmap.PAGESIZE
-            flags = pages.page_flags(weight.data_ptr() // mmap.PAGESIZE, count)
-            there += int((flags & pages.PRESENT != 0).sum())
-        most = max(most, there * mmap.PAGESIZE)
-
-    handle = torch.nn.modules.module.register_module_forward_pre_hook(look)
-    try:
-        found(task(model, memory=tight))
-    finally:
-        handle.remove()
-
     whole = sum(weight.untyped_storage().nbytes() for weight in weights)
     block = sum(p.numel() * 4 for p in model.get_submodule("model.layers.0").parameters())
     assert block < whole / 3.9

@@ -1,6 +1,6 @@
 """Whether a network fits into memory, with what a search holds beside it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from torch import Tensor, nn, strided
@@ -12,20 +12,30 @@ from mpq.network.mapped import resident_bytes, unmapped_bytes
 from mpq.problem.assignment import Assignment
 from mpq.problem.limits import bytes_of
 from mpq.quantization.precision import Granularity, TensorFormat
+from mpq.sensitivity.passes.second_moments import moment_shape
 
 SCALE_BYTES: Final = 8
 """Of a group of weights in a format: a scale in float32, and a zero point."""
 _AT_ONCE: Final = 3
 """How often the largest weight is there at once: as it is, rounded, and in tiles of both."""
+_OF_MOMENT: Final = 28
+"""Bytes of a second moment's number while it is factorized: it is in float32, damped, and twice in
+float64; and the factor in float32."""
 
 
-def why_streamed(model: nn.Module, allowed: int | None, formats: Iterable[TensorFormat]) -> str:
+def why_streamed(
+    model: nn.Module,
+    allowed: int | None,
+    formats: Iterable[TensorFormat],
+    reads_inputs: bool = False,
+) -> str:
     """Why a network is streamed, a sentence; empty: it is not.
 
     Args:
         model: The user's.
         allowed: Bytes that this process may hold; ``None``: what the machine has.
         formats: Of weights, which layers may take.
+        reads_inputs: Whether weights are rounded with regard to data.
 
     Raises:
         InputError: If it does not fit and cannot be streamed.
@@ -54,7 +64,8 @@ def why_streamed(model: nn.Module, allowed: int | None, formats: Iterable[Tensor
             "a Hugging Face folder (--model FOLDER, or transformers' from_pretrained(FOLDER, "
             'dtype="auto"))'
         )
-    largest, least = max(num_bytes for _, num_bytes in own), _least(own, set(formats))
+    largest = max(num_bytes for _, num_bytes in own)
+    least = _least(own, set(formats), reads_inputs)
     if least > memory:
         raise InputError(
             f"{told}, and streamed it holds at least {_gib(least)}: its largest weight has "
@@ -94,13 +105,24 @@ def moment_memory(model: nn.Module, allowed: int | None, formats: Iterable[Tenso
     """
     memory = machine_bytes() if allowed is None else allowed
     own = list(_memories(model))
-    return max(0, memory - _least(own, set(formats))) // 2
+    return max(0, memory - _least(own, set(formats), reads_inputs=True)) // 2
 
 
-def _least(own: Sequence[tuple[Tensor, int]], formats: Iterable[TensorFormat]) -> int:
+def _least(
+    own: Sequence[tuple[Tensor, int]], formats: Collection[TensorFormat], reads_inputs: bool
+) -> int:
     """What a streamed search holds at least, whatever its examples are."""
-    largest = max(num_bytes for _, num_bytes in own)
-    return resident_bytes() + _AT_ONCE * largest + _scales(own, formats)
+    works = [_AT_ONCE * num_bytes for _, num_bytes in own]
+    if reads_inputs:
+        works += [_rounding_bytes(tensor, len(formats)) for tensor, _ in own if tensor.ndim > 1]
+    return resident_bytes() + max(works) + _scales(own, formats)
+
+
+def _rounding_bytes(tensor: Tensor, num_formats: int) -> int:
+    """Of one weight, while data chooses its codes."""
+    _, inputs, block = moment_shape(1, tensor[0].numel())
+    in_float32 = 4 + 2 * num_formats  # codes, and those of some rows beside those of all
+    return in_float32 * tensor.numel() + _OF_MOMENT * min(inputs, block) ** 2
 
 
 def _not_here(allowed: int | None) -> str:

@@ -3,18 +3,19 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from torch import nn
 
 from mpq._support.files import prepared_folder, remove_dead, staging
 from mpq.backends.comparing import compared
-from mpq.backends.export_check import ExportCheck
+from mpq.backends.decoded import decoded_check
+from mpq.backends.export_check import ExportCheck, StreamedCheck
 from mpq.backends.fresh import run_fresh, trace_fresh
 from mpq.backends.searched import first_examples, refuse_batches
 from mpq.backends.target import Shipped, Target
@@ -25,6 +26,7 @@ from mpq.network.modules import share_parameters
 from mpq.network.same_start import begin_alike
 from mpq.problem.assignment import Assignment
 
+Check = TypeVar("Check", ExportCheck, StreamedCheck)
 STAGED: Final = "export"
 NO_SPACE: Final = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 FULL_BYTES: Final = 4096
@@ -39,11 +41,13 @@ def ship(
     model: nn.Module,
     calibration: Any,
     held_out: Any = None,
-) -> ExportCheck:
+    streamed: str = "",
+) -> ExportCheck | StreamedCheck:
     """Writes a folder, runs it with the target's runtime, and compares it with the simulation.
 
     The folder appears when all of that went well, with ``export.json`` in it. What an export that
-    was killed has left beside it is removed first.
+    was killed has left beside it is removed first. Of a network that is streamed the weights are
+    decoded one by one, and nothing is run.
 
     Args:
         target: What writes and loads it.
@@ -53,6 +57,7 @@ def ship(
         model: The network that the assignment was found for, in evaluation mode.
         calibration: Examples, as ``Calibration`` takes them, for ranges that the target adds.
         held_out: The first of these are run; without any, those of ``calibration`` are.
+        streamed: Why the network is streamed; empty: it is not.
 
     Raises:
         PrecisionError: If the target cannot hold a layer's precision; names it.
@@ -73,12 +78,42 @@ def ship(
     was_searched_for = assignment.numerics == target.arithmetic
     assignment = replace(assignment, numerics=target.arithmetic)
     shipped = Shipped.of(model, assignment)
+    if streamed:
+
+        def decoded(made: Path, _: Path) -> StreamedCheck:
+            return decoded_check(target, spelled, shipped, made, was_searched_for, streamed)
+
+        return _appearing(folder, partial(target.write, shipped), decoded)
     data = _as_searched(Calibration.of(calibration), shipped)
     is_held_out = held_out is not None
     run = _as_searched(Calibration.of(held_out), shipped) if is_held_out else data
     refuse_batches(target, run)
     batches = first_examples(run, model, shipped.metric)
     shipped = replace(shipped, calibration=data, examples=tuple(batches))
+
+    def checked(made: Path, exchange: Path) -> ExportCheck:
+        ran = run_fresh(target, spelled, made, batches, exchange)
+        few = target.traced_batch(batches)
+        trace = partial(trace_fresh, target, spelled, made, few, exchange)
+        check = compared(target, spelled, shipped, batches, ran, made, was_searched_for, trace)
+        return replace(check, examples_are_held_out=is_held_out)
+
+    return _appearing(folder, partial(target.write, shipped), checked)
+
+
+def _appearing(
+    folder: Path, write: Callable[[Path], None], check: Callable[[Path, Path], Check]
+) -> Check:
+    """What is written appears when it was checked, with ``export.json`` in it.
+
+    Args:
+        folder: Where.
+        write: Given an empty folder.
+        check: Given that folder, and an empty one beside it.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
     try:
         with (
             prepared_folder(folder.parent),
@@ -88,17 +123,13 @@ def ship(
             made, exchange = place / "made", place / "exchange"
             made.mkdir()
             exchange.mkdir()
-            target.write(shipped, made)
-            ran = run_fresh(target, spelled, made, batches, exchange)
-            few = target.traced_batch(batches)
-            trace = partial(trace_fresh, target, spelled, made, few, exchange)
-            check = compared(target, spelled, shipped, batches, ran, made, was_searched_for, trace)
-            check = replace(check, examples_are_held_out=is_held_out)
-            (made / "export.json").write_text(check.to_json(), encoding="utf-8")
+            write(made)
+            found = check(made, exchange)
+            (made / "export.json").write_text(found.to_json(), encoding="utf-8")
             _appear(made, folder)
     except OSError as error:
         raise OutputError(f"cannot write the folder {folder}: {error.strerror or error}") from error
-    return check
+    return found
 
 
 @contextmanager

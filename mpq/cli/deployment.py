@@ -63,6 +63,7 @@ def export(
         str | None,
         typer.Option(help="vllm: print what it needs of a compressed-tensors folder (not run)."),
     ] = None,
+    memory: Memory = None,
     *,
     compared: AsSearchedOptions,
     talk: TalkOptions,
@@ -73,9 +74,13 @@ def export(
     from mpq.backends.vllm import serving
     from mpq.cli.loading import load_data, load_model, refuse_missing_data
     from mpq.errors import InputError
+    from mpq.network.mapped import streaming
     from mpq.problem.assignment import Assignment
 
-    found, backend = Assignment.load(assignment), file_backend(to)
+    # What is streamed leaves its codes in their file.
+    with streaming(memory is not None):
+        found = Assignment.load(assignment)
+    backend = file_backend(to)
     told = serving(serve, backend, found)
     if output is None and backend.needs_network:
         raise InputError(f"a file of {backend.name} needs --output: where it goes")
@@ -97,7 +102,7 @@ def export(
         for spec in (data or DEMO_DATA, tested)
     )
     as_searched = (compared.spelled, compared.allow_randomness)
-    made = run(found, output, backend, loaded, examples, *as_searched, held_out)
+    made = run(found, output, backend, loaded, examples, *as_searched, held_out, memory)
     answer = {
         "path": str(made.path),
         "verdict": made.verdict,

@@ -119,11 +119,16 @@ class Quantizer:
             layer_module: Its module, which holds the original weight.
             tensor_format: One that needs a scale.
         """
-        rows = layout_of(layer_module).to_rows(weight_of(layer_module).detach())
+        weight = weight_of(layer_module).detach()
+        rows = layout_of(layer_module).to_rows(weight)
         stored = self._stored(name, rows, tensor_format)
         if stored is not None:
-            return Codes.of_stored(stored, tensor_format)
-        return Codes.of(rows, tensor_format, self.grid(name, rows, tensor_format))
+            found = Codes.of_stored(stored, tensor_format)
+            release_arrays(stored.parts().values())
+        else:
+            found = Codes.of(rows, tensor_format, self.grid(name, rows, tensor_format))
+        release([weight])
+        return found
 
     def grid(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Grid:
         """The grid that a weight ``[O, K]`` is rounded to nearest on, in a format with a scale."""

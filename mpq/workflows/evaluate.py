@@ -13,6 +13,7 @@ from mpq._support.arrays import Array
 from mpq._support.pages import is_streaming
 from mpq.backends import quantize
 from mpq.backends.simulate import check_folding
+from mpq.backends.streamed import why_run_streamed
 from mpq.errors import DataError
 from mpq.network.behaviour import check_again
 from mpq.network.blocks import without_caches
@@ -28,7 +29,6 @@ from mpq.network.targets import class_targets, cross_entropy
 from mpq.problem.assignment import Assignment
 from mpq.quantization.fingerprint import checksum
 from mpq.report.measurement import Measurement
-from mpq.workflows.streamed import why_run_streamed
 
 
 @final

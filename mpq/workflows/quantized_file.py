@@ -12,12 +12,12 @@ from torch import nn
 from mpq._support.files import write_files
 from mpq._support.tensor_file import file_parts
 from mpq.backends.simulate import prepared, quantizer_of
+from mpq.backends.streamed import why_run_streamed
 from mpq.network.mapped import streaming
 from mpq.network.tensor_entries import bytes_of, tensor_entries
 from mpq.problem.assignment import Assignment
 from mpq.quantization.precision import TensorFormat
 from mpq.quantization.quantizer import Quantizer
-from mpq.workflows.streamed import why_run_streamed
 
 
 def save_quantized(

@@ -11,6 +11,7 @@ from mpq._support.cache import Cache
 from mpq._support.ranks import Ranks
 from mpq.backends.file_size import file_size_of
 from mpq.backends.searched import check_searched
+from mpq.backends.streamed import moment_memory
 from mpq.backends.target import Target
 from mpq.errors import InfeasibleError, InputError, MissingDependencyError
 from mpq.hardware_profiles import NO_TARGET, FilePrices, Pricing, Roofline
@@ -38,7 +39,6 @@ from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.own_codes import OwnCodes
 from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
 from mpq.workflows.shippable import Shippable
-from mpq.workflows.streamed import moment_memory
 from mpq.workflows.task import Rules, Task
 from mpq.workflows.transformed import TransformedModel
 

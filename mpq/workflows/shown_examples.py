@@ -12,9 +12,10 @@ from mpq.network.folds import folds, parts
 from mpq.network.layer import Layer
 from mpq.network.modules import weight_of
 from mpq.network.weight_layout import layout_of
+from mpq.rounding.diagonal_blocks import moment_shape
 from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes.moment_mixing import SecondMoments, sharing_a_weight
-from mpq.sensitivity.passes.second_moments import PartialMoments, moment_shape
+from mpq.sensitivity.passes.second_moments import PartialMoments
 
 MOST_BYTES: Final = 2**32
 """That the second moments of all parts may take; else every share has passes of its own."""

@@ -224,7 +224,7 @@ class Task:
         Raises:
             InputError: If it does not fit into ``memory`` and cannot be streamed.
         """
-        from mpq.workflows.streamed import why_streamed  # loads torch
+        from mpq.backends.streamed import why_streamed  # loads torch
 
         formats = {p.weight for p in self.precisions}
         reads_inputs = self.weight_rounding.reads_inputs

@@ -1,7 +1,8 @@
 """A network that does not fit into memory: the same answer, block by block from its files."""
 
+import json
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from torch.nn.utils import parametrize
 
 import mpq
 from mpq._support import pages
+from mpq.backends import streamed
+from mpq.backends.compressed_tensors import CompressedTensors
+from mpq.backends.decoded import DecodedWeight
 from mpq.cli.__main__ import app
 from mpq.cli.loading import load_folder
-from mpq.errors import InputError
+from mpq.errors import InputError, ModelError
 from mpq.network.mapped import streaming, unmapped_bytes
 from mpq.quantization.stored import WEIGHTS_FILE
 from mpq.sensitivity.passes.second_moments import PartialMoments
-from mpq.workflows import streamed
 from mpq.workflows.quantized_file import save_quantized
 
 transformers = pytest.importorskip("transformers")
@@ -200,7 +203,8 @@ def test_codes_lie_in_files(folder: Path, tight: str, tmp_path: Path) -> None:
 def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search's files, with codes that data chose."""
     path = tmp_path_factory.mktemp("run")
-    asked = task(load_folder(folder), rounding="gptq", candidates=("w4a8", "w8g64"))
+    rules = mpq.Rules(exclude=["model.embed_tokens"])
+    asked = task(load_folder(folder), rounding="gptq", candidates=("w4a8", "w8g64"), rules=rules)
     found(asked, "weight-error").save(path)
     return path
 
@@ -255,6 +259,63 @@ def test_rounded_weights_are_written_so(
 
     assert whole.read_bytes() == expected
     assert streamed_file.read_bytes() == expected
+
+
+def test_an_export_is_that_of_memory(folder: Path, run: Path, tight: str, tmp_path: Path) -> None:
+    """Byte for byte; each weight is decoded by the tool's reader, and what was not done is said."""
+    pytest.importorskip("compressed_tensors")
+    model, assignment = load_folder(folder), mpq.Assignment.load(run)
+    to = "compressed-tensors"
+    mpq.export(assignment, tmp_path / "whole", to, model, data())
+
+    made = mpq.export(assignment, tmp_path / "parts", to, model, data(), memory=tight)
+
+    for name in ("model.safetensors", "config.json", "generation_config.json"):
+        whole, parts = (tmp_path / each / name for each in ("whole", "parts"))
+        assert whole.read_bytes() == parts.read_bytes()
+    check, expected = (
+        json.loads((tmp_path / each / "export.json").read_text()) for each in ("parts", "whole")
+    )
+    assert made.deviation is None
+    assert "not run, as it would not fit into memory" in made.verdict
+    assert "is streamed from its files" in check["streamed"]
+    assert {f"Linear {kind}": n for kind, n in check["kinds"].items()} == expected["kinds"]
+    same = ("num_layers", "file_bytes", "predicted_bytes", "promised_bytes", "dtype")
+    assert {name: check[name] for name in same} == {name: expected[name] for name in same}
+    assert check["num_layers"] > 0
+    assert 0 <= check["max_weight_difference"] <= 1e-6
+
+
+def test_an_export_that_decodes_to_something_else(
+    folder: Path, run: Path, tight: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is refused with the layer's name, and nothing is left."""
+    pytest.importorskip("compressed_tensors")
+    decoded = CompressedTensors.decoded
+
+    def wrong(target: CompressedTensors, folder: Path) -> Iterator[DecodedWeight]:
+        return (replace(each, weight=each.weight * 1.001) for each in decoded(target, folder))
+
+    monkeypatch.setattr(CompressedTensors, "decoded", wrong)
+
+    with pytest.raises(ModelError, match=r"the weight of layer 'model\.layers\.0.*another one"):
+        mpq.export(
+            mpq.Assignment.load(run), tmp_path / "made", "compressed-tensors",
+            load_folder(folder), data(), memory=tight,
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", ["onnx-qdq", "gguf", "mlx", "aimet"])
+def test_targets_that_are_not_streamed(
+    folder: Path, run: Path, tight: str, tmp_path: Path, to: str
+) -> None:
+    """By name, with those that are, before anything runs."""
+    assignment = mpq.Assignment.load(run)
+    message = f"`mpq export --to {to}` is not done so: of the targets compressed-tensors is"
+
+    with pytest.raises(InputError, match=message):
+        mpq.export(assignment, tmp_path / "made", to, load_folder(folder), data(), memory=tight)
 
 
 def test_a_result_says_so_when_it_is_read_again(folder: Path, tight: str, tmp_path: Path) -> None:
@@ -419,19 +480,51 @@ def test_systems_without_pages_of_files(monkeypatch: pytest.MonkeyPatch) -> None
         _ = mpq.Task(nn.Linear(2, 2), [torch.zeros(1, 2)], memory="1GB").streamed
 
 
-def test_the_command_line(folder: Path, tight: str, tmp_path: Path) -> None:
-    """A folder as the network, and the sentence first."""
+def test_the_command_line_measures_and_writes(
+    folder: Path, run: Path, tight: str, tmp_path: Path
+) -> None:
+    """``evaluate``, ``quantize`` and ``export`` with ``--memory``."""
     from typer.testing import CliRunner
 
-    (tmp_path / "words.py").write_text(
+    pytest.importorskip("compressed_tensors")
+    words = words_file(tmp_path)
+    common = f"--model {folder} --memory {tight}"
+
+    ended = [
+        CliRunner().invoke(app, command.split())
+        for command in (
+            f"evaluate {run} {common} --data {words}:data",
+            f"quantize {run} {common} --output {tmp_path / 'q.safetensors'}",
+            f"export {run} {common} --data {words}:data --to compressed-tensors "
+            f"--output {tmp_path / 'made'}",
+        )
+    ]
+
+    assert [each.exit_code for each in ended] == [0, 0, 0], [each.output for each in ended]
+    assert json.loads(ended[0].stdout)["quantized"]["divergence"] > 0
+    assert (tmp_path / "q.safetensors").stat().st_size > 0
+    assert "decoded one by one" in ended[2].output.replace("\n", " ")
+
+
+def words_file(folder: Path) -> Path:
+    """A file with a function that yields words."""
+    path = folder / "words.py"
+    path.write_text(
         "import torch\n"
         "def data():\n"
         "    generator = torch.Generator().manual_seed(1)\n"
         "    yield {'input_ids': torch.randint(512, (8, 12), generator=generator)}\n",
         encoding="utf-8",
     )
+    return path
+
+
+def test_the_command_line(folder: Path, tight: str, tmp_path: Path) -> None:
+    """A folder as the network, and the sentence first."""
+    from typer.testing import CliRunner
+
     command = (
-        f"search --model {folder} --data {tmp_path / 'words.py'}:data --limit weight_bytes=2MB "
+        f"search --model {folder} --data {words_file(tmp_path)}:data --limit weight_bytes=2MB "
         f"--precisions w2g64,w8g64 --rounding nearest --memory {tight} "
         f"--output {tmp_path / 'run'}"
     )

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil
 from typing import Any, Final, Self, final
 
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from mpq.network.layer import Layer
 from mpq.network.modules import hooks, weight_of
 from mpq.network.own_forward import is_computed_again
 from mpq.network.weight_layout import layout_of
+from mpq.rounding.diagonal_blocks import DENSE_INPUTS, moment_shape
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.forward_pass import read_batch
@@ -25,10 +25,6 @@ from mpq.sensitivity.passes.moment_mixing import Collected, Mixing, SecondMoment
 from mpq.sensitivity.passes.operator_calls import operator_call
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 
-DENSE_INPUTS: Final = 2**14
-"""Inputs of a row whose moment takes 1 GiB."""
-ALIGNMENT: Final = 256
-"""Blocks of longer rows have multiples of so many inputs, which are whole groups of most sizes."""
 POSITIONS: Final = 128
 """A moment of ``K`` inputs is known well enough from several times ``K`` positions: GPTQ takes
 128 texts of 2048 tokens for up to 49152 inputs. A convolution of few channels over many images has
@@ -172,30 +168,6 @@ class PartialMoments:
         """
         parts = [self.parts[i] for i in indices]
         return Mixing(self.layers, parts, self.guidance, is_last).result()
-
-
-def moment_shape(
-    groups: int, inputs: int, dense_inputs: int = DENSE_INPUTS
-) -> tuple[int, int, int]:
-    """``[G, K, k]``: a whole matrix for each group, or blocks of ``k`` inputs along its diagonal.
-
-    The fewest blocks that take no more memory than one matrix of ``dense_inputs``, of about equal
-    size, which is a multiple of ``ALIGNMENT``, or of a smaller power of two below it.
-
-    Args:
-        groups: Of rows, ``G``.
-        inputs: Weights in a row, ``K``.
-        dense_inputs: See ``second_moments``.
-
-    >>> moment_shape(1, 16384), moment_shape(1, 28672), moment_shape(1, 65536)
-    ((1, 16384, 16384), (1, 28672, 7168), (1, 65536, 4096))
-    """
-    most = max(1, dense_inputs**2 // (groups * inputs))
-    if most >= inputs:
-        return groups, inputs, inputs
-    unit = min(ALIGNMENT, 2 ** (most.bit_length() - 1))
-    count = ceil(inputs / (most // unit * unit))
-    return groups, inputs, ceil(inputs / count / unit) * unit
 
 
 class _Collecting:

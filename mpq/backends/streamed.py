@@ -12,7 +12,7 @@ from mpq.network.mapped import resident_bytes, unmapped_bytes
 from mpq.problem.assignment import Assignment
 from mpq.problem.limits import bytes_of
 from mpq.quantization.precision import Granularity, TensorFormat
-from mpq.sensitivity.passes.second_moments import moment_shape
+from mpq.rounding.diagonal_blocks import moment_shape
 
 SCALE_BYTES: Final = 8
 """Of a group of weights in a format: a scale in float32, and a zero point."""

@@ -16,6 +16,8 @@ import numpy as np
 
 STREAMING: Final[ContextVar[bool]] = ContextVar("STREAMING", default=False)
 """Whether pages are to leave memory when they have been read (``mpq.network.mapped.streaming``)."""
+ALLOWED: Final[ContextVar[int | None]] = ContextVar("ALLOWED", default=None)
+"""Bytes that the process may hold meanwhile; ``None``: nobody said."""
 SMALL: Final = 2**16
 """Bytes below which numbers stay: biases and norms, which are read again at once."""
 PRESENT, _SWAPPED, _OF_A_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))

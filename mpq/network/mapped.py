@@ -17,25 +17,28 @@ from typing import Any
 from torch import Tensor, nn, strided
 from torch.nn.modules.module import register_module_forward_hook
 
-from mpq._support.pages import SMALL, STREAMING, is_streaming, release_span
+from mpq._support.pages import ALLOWED, SMALL, STREAMING, is_streaming, release_span
 
 
 @contextmanager
-def streaming(is_wanted: bool = True) -> Iterator[None]:
+def streaming(is_wanted: bool = True, allowed: int | None = None) -> Iterator[None]:
     """Within this block the pages of mapped weights leave memory after every call of a module.
 
     Args:
         is_wanted: ``False``: nothing is done.
+        allowed: Bytes that the process may hold; ``None``: nothing depends on it.
     """
     if not is_wanted or is_streaming():
         yield
         return
-    before, handle = STREAMING.set(True), register_module_forward_hook(_after_call)
+    handle = register_module_forward_hook(_after_call)
+    before, allowed_before = STREAMING.set(True), ALLOWED.set(allowed)
     try:
         yield
     finally:
         handle.remove()
         STREAMING.reset(before)
+        ALLOWED.reset(allowed_before)
 
 
 def _after_call(module: nn.Module, _: Any, __: Any) -> None:

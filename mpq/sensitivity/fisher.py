@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from mpq._support.arrays import Array
+from mpq._support.pages import is_streaming
+from mpq.network.mapped import release
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
@@ -35,7 +37,8 @@ class DiagonalFisher(SensitivityEstimator):
     curvature of the divergence and needs no targets.
 
     Layers that share a parameter are priced each with its own share of the gradient. Memory: one
-    number per weight, and see ``ExampleGradients``.
+    number per weight, and see ``ExampleGradients``. Of a network that is streamed none is kept:
+    weights are rounded in every batch instead, and products added up.
 
     Args:
         labels: ``sampled`` or ``targets``; see ``fisher_gradient``.
@@ -75,6 +78,7 @@ class _Fisher:
         self.on = on
         self.gradients = ExampleGradients(self._square)
         self.diagonal: dict[str, Tensor] = {}  # layer to [D]
+        self.products: dict[str, Array] = {}  # layer to [F], where no diagonals are kept
         self.inputs = {name: np.zeros(len(on.inputs.formats)) for name in on.names}
 
     @property
@@ -96,6 +100,10 @@ class _Fisher:
     def _square(self, tap: Tap, examples: slice, gradients: Tensor) -> None:
         times = (examples.stop - examples.start) / len(gradients)  # one row may stand for many
         squares = gradients.square().sum(dim=0) * times
+        if is_streaming():
+            found = self._products(tap.name, squares)
+            self.products[tap.name] = self.products.get(tap.name, 0.0) + found
+            return
         # Added in place: one more tensor of the weight's size at every step would be wasted.
         held = self.diagonal.get(tap.name)
         self.diagonal[tap.name] = squares if held is None else held.add_(squares)
@@ -105,11 +113,19 @@ class _Fisher:
         on = self.on
         values = np.zeros((len(on.names), len(on.weights.formats)))
         for row, name in enumerate(on.names):
-            if name not in self.diagonal:  # the output does not depend on it
-                continue
-            changes = WeightChanges.of_original(on, name)
-            values[row] = changes.squares(self.diagonal[name]).cpu().numpy()
+            # In neither: the output does not depend on it.
+            if name in self.products:
+                values[row] = self.products[name]
+            elif name in self.diagonal:
+                values[row] = self._products(name, self.diagonal[name])
         return on.weights.by_candidate(values)
+
+    def _products(self, name: str, squares: Tensor) -> Array:
+        """``[F]`` sums of squared errors of a layer, each times what ``[D]`` says of its number."""
+        changes = WeightChanges.of_original(self.on, name)
+        found: Array = changes.squares(squares).cpu().numpy()
+        release([changes.original])
+        return found
 
     def of_inputs(self) -> Array:
         """``[L, B]`` sums of squared products of error and gradient of the inputs."""

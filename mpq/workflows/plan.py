@@ -166,7 +166,7 @@ def planned(task: Task, limits: Limits, method: Method) -> tuple[Plan, Prepared]
     """The plan, and the task that it is of, made ready."""
     if task.streamed:
         check_streamed(task, method)
-    with streaming(bool(task.streamed)):
+    with streaming(bool(task.streamed), task.memory_bytes):
         return _planned(replace(task, cache=None), parse_limits(limits), method)
 
 

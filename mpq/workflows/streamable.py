@@ -7,6 +7,7 @@ from mpq.backends.searched import Traces
 from mpq.errors import InputError
 from mpq.sensitivity import SensitivityEstimator
 from mpq.sensitivity.auto import AutoEstimator
+from mpq.sensitivity.fisher import DiagonalFisher
 from mpq.sensitivity.layer_output import LayerOutput
 from mpq.sensitivity.output_sketch import OutputSketch
 from mpq.sensitivity.weight_error import WeightError
@@ -17,6 +18,7 @@ ESTIMATORS: Final[tuple[type[SensitivityEstimator], ...]] = (
     AutoEstimator,
     OutputSketch,
     LayerOutput,
+    DiagonalFisher,
     WeightError,
 )
 """Those that look at one layer after the other, and keep little of each."""

@@ -108,6 +108,7 @@ def most_bytes(model: nn.Module, more: list[torch.Tensor], act: Callable[[], obj
         ("sketch:num_probes=2", {}),
         ("auto", {}),
         ("layer-output", {}),
+        ("fisher", {}),
         ("weight-error", {"to": "compressed-tensors", "candidates": ("w4g64", "w8g64")}),
     ],
 )
@@ -430,7 +431,10 @@ def test_what_is_not_streamed_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sensitivity": "fisher"}, "sensitivity=fisher is not done so: of the estimators auto"),
+        (
+            {"sensitivity": "hessian-trace"},
+            "sensitivity=hessian-trace is not done so: of the estimators auto",
+        ),
         ({"solver": "evolutionary:is_measured=true"}, "is_measured=true is not done so"),
         ({"refine": 1}, "refine is not done so"),
     ],
@@ -501,7 +505,7 @@ def test_the_command_line_measures_and_writes(
     ]
 
     assert [each.exit_code for each in ended] == [0, 0, 0], [each.output for each in ended]
-    assert json.loads(ended[0].stdout)["quantized"]["divergence"] > 0
+    assert json.loads(ended[0].stdout)["quantized"]["kl_nats"] > 0
     assert (tmp_path / "q.safetensors").stat().st_size > 0
     assert "decoded one by one" in ended[2].output.replace("\n", " ")
 

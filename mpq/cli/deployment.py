@@ -6,10 +6,16 @@ from typing import Annotated
 import typer
 
 from mpq.cli.app import app, reporting_errors
-from mpq.cli.options import AssignmentFile, Data, ExportEvalData, Memory, Model, Weights
+from mpq.cli.options import AssignmentFile, Data, ExportEvalData
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions, write
-from mpq.cli.task_options import DEMO, DEMO_DATA, AsSearchedOptions, held_out_spec
+from mpq.cli.task_options import (
+    DEMO,
+    DEMO_DATA,
+    AsSearchedOptions,
+    AssignedOptions,
+    held_out_spec,
+)
 from mpq.workflows.task import Task
 
 
@@ -18,25 +24,18 @@ from mpq.workflows.task import Task
 @taking
 def quantize(
     assignment: AssignmentFile,
-    model: Model = DEMO,
-    weights: Weights = None,
     output: Annotated[Path, typer.Option(help="Where the rounded weights go.")] = Path(
         "quantized.safetensors"
     ),
-    memory: Memory = None,
     *,
+    on: AssignedOptions,
     talk: TalkOptions,
 ) -> None:
     """Write the network's weights as they are in the assigned formats (BatchNorm folded)."""
-    from mpq.cli.loading import load_model
-    from mpq.network.mapped import streaming
-    from mpq.problem.assignment import Assignment
     from mpq.workflows.quantized_file import save_quantized
 
-    # What is streamed leaves its codes in their file.
-    with streaming(memory is not None):
-        found = Assignment.load(assignment)
-    files = save_quantized(load_model(model, weights), found, output, memory)
+    found = on.assignment(assignment)
+    files = save_quantized(on.network(), found, output, on.memory)
     talk.answer({"files": [str(file) for file in files]}, lambda _: talk.wrote(files))
 
 
@@ -51,8 +50,6 @@ def export(
             help="Backend with options: text:style=csv, onnx, gguf. See `mpq backends`, `targets`."
         ),
     ] = "text",
-    model: Model = DEMO,
-    weights: Weights = None,
     data: Data = None,
     eval_data: ExportEvalData = None,
     output: Annotated[
@@ -63,8 +60,8 @@ def export(
         str | None,
         typer.Option(help="vllm: print what it needs of a compressed-tensors folder (not run)."),
     ] = None,
-    memory: Memory = None,
     *,
+    on: AssignedOptions,
     compared: AsSearchedOptions,
     talk: TalkOptions,
 ) -> None:
@@ -72,15 +69,10 @@ def export(
     from mpq.backends import export as run
     from mpq.backends import file_backend
     from mpq.backends.vllm import serving
-    from mpq.cli.loading import load_data, load_model, refuse_missing_data
+    from mpq.cli.loading import load_data, refuse_missing_data
     from mpq.errors import InputError
-    from mpq.network.mapped import streaming
-    from mpq.problem.assignment import Assignment
 
-    # What is streamed leaves its codes in their file.
-    with streaming(memory is not None):
-        found = Assignment.load(assignment)
-    backend = file_backend(to)
+    found, backend = on.assignment(assignment), file_backend(to)
     told = serving(serve, backend, found)
     if output is None and backend.needs_network:
         raise InputError(f"a file of {backend.name} needs --output: where it goes")
@@ -92,17 +84,17 @@ def export(
         talk.answer({"text": text}, lambda _: write(text))
         return
     # Before the model is loaded, which may take long and runs the user's code.
-    if backend.needs_network and data is None and model != DEMO:
-        refuse_missing_data(model, "calibration")
+    if backend.needs_network and data is None and on.model != DEMO:
+        refuse_missing_data(on.model, "calibration")
     # For bit widths as text neither the model nor its data is needed.
-    loaded = load_model(model, weights) if backend.needs_network else None
-    tested = held_out_spec(eval_data, model == DEMO and data is None)
+    loaded = on.network() if backend.needs_network else None
+    tested = held_out_spec(eval_data, on.model == DEMO and data is None)
     examples, held_out = (
         None if loaded is None or spec is None else load_data(spec, loaded, Task.seed)
         for spec in (data or DEMO_DATA, tested)
     )
     as_searched = (compared.spelled, compared.allow_randomness)
-    made = run(found, output, backend, loaded, examples, *as_searched, held_out, memory)
+    made = run(found, output, backend, loaded, examples, *as_searched, held_out, on.memory)
     answer = {
         "path": str(made.path),
         "verdict": made.verdict,

@@ -17,18 +17,27 @@ from typing import Any
 from torch import Tensor, nn, strided
 from torch.nn.modules.module import register_module_forward_hook
 
-from mpq._support.pages import ALLOWED, SMALL, STREAMING, is_streaming, release_span
+from mpq._support.pages import (
+    ALLOWED,
+    SMALL,
+    STREAMING,
+    can_stream,
+    is_streaming,
+    release_span,
+)
 
 
 @contextmanager
 def streaming(is_wanted: bool = True, allowed: int | None = None) -> Iterator[None]:
     """Within this block the pages of mapped weights leave memory after every call of a module.
 
+    Elsewhere than on Linux nothing is done.
+
     Args:
         is_wanted: ``False``: nothing is done.
         allowed: Bytes that the process may hold; ``None``: nothing depends on it.
     """
-    if not is_wanted or is_streaming():
+    if not is_wanted or is_streaming() or not can_stream():
         yield
         return
     handle = register_module_forward_hook(_after_call)

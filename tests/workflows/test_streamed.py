@@ -74,9 +74,11 @@ def task(model: nn.Module, **options: Any) -> mpq.Task:
     )
 
 
-def found(asked: mpq.Task, sensitivity: str = "sketch") -> mpq.SearchResult:
+def found(
+    asked: mpq.Task, sensitivity: str = "sketch", limit: str = "weight_bytes=0.7x:w8g64"
+) -> mpq.SearchResult:
     """What is searched everywhere here."""
-    return mpq.search(asked, {"weight_bytes": "0.7x:w8g64"}, sensitivity=sensitivity)
+    return mpq.search(asked, [limit], sensitivity=sensitivity)
 
 
 def most_bytes(model: nn.Module, more: list[torch.Tensor], act: Callable[[], object]) -> int:
@@ -154,9 +156,11 @@ def test_codes_are_those_without(
 ) -> None:
     """To the last bit, by second moments of some layers in one pass and of others in the next."""
     options: dict[str, Any] = {"rounding": rounding, "candidates": ("w2g64", "w8g64")}
+    asked_for = ("sketch:num_probes=1", "weight_bytes=0.7x:w8g64")
     if rounding == "auto":  # rounds as often as there are shares
         options["rules"] = mpq.Rules(include=["model.layers.1.self_attn.*"])
-    expected = found(task(load_folder(folder), **options), "sketch:num_probes=1")
+        asked_for = ("sketch:num_probes=1", "effective_bits=5")
+    expected = found(task(load_folder(folder), **options), *asked_for)
     passes: list[int] = []
     collect = PartialMoments.of.__func__  # type: ignore[attr-defined]
 
@@ -169,7 +173,7 @@ def test_codes_are_those_without(
     cache = tmp_path / "kept" if is_kept else None
     asked = task(load_folder(folder), memory=tight, cache=cache, **options)
 
-    result = found(asked, "sketch:num_probes=1")
+    result = found(asked, *asked_for)
 
     assert len(passes) > 2
     assert max(passes) < len(result.layers)

@@ -9,7 +9,8 @@ their own with one thread: ``streamed`` within ``--memory``, ``in_memory`` witho
 ``peak_bytes`` is the most that a process ever held (VmHWM, Linux), the libraries and the pages of
 mapped files with it; ``loaded_bytes`` what it held before the search. ``cpu_seconds`` is process
 time, ``read_bytes`` what came from the disk and not from the system's cache of files. ``table_sum``
-and ``loss`` are the estimate's sum and the loss measured for the answer: equal in both cases.
+and ``loss`` are the estimate's sum and the loss measured for the answer, ``codes`` a checksum of
+its weights where ``--rounding`` looks at data: equal in both cases.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from mpq.cli.loading import load_folder
 
 SIZES: dict[str, dict[str, int]] = {
     "60M": {"hidden": 512, "layers": 8, "inner": 1376, "heads": 8, "keys": 8},
+    "300M": {"hidden": 1024, "layers": 16, "inner": 2816, "heads": 16, "keys": 4},
     "1.1B": {"hidden": 2048, "layers": 22, "inner": 5632, "heads": 32, "keys": 4},
     "3B": {"hidden": 3072, "layers": 28, "inner": 8192, "heads": 24, "keys": 8},
 }
@@ -47,6 +49,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--probes", type=int, default=2)
     parser.add_argument("--range", default="mse", help="how ranges of weights are chosen")
+    parser.add_argument("--rounding", default="nearest", help="how weights become codes")
     asked = parser.parse_args()
     about = {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}
     about["transformers"] = transformers.__version__
@@ -111,7 +114,7 @@ def cost(folder: str, case: str, asked: argparse.Namespace) -> dict[str, Any]:
             model,
             sequences(asked),
             candidates=asked.formats,
-            rounding="nearest",
+            rounding=asked.rounding,
             ranges=mpq.Ranges(weight=asked.range),
             memory=asked.memory if case == "streamed" else None,
         ),
@@ -127,6 +130,7 @@ def cost(folder: str, case: str, asked: argparse.Namespace) -> dict[str, Any]:
         "table_sum": float(result.problem.loss.values.sum()),
         "loss": result.comparison("result").measured.divergence,
         "columns": result.columns.tolist(),
+        "codes": result.assignment.weights and result.assignment.weights.sha256,
     }
 
 

@@ -2,12 +2,19 @@
 
 import json
 import warnings
-from hashlib import sha256
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import file_digest, sha256
+from io import BufferedReader
 from pathlib import Path
-from typing import Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from mpq._support.files import prepare_folder, remove_files, write_files
+from mpq._support.tensor_file import ALIGNMENT, arrays_of, mapped_content
 from mpq.errors import OutputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 VERSION: Final = 2
 """Of the layout of the files."""
@@ -52,20 +59,48 @@ class Cache:
         Raises:
             OutputError: If the file cannot be read.
         """
+        with self._opened(name) as file:
+            if file is None:
+                return None
+            content = checked(file.read())
+        if content is None:
+            self._warn_damaged(name)
+        return content
+
+    def mapped(self, name: str) -> "dict[str, np.ndarray[Any, Any]] | None":
+        """Arrays that are kept under a name as ``file_parts`` has them, and stay in their file.
+
+        ``None``: nothing is, or something damaged, with a warning.
+
+        Raises:
+            OutputError: If the file cannot be read.
+        """
+        with self._opened(name) as file:
+            if file is None:
+                return None
+            header = file.readline()
+            if header != _header_of(name, file_digest(file, sha256).hexdigest()):
+                self._warn_damaged(name)
+                return None
+            return arrays_of(mapped_content(file)[len(header) :])
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[BufferedReader | None]:
         path = self.folder / name
         try:
-            found = path.read_bytes()
+            with path.open("rb") as file:
+                yield file
         except FileNotFoundError:
-            return None
+            yield None
         except OSError as error:
             raise OutputError(
                 f"cannot read the kept file {path}: {error.strerror}; make it readable, delete it, "
                 "or name another folder (--cache)"
             ) from error
-        content = checked(found, name)
-        if content is None:
-            warnings.warn(f"{path} is damaged: what was in it is made anew", stacklevel=2)
-        return content
+
+    def _warn_damaged(self, name: str) -> None:
+        path = self.folder / name
+        warnings.warn(f"{path} is damaged: what was in it is made anew", stacklevel=3)
 
     def remove(self, name: str) -> None:
         """Removes what is kept under a name, if anything is.
@@ -93,5 +128,10 @@ def checked(file: bytes, name: str | None = None) -> bytes | None:
 
 def _header(name: str, content: bytes) -> bytes:
     """The first line of a file, which says what follows."""
-    said = {"mpq_cache": VERSION, "name": name, "sha256": sha256(content).hexdigest()}
-    return json.dumps(said).encode() + b"\n"
+    return _header_of(name, sha256(content).hexdigest())
+
+
+def _header_of(name: str, digest: str) -> bytes:
+    told = json.dumps({"mpq_cache": VERSION, "name": name, "sha256": digest}).encode()
+    # Numbers that are mapped from the file begin at a multiple of their size.
+    return told + b" " * (-(len(told) + 1) % ALIGNMENT) + b"\n"

@@ -4,10 +4,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from mpq._support.locks import try_locked
 from mpq.errors import OutputError
@@ -72,7 +72,11 @@ def remove_files(folder: Path, names: Iterable[str]) -> None:
             raise OutputError(f"cannot remove {folder / name}: {error.strerror}") from error
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+Content: TypeAlias = "bytes | Callable[[], Iterable[bytes | memoryview]]"
+"""Of a file: all of it, or a function that gives it piece by piece."""
+
+
+def write_files(folder: Path, files: Mapping[str, Content]) -> list[Path]:
     """Writes all files; each appears whole, and none before all could be written.
 
     What a killed process left of its own is removed first. ``assignment.json`` appears last: once
@@ -103,7 +107,7 @@ def _refuse_no_files(folder: Path, names: Iterable[str]) -> None:
             )
 
 
-def _written(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+def _written(folder: Path, files: Mapping[str, Content]) -> list[Path]:
     try:
         with staging(folder) as place:
             for name, content in files.items():
@@ -159,8 +163,10 @@ def _remove_if_dead(path: Path, purpose: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _write_through(path: Path, content: bytes) -> None:
+def _write_through(path: Path, content: Content) -> None:
     """Writes to the disk itself: a rename may get there before what was only handed over."""
-    path.write_bytes(content)
+    path.write_bytes(content if isinstance(content, bytes) else b"")
     with path.open("r+b") as file:
+        file.writelines(() if isinstance(content, bytes) else content())
+        file.flush()
         os.fsync(file.fileno())

@@ -15,6 +15,7 @@ from mpq.backends._base import Backend, Exported
 from mpq.backends.auto_round import AutoRound
 from mpq.backends.c.target import C
 from mpq.backends.compressed_tensors import CompressedTensors
+from mpq.backends.decoded import DecodesApart, check_can_stream
 from mpq.backends.gguf import Gguf
 from mpq.backends.litert.target import LiteRt
 from mpq.backends.mlx import Mlx
@@ -26,12 +27,14 @@ from mpq.backends.recipes.aimet import Aimet
 from mpq.backends.recipes.core_ml import CoreMl
 from mpq.backends.recipes.executorch import ExecuTorch
 from mpq.backends.recipes.modelopt import ModelOpt
-from mpq.backends.shipping import ship
+from mpq.backends.shipping import ship, ship_streamed
 from mpq.backends.simulate import Simulate, transformed
+from mpq.backends.streamed import why_run_streamed
 from mpq.backends.target import Target
 from mpq.backends.text import Text
 from mpq.backends.torchao import TorchAo
 from mpq.errors import InputError, PrecisionError
+from mpq.network.mapped import streaming
 from mpq.problem.assignment import Assignment
 
 BACKENDS: Registry[Backend] = Registry(
@@ -124,6 +127,7 @@ def export(
     metric: str | None = None,
     allow_randomness: int | None = None,
     held_out: Any = None,
+    memory: int | str | None = None,
 ) -> ExportedFile:
     """Writes a file for another tool.
 
@@ -137,9 +141,13 @@ def export(
         allow_randomness: See ``Task``; default: as in the search.
         held_out: Examples that the file is run with, which the search did not see; default: those
             of ``calibration``, and a target's ``export.json`` says so.
+        memory: What this process may hold, as in ``Task``: a network that would not fit is streamed
+            from its files, where the target can be written so. Its weights are then decoded one by
+            one, and nothing is run.
 
     Raises:
-        InputError: If there is no such backend, it writes no files, or lacks the network or data.
+        InputError: If there is no such backend, it writes no files, or lacks the network or data;
+            if the network does not fit, and cannot be streamed for it.
         MismatchError: If the assignment belongs to another network.
         PrecisionError: If the backend has no kernel for a layer.
         MissingDependencyError: If the backend's packages are not installed.
@@ -149,6 +157,10 @@ def export(
     _check_assignment(assignment)
     assignment = assignment.compared_by(metric, allow_randomness)
     built, path = file_backend(backend), Path(path)
+    streamed = "" if model is None else why_run_streamed(model, memory, assignment)
+    if streamed:
+        able = ", ".join(part.name for part in BACKENDS if issubclass(part, DecodesApart))
+        check_can_stream(built, built.name, streamed, able)
     if assignment.reparametrization is not None and isinstance(built, Recipe | Text):
         raise InputError(
             f"{built.name} writes precisions for the network as it came, and this one was "
@@ -170,6 +182,10 @@ def export(
         if model is None or calibration is None:
             raise InputError(f"the target {built.name} needs the network and examples")
         spelled = backend if isinstance(backend, str) else BACKENDS.spell(built)
+        if streamed:
+            with streaming():
+                found = ship_streamed(built, spelled, assignment, path, model, streamed)
+            return ExportedFile(path, found.verdict, None)
         check = ship(built, spelled, assignment, path, model, calibration, held_out)
         return ExportedFile(path, check.verdict, check.max_difference / check.spread)
     if held_out is not None and not built.needs_network:

@@ -1,6 +1,6 @@
 """A runtime's weights, outputs and bytes beside the simulation's: what differs is refused."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -58,7 +58,7 @@ def compared(
     module = prepared(model, shipped.assignment)
     # With the same quantizer: it has found all ranges, which takes most of the time.
     shipped_32 = replace(shipped, model=model, module=module)
-    weights = _check_weights(target, shipped_32, ran)
+    weights = check_decoded(target, shipped_32, ran.weights())
     check_kinds(target, shipped, ran.kinds)
     simulated = with_precisions(module, shipped.assignment, shipped.quantizer)
     reference = target.reference(simulated, shipped)
@@ -112,7 +112,7 @@ def compared(
         tokens_per_second=_num_tokens(batches[0]) / ran.seconds or None,
         dtype=DTYPE_NAMES[parameter_dtype(shipped.model)],
         versions={"mpq": version("mpq"), **ran.versions},
-        kinds=_counted(ran.kinds.values()),
+        kinds=counted(ran.kinds.values()),
         was_searched_for=was_searched_for,
         figures=target.figures(made),
         median_from_search=None
@@ -164,18 +164,28 @@ def _num_tokens(batch: Batch) -> int:
     return first.numel() if is_ids else 0
 
 
-def _counted(values: Any) -> dict[str, int]:
+def counted(values: Iterable[str]) -> dict[str, int]:
+    """How often each is there."""
     found: dict[str, int] = {}
     for value in values:
         found[value] = found.get(value, 0) + 1
     return found
 
 
-def _check_weights(target: Target, shipped: Shipped, ran: FreshRun) -> float:
-    """Largest difference of the decoded weights; names the first layer that differs."""
+def check_decoded(target: Target, shipped: Shipped, weights: Iterable[tuple[str, Tensor]]) -> float:
+    """Largest difference of the decoded weights, relative to the largest number of each.
+
+    Args:
+        target: What wrote the files.
+        shipped: What was written.
+        weights: Layer name and ``[O, K]`` float32, one after the other.
+
+    Raises:
+        ModelError: Names the first layer that differs, or is not there.
+    """
     missing = {layer.name: layer for layer in shipped.quantized}
     decoded = dict.fromkeys(missing, 0.0)
-    for name, found in ran.weights():
+    for name, found in weights:
         layer = missing.pop(name, None)
         if layer is None:
             continue

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -21,6 +21,7 @@ from mpq.backends.compressed_tensors_layout import (
     scheme_of,
     tensor_scales,
 )
+from mpq.backends.decoded import DecodedWeight
 from mpq.backends.file_size import FileSize
 from mpq.backends.fused_experts import (
     CHECKPOINT_NAMES,
@@ -31,6 +32,7 @@ from mpq.backends.fused_experts import (
     is_expert,
     num_matrices,
 )
+from mpq.backends.half_precision import HALF
 from mpq.backends.hugging_face import (
     FolderTarget,
     LoadedModule,
@@ -46,6 +48,8 @@ from mpq.backends.safetensors_size import safetensors_size, unchanged
 from mpq.backends.target import LayerShape, Shipped, not_linear, rows_of
 from mpq.backends.vllm import fused
 from mpq.errors import MissingDependencyError
+from mpq.network.mapped import release
+from mpq.network.tensor_entries import outside_memory
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.codes import Codes
 from mpq.quantization.microscaling import no_whole_blocks
@@ -219,7 +223,8 @@ class CompressedTensors(FolderTarget):
             else:
                 groups[layer.precision, False].append(layer.name)
                 replaced.add(f"{layer.name}.weight")
-            tensors |= self._tensors(layer, codes, matrices, wholes.get(layer.name, 1.0))
+            own = self._tensors(layer, codes, matrices, wholes.get(layer.name, 1.0))
+            tensors |= outside_memory(own)
         rest = dict(other_tensors(shipped.model, replaced))
         if any(is_fused for _, is_fused in groups):
             rest = in_checkpoint(shipped.model, rest)
@@ -259,6 +264,32 @@ class CompressedTensors(FolderTarget):
             return expert_tensors(layer, codes, matrices)
         own = layer_tensors(layer, codes, self.arithmetic, whole)
         return {f"{layer.name}.{key}": value for key, value in own.items()}
+
+    def decoded(self, folder: Path) -> Iterator[DecodedWeight]:
+        """See ``DecodesApart.decoded``."""
+        _require_tools(self.extra)
+        from compressed_tensors.compressors import BaseCompressor
+        from compressed_tensors.quantization import QuantizationScheme
+        from safetensors import safe_open
+
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            keys: dict[str, list[str]] = defaultdict(list)
+            for key in file.keys():  # noqa: SIM118
+                keys[key.rpartition(".")[0]].append(key)
+            for group in config["quantization_config"]["config_groups"].values():
+                scheme = QuantizationScheme.model_validate(group)
+                tool = BaseCompressor.get_value_from_registry(group["format"])
+                kind = f"{group['format']}, {group['weights']['num_bits']} bits"
+                for name in group["targets"]:
+                    own = {key: file.get_tensor(key) for key in keys[name]}
+                    # As it loads a network in float32: scales in half precision are exact in it.
+                    tensors = {
+                        key.rpartition(".")[2]: tensor.float() if tensor.dtype in HALF else tensor
+                        for key, tensor in own.items()
+                    }
+                    yield DecodedWeight(name, tool.decompress(tensors, scheme)["weight"], kind)
+                    release(own.values())
 
     def load(self, folder: Path) -> Loaded:
         """See ``Target.load``."""

@@ -84,16 +84,13 @@ def tensor_scales(shipped: Shipped) -> dict[str, float]:
     Raises:
         ModelError: If fused layers are too far apart for one: names them.
     """
-    codes = {
-        x.name: shipped.codes(x)
-        for x in shipped.quantized
-        if x.precision.weight.number.has_tensor_scale
-    }
-    found = {name: tensor_scale(each) for name, each in codes.items()}
-    for names in fused(codes):
+    # Not all codes at once: of those that are fused they are looked at twice.
+    scaled = {x.name: x for x in shipped.quantized if x.precision.weight.number.has_tensor_scale}
+    found = {name: tensor_scale(shipped.codes(layer)) for name, layer in scaled.items()}
+    for names in fused(scaled):
         smallest = min(found[name] for name in names)
         for name in names:
-            if not fits_tensor_scale(codes[name], smallest):
+            if not fits_tensor_scale(shipped.codes(scaled[name]), smallest):
                 raise ModelError(
                     f"compressed-tensors: {', '.join(names)} are fused by readers and share a "
                     f"scale, below which those of {name!r} are no fp8 numbers: give these another "

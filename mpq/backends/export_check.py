@@ -126,3 +126,50 @@ class ExportCheck:
         if self.promised_bytes is None:
             return f"{self.predicted_bytes} predicted"
         return f"at most {self.promised_bytes} promised, {self.predicted_bytes} of them in tensors"
+
+
+@final
+@dataclass(frozen=True)
+class StreamedCheck:
+    """``export.json`` of a network that was streamed: decoded weight by weight, and not run.
+
+    Args:
+        target: As in ``ExportCheck``, and so are all others but the last.
+        fingerprint: See there.
+        num_layers: See there.
+        max_weight_difference: See there.
+        file_bytes: See there.
+        predicted_bytes: See there.
+        promised_bytes: See there.
+        dtype: See there.
+        versions: See there.
+        kinds: See there.
+        was_searched_for: See there.
+        streamed: Why nothing was run: a sentence.
+    """
+
+    target: str
+    fingerprint: str
+    num_layers: int
+    max_weight_difference: float
+    file_bytes: int
+    predicted_bytes: int
+    promised_bytes: int | None
+    dtype: str
+    versions: dict[str, str]
+    kinds: dict[str, int]
+    was_searched_for: bool
+    streamed: str
+
+    def to_json(self) -> str:
+        """JSON with these names as keys."""
+        return json.dumps({"schema_version": EXPORT_SCHEMA, **asdict(self)}, indent=1) + "\n"
+
+    @property
+    def verdict(self) -> str:
+        """For people."""
+        return (
+            f"{', '.join(f'{p} {v}' for p, v in self.versions.items())} here: {self.num_layers} "
+            f"weights decoded one by one, at most {self.max_weight_difference:.2g} apart; "
+            f"{self.file_bytes} bytes; not run, as it would not fit into memory"
+        )

@@ -13,6 +13,7 @@ from typing import Any, Final, Self, final
 import torch
 from torch import Tensor, nn
 
+from mpq._support.tensor_file import file_parts
 from mpq.backends.half_precision import (
     DTYPE_NAMES,
     check_computed,
@@ -24,6 +25,7 @@ from mpq.backends.target import Shipped, Target
 from mpq.errors import MissingDependencyError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.outputs import scored_tensor
+from mpq.network.tensor_entries import tensor_entries
 from mpq.quantization.numerics import Numerics
 
 FORMAT: Final = {"format": "pt"}
@@ -118,12 +120,10 @@ def write_folder(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes ``config.json``, ``model.safetensors``, and what else the model came with."""
-    from safetensors.torch import save_file
-
     text = json.dumps(config, indent=1, sort_keys=True, default=str) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, folder / "model.safetensors", {**FORMAT, **(metadata or {})})
+    with (folder / "model.safetensors").open("wb") as file:
+        file.writelines(file_parts(tensor_entries(tensors), {**FORMAT, **(metadata or {})}))
     generation = getattr(model, "generation_config", None)
     if generation is not None:
         generation.save_pretrained(folder)

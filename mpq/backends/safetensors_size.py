@@ -16,31 +16,13 @@ from mpq.backends.file_size import FileSize
 from mpq.backends.fused_experts import is_expert
 from mpq.backends.hugging_face import FORMAT, other_tensors
 from mpq.backends.target import LayerShape, rows_of
+from mpq.network.tensor_entries import KINDS
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.codes import Codes
 from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import Granularity, Precision
 from mpq.quantization.range_method import ActivationRange
 
-DTYPES: Final = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-    torch.complex64: "C64",
-}
-"""As the header of safetensors has them."""
 ALIGNMENT: Final = 8
 """The header is filled up to a multiple of so many bytes."""
 LARGEST_NUMBER: Final = 8
@@ -156,7 +138,7 @@ def entry_bytes(name: str, tensor: Tensor, digits: int) -> int:
     >>> entry_bytes("a", torch.empty(2, 3), 1)  # ,"a":{"dtype":"F32","shape":[2,3],...[0,9]}
     55
     """
-    stated = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": []}
+    stated = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": []}
     return len(_json({name: stated})) - len("{}") + len(",") + 2 * digits + len(",")
 
 

@@ -3,18 +3,19 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from torch import nn
 
 from mpq._support.files import prepared_folder, remove_dead, staging
 from mpq.backends.comparing import compared
-from mpq.backends.export_check import ExportCheck
+from mpq.backends.decoded import decoded_check
+from mpq.backends.export_check import ExportCheck, StreamedCheck
 from mpq.backends.fresh import run_fresh, trace_fresh
 from mpq.backends.searched import first_examples, refuse_batches
 from mpq.backends.target import Shipped, Target
@@ -25,6 +26,7 @@ from mpq.network.modules import share_parameters
 from mpq.network.same_start import begin_alike
 from mpq.problem.assignment import Assignment
 
+Check = TypeVar("Check", ExportCheck, StreamedCheck)
 STAGED: Final = "export"
 NO_SPACE: Final = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 FULL_BYTES: Final = 4096
@@ -62,6 +64,54 @@ def ship(
         MissingDependencyError: If a package is missing.
         OutputError: If something is at the folder already, or it cannot be written.
     """
+    target, shipped, was_searched_for = _begun(target, assignment, folder, model)
+    data = _as_searched(Calibration.of(calibration), shipped)
+    is_held_out = held_out is not None
+    run = _as_searched(Calibration.of(held_out), shipped) if is_held_out else data
+    refuse_batches(target, run)
+    batches = first_examples(run, model, shipped.metric)
+    shipped = replace(shipped, calibration=data, examples=tuple(batches))
+
+    def checked(made: Path, exchange: Path) -> ExportCheck:
+        ran = run_fresh(target, spelled, made, batches, exchange)
+        few = target.traced_batch(batches)
+        trace = partial(trace_fresh, target, spelled, made, few, exchange)
+        check = compared(target, spelled, shipped, batches, ran, made, was_searched_for, trace)
+        return replace(check, examples_are_held_out=is_held_out)
+
+    return _appearing(folder, partial(target.write, shipped), checked)
+
+
+def ship_streamed(
+    target: Target,
+    spelled: str,
+    assignment: Assignment,
+    folder: Path,
+    model: nn.Module,
+    why: str,
+) -> StreamedCheck:
+    """Writes the folder of a network that is streamed: decoded weight by weight, and not run.
+
+    Args:
+        target: As for ``ship``, which raises the same.
+        spelled: As for ``ship``.
+        assignment: As for ``ship``.
+        folder: As for ``ship``.
+        model: As for ``ship``.
+        why: The network is streamed.
+    """
+    target, shipped, was_searched_for = _begun(target, assignment, folder, model)
+
+    def decoded(made: Path, _: Path) -> StreamedCheck:
+        return decoded_check(target, spelled, shipped, made, was_searched_for, why)
+
+    return _appearing(folder, partial(target.write, shipped), decoded)
+
+
+def _begun(
+    target: Target, assignment: Assignment, folder: Path, model: nn.Module
+) -> tuple[Target, Shipped, bool]:
+    """The target for this network, what it writes, and whether that was searched for it."""
     target = target.fitted(model)
     target.check(assignment.layers, dict(model.named_modules(remove_duplicate=False)))
     if assignment.weights is not None and target.arithmetic.scale_sign == "positive":
@@ -72,13 +122,22 @@ def ship(
     target.check_network(model)
     was_searched_for = assignment.numerics == target.arithmetic
     assignment = replace(assignment, numerics=target.arithmetic)
-    shipped = Shipped.of(model, assignment)
-    data = _as_searched(Calibration.of(calibration), shipped)
-    is_held_out = held_out is not None
-    run = _as_searched(Calibration.of(held_out), shipped) if is_held_out else data
-    refuse_batches(target, run)
-    batches = first_examples(run, model, shipped.metric)
-    shipped = replace(shipped, calibration=data, examples=tuple(batches))
+    return target, Shipped.of(model, assignment), was_searched_for
+
+
+def _appearing(
+    folder: Path, write: Callable[[Path], None], check: Callable[[Path, Path], Check]
+) -> Check:
+    """What is written appears when it was checked, with ``export.json`` in it.
+
+    Args:
+        folder: Where.
+        write: Given an empty folder.
+        check: Given that folder, and an empty one beside it.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
     try:
         with (
             prepared_folder(folder.parent),
@@ -88,17 +147,13 @@ def ship(
             made, exchange = place / "made", place / "exchange"
             made.mkdir()
             exchange.mkdir()
-            target.write(shipped, made)
-            ran = run_fresh(target, spelled, made, batches, exchange)
-            few = target.traced_batch(batches)
-            trace = partial(trace_fresh, target, spelled, made, few, exchange)
-            check = compared(target, spelled, shipped, batches, ran, made, was_searched_for, trace)
-            check = replace(check, examples_are_held_out=is_held_out)
-            (made / "export.json").write_text(check.to_json(), encoding="utf-8")
+            write(made)
+            found = check(made, exchange)
+            (made / "export.json").write_text(found.to_json(), encoding="utf-8")
             _appear(made, folder)
     except OSError as error:
         raise OutputError(f"cannot write the folder {folder}: {error.strerror or error}") from error
-    return check
+    return found
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mpq._support.pages import is_streaming
 from mpq.backends._base import Backend
 from mpq.errors import MismatchError, ModelError
 from mpq.network.batch_norm import changed_output, fold_batch_norm, fold_refusal
@@ -28,6 +29,7 @@ from mpq.problem.assignment import Assignment
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import ORIGINAL
 from mpq.quantization.quantizer import Quantizer, install
+from mpq.quantization.rounded_when_read import round_when_read
 
 
 @final
@@ -37,7 +39,8 @@ class Simulate(Backend):
 
     BatchNorm is folded and attention opened as when the assignment was found; weights hold the
     rounded numbers in the model's own dtype; inputs of layers are rounded by forward pre-hooks.
-    Unquantized parameters are shared with the given model.
+    Unquantized parameters are shared with the given model. While a network is streamed
+    (``mpq.network.mapped.streaming``), weights are rounded whenever they are read.
     """
 
     name: ClassVar[str] = "simulate"
@@ -72,7 +75,8 @@ def with_precisions(module: nn.Module, assignment: Assignment, quantizer: Quanti
     for layer in assignment.layers:
         if layer.kind != "embedding":  # reads indices, which have no range
             quantizer.ranges.of(layer.name, layer.precision.activation)
-    install(module, assignment.precisions, quantizer)
+    put_on = round_when_read if is_streaming() else install
+    put_on(module, assignment.precisions, quantizer)
     for name, precision in assignment.precisions.items():
         if precision != ORIGINAL:
             mark_simulated(module.get_submodule(name), str(precision))

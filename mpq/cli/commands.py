@@ -12,13 +12,11 @@ from mpq.cli.options import (
     Differing,
     Limits,
     MaxPredicted,
-    Model,
     Seed,
     SolvedAlternatives,
     SolvedMinimize,
     SolverName,
     TableFile,
-    Weights,
 )
 from mpq.cli.requests import (
     AlternativeOptions,
@@ -30,7 +28,7 @@ from mpq.cli.requests import (
 from mpq.cli.sharing import working
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions, say, write
-from mpq.cli.task_options import DEMO, DEMO_HELD_OUT, AsSearchedOptions
+from mpq.cli.task_options import DEMO, DEMO_HELD_OUT, AsSearchedOptions, AssignedOptions
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.task import Task
 
@@ -143,27 +141,25 @@ def compare(options: CompareOptions, talk: TalkOptions) -> None:
 @taking
 def evaluate(
     assignment: AssignmentFile,
-    model: Model = DEMO,
-    weights: Weights = None,
     data: Annotated[
         str | None, typer.Option(help="Function that yields held-out batches; named as --model.")
     ] = None,
     *,
+    on: AssignedOptions,
     compared: AsSearchedOptions,
     talk: TalkOptions,
 ) -> None:
     """Measure an assignment on held-out examples: KL divergence, accuracy, cross entropy; JSON."""
-    from mpq.cli.loading import load_callable, load_model, refuse_missing_data
-    from mpq.problem.assignment import Assignment
+    from mpq.cli.loading import load_callable, refuse_missing_data
     from mpq.workflows.evaluate import evaluate as run
 
-    found = Assignment.load(assignment)
-    if data is None and model != DEMO:
-        refuse_missing_data(model, "held-out")
+    found = on.assignment(assignment)
+    if data is None and on.model != DEMO:
+        refuse_missing_data(on.model, "held-out")
     # Not the calibration examples: ranges were chosen for these, so that they flatter the network.
     examples = load_callable(data or DEMO_HELD_OUT)
     seed = compared.allow_randomness
-    measured = run(load_model(model, weights), found, examples, compared.spelled, seed)
+    measured = run(on.network(), found, examples, compared.spelled, seed, on.memory)
     write(json.dumps({name: m.to_dict() for name, m in measured.items()}, indent=1))
 
 

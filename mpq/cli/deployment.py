@@ -6,10 +6,16 @@ from typing import Annotated
 import typer
 
 from mpq.cli.app import app, reporting_errors
-from mpq.cli.options import AssignmentFile, Data, ExportEvalData, Model, Weights
+from mpq.cli.options import AssignmentFile, Data, ExportEvalData
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions, write
-from mpq.cli.task_options import DEMO, DEMO_DATA, AsSearchedOptions, held_out_spec
+from mpq.cli.task_options import (
+    DEMO,
+    DEMO_DATA,
+    AsSearchedOptions,
+    AssignedOptions,
+    held_out_spec,
+)
 from mpq.workflows.task import Task
 
 
@@ -18,29 +24,18 @@ from mpq.workflows.task import Task
 @taking
 def quantize(
     assignment: AssignmentFile,
-    model: Model = DEMO,
-    weights: Weights = None,
     output: Annotated[Path, typer.Option(help="Where the rounded weights go.")] = Path(
         "quantized.safetensors"
     ),
     *,
+    on: AssignedOptions,
     talk: TalkOptions,
 ) -> None:
     """Write the network's weights as they are in the assigned formats (BatchNorm folded)."""
-    from safetensors.torch import save
+    from mpq.workflows.quantized_file import save_quantized
 
-    from mpq._support.files import write_files
-    from mpq.backends import quantize as run
-    from mpq.cli.loading import load_model
-    from mpq.problem.assignment import Assignment
-
-    found = Assignment.load(assignment)
-    quantized = run(load_model(model, weights), found)
-    # safetensors refuses tensors that share memory, as tied weights do, or are not contiguous.
-    tensors = {name: t.detach().clone().contiguous() for name, t in quantized.state_dict().items()}
-    # The fingerprint says which network the weights are of.
-    content = save(tensors, {"mpq_fingerprint": found.fingerprint})
-    files = write_files(output.parent, {output.name: content})
+    found = on.assignment(assignment)
+    files = save_quantized(on.network(), found, output, on.memory)
     talk.answer({"files": [str(file) for file in files]}, lambda _: talk.wrote(files))
 
 
@@ -55,8 +50,6 @@ def export(
             help="Backend with options: text:style=csv, onnx, gguf. See `mpq backends`, `targets`."
         ),
     ] = "text",
-    model: Model = DEMO,
-    weights: Weights = None,
     data: Data = None,
     eval_data: ExportEvalData = None,
     output: Annotated[
@@ -68,6 +61,7 @@ def export(
         typer.Option(help="vllm: print what it needs of a compressed-tensors folder (not run)."),
     ] = None,
     *,
+    on: AssignedOptions,
     compared: AsSearchedOptions,
     talk: TalkOptions,
 ) -> None:
@@ -75,11 +69,10 @@ def export(
     from mpq.backends import export as run
     from mpq.backends import file_backend
     from mpq.backends.vllm import serving
-    from mpq.cli.loading import load_data, load_model, refuse_missing_data
+    from mpq.cli.loading import load_data, refuse_missing_data
     from mpq.errors import InputError
-    from mpq.problem.assignment import Assignment
 
-    found, backend = Assignment.load(assignment), file_backend(to)
+    found, backend = on.assignment(assignment), file_backend(to)
     told = serving(serve, backend, found)
     if output is None and backend.needs_network:
         raise InputError(f"a file of {backend.name} needs --output: where it goes")
@@ -91,17 +84,17 @@ def export(
         talk.answer({"text": text}, lambda _: write(text))
         return
     # Before the model is loaded, which may take long and runs the user's code.
-    if backend.needs_network and data is None and model != DEMO:
-        refuse_missing_data(model, "calibration")
+    if backend.needs_network and data is None and on.model != DEMO:
+        refuse_missing_data(on.model, "calibration")
     # For bit widths as text neither the model nor its data is needed.
-    loaded = load_model(model, weights) if backend.needs_network else None
-    tested = held_out_spec(eval_data, model == DEMO and data is None)
+    loaded = on.network() if backend.needs_network else None
+    tested = held_out_spec(eval_data, on.model == DEMO and data is None)
     examples, held_out = (
         None if loaded is None or spec is None else load_data(spec, loaded, Task.seed)
         for spec in (data or DEMO_DATA, tested)
     )
     as_searched = (compared.spelled, compared.allow_randomness)
-    made = run(found, output, backend, loaded, examples, *as_searched, held_out)
+    made = run(found, output, backend, loaded, examples, *as_searched, held_out, on.memory)
     answer = {
         "path": str(made.path),
         "verdict": made.verdict,

@@ -5,11 +5,18 @@ Nobody compares options (``eq=False``), and methods that are not made need no ti
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpq.cli import options as o
 from mpq.network.workload import Workload
 from mpq.quantization.ranges import Ranges
 from mpq.workflows.task import METRIC, Rules, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mpq.problem.assignment import Assignment
 
 DEMO = "mpq.demo:make_net"
 DEMO_DATA = "mpq.demo:calibration"
@@ -141,6 +148,29 @@ class AsSearchedOptions:
         if self.outputs is None:
             return self.metric
         return MetricOptions(outputs=self.outputs).spelled
+
+
+@dataclass(frozen=True, eq=False)
+class AssignedOptions:
+    """The network that an assignment is put to work on, and in what memory."""
+
+    model: o.Model = DEMO
+    weights: o.Weights = None
+    memory: o.Memory = None
+
+    def assignment(self, path: Path) -> "Assignment":
+        """The assignment of a file; what may be streamed leaves its codes there."""
+        from mpq.network.mapped import streaming
+        from mpq.problem.assignment import Assignment
+
+        with streaming(self.memory is not None):
+            return Assignment.load(path)
+
+    def network(self) -> "nn.Module":
+        """The network, loaded."""
+        from mpq.cli.loading import load_model
+
+        return load_model(self.model, self.weights)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,54 +7,47 @@ every call of a module, and after whatever else reads all weights one after the 
 is needed again comes back, so that no number depends on when this is done.
 """
 
-import ctypes
 import mmap
-import os
-import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 from torch import Tensor, nn, strided
 from torch.nn.modules.module import register_module_forward_hook
 
-_STREAMING: ContextVar[bool] = ContextVar("_STREAMING", default=False)
-_SMALL: Final = 2**16
-"""Bytes below which a tensor stays: biases and norms, which are read again at once."""
-_PRESENT, _SWAPPED, _OF_A_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
-"""Of a page, in Linux' ``/proc/self/pagemap``: it is in memory, was moved out, is a file's own."""
-
-
-def can_stream() -> bool:
-    """Whether this system says which pages are a file's, and lets go of them: Linux does."""
-    return sys.platform == "linux" and os.access("/proc/self/pagemap", os.R_OK)
-
-
-def is_streaming() -> bool:
-    """Whether weights are to leave memory when they have been read."""
-    return _STREAMING.get()
+from mpq._support.pages import (
+    ALLOWED,
+    SMALL,
+    STREAMING,
+    can_stream,
+    is_streaming,
+    release_span,
+)
 
 
 @contextmanager
-def streaming(is_wanted: bool = True) -> Iterator[None]:
+def streaming(is_wanted: bool = True, allowed: int | None = None) -> Iterator[None]:
     """Within this block the pages of mapped weights leave memory after every call of a module.
+
+    Elsewhere than on Linux nothing is done.
 
     Args:
         is_wanted: ``False``: nothing is done.
+        allowed: Bytes that the process may hold; ``None``: nothing depends on it.
     """
-    if not is_wanted or is_streaming():
+    if not is_wanted or is_streaming() or not can_stream():
         yield
         return
-    before, handle = _STREAMING.set(True), register_module_forward_hook(_after_call)
+    handle = register_module_forward_hook(_after_call)
+    before, allowed_before = STREAMING.set(True), ALLOWED.set(allowed)
     try:
         yield
     finally:
         handle.remove()
-        _STREAMING.reset(before)
+        STREAMING.reset(before)
+        ALLOWED.reset(allowed_before)
 
 
 def _after_call(module: nn.Module, _: Any, __: Any) -> None:
@@ -62,11 +55,7 @@ def _after_call(module: nn.Module, _: Any, __: Any) -> None:
 
 
 def release(tensors: Iterable[Tensor | None]) -> None:
-    """While streaming, lets the pages of mapped tensors go; all others stay as they are.
-
-    A tensor with a page that is the process's own stays: it is no file's, or was written to, and
-    a private mapping forgets what was written.
-    """
+    """While streaming, lets the pages of mapped tensors go; see ``release_span``."""
     if not is_streaming():
         return
     for tensor in tensors:
@@ -75,27 +64,8 @@ def release(tensors: Iterable[Tensor | None]) -> None:
             continue
         if tensor.device.type == "cpu" and tensor.layout is strided:
             storage = tensor.untyped_storage()
-            if storage.nbytes() >= _SMALL:
-                _release(storage.data_ptr(), storage.nbytes())
-
-
-def _release(address: int, num_bytes: int) -> None:
-    first, last = address // mmap.PAGESIZE, -(-(address + num_bytes) // mmap.PAGESIZE)
-    flags = _page_flags(first, last - first)
-    is_there, is_own = flags & _PRESENT != 0, flags & _OF_A_FILE == 0
-    if not is_there.any() or (is_there & is_own).any() or (flags & _SWAPPED != 0).any():
-        return
-    length = (last - first) * mmap.PAGESIZE
-    # What fails leaves the pages where they are.
-    ctypes.CDLL(None).madvise(
-        ctypes.c_void_p(first * mmap.PAGESIZE), ctypes.c_size_t(length), mmap.MADV_DONTNEED
-    )
-
-
-def _page_flags(first: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    with Path("/proc/self/pagemap").open("rb", buffering=0) as pages:
-        read = os.pread(pages.fileno(), 8 * count, 8 * first)
-    return np.frombuffer(read, dtype=np.uint64)
+            if storage.nbytes() >= SMALL:
+                release_span(storage.data_ptr(), storage.nbytes())
 
 
 def unmapped_bytes(tensors: Iterable[Tensor]) -> int:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from mpq.network.layer import fingerprint, signature
 from mpq.network.reparametrization import Reparametrization
 from mpq.network.tuned_parameters import TunedParameters
 from mpq.problem.companions import (
+    Read,
     check_companions,
     companions,
     content_beside,
@@ -209,7 +210,7 @@ class Assignment:
         return json.dumps(data, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, read_weights: Callable[[str], bytes] | None = None) -> Self:
+    def from_json(cls, text: str, read_weights: Read | None = None) -> Self:
         """Inverse of ``to_json``.
 
         Args:

@@ -4,7 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mpq._support.files import Content
 from mpq._support.json_object import quoted
+from mpq._support.pages import is_streaming
+from mpq._support.tensor_file import mapped_content
 from mpq.errors import FileFormatError
 from mpq.network.reparametrization import TRANSFORMS_FILE, Reparametrization
 from mpq.network.tuned_parameters import TUNED_FILE, TunedParameters
@@ -12,18 +15,23 @@ from mpq.quantization.stored import WEIGHTS_FILE, StoredWeights
 
 Stated = Mapping[str, Any]
 """What an assignment's JSON says of a file: its name, its SHA-256 and what it holds."""
-Read = Callable[[str], bytes]
-"""Gives the content of the file that is named so."""
+Read = Callable[[str], bytes | memoryview]
+"""Gives the content of the file that is named so; what is mapped from it stays there."""
 
 
 def companions(
     weights: StoredWeights | None,
     reparametrization: Reparametrization | None,
     tuned: TunedParameters | None,
-) -> tuple[dict[str, bytes], list[str]]:
+) -> tuple[dict[str, Content], list[str]]:
     """Files to write beside an assignment, and names that an earlier one may have left there."""
     found = {WEIGHTS_FILE: weights, TRANSFORMS_FILE: reparametrization, TUNED_FILE: tuned}
-    files = {name: part.content for name, part in found.items() if part is not None}
+    # Codes are as many as the network has weights, and need not be in memory.
+    files: dict[str, Content] = {
+        name: part.content_parts if isinstance(part, StoredWeights) else part.content
+        for name, part in found.items()
+        if part is not None
+    }
     return files, [name for name, part in found.items() if part is None]
 
 
@@ -57,7 +65,7 @@ def reparametrization_of(stated: Stated | None, read: Read | None) -> Reparametr
     if stated is None:
         return None
     how = f"network was transformed ({quoted(', '.join(stated['transforms']))})"
-    return Reparametrization.from_content(_content(stated, read, how), stated)
+    return Reparametrization.from_content(bytes(_content(stated, read, how)), stated)
 
 
 def tuned_of(stated: Stated | None, read: Read | None) -> TunedParameters | None:
@@ -72,12 +80,11 @@ def tuned_of(stated: Stated | None, read: Read | None) -> TunedParameters | None
     """
     if stated is None:
         return None
-    return TunedParameters.from_content(
-        _content(stated, read, "biases and norms were tuned"), stated
-    )
+    content = _content(stated, read, "biases and norms were tuned")
+    return TunedParameters.from_content(bytes(content), stated)
 
 
-def _content(stated: Stated, read: Read | None, how: str) -> bytes:
+def _content(stated: Stated, read: Read | None, how: str) -> bytes | memoryview:
     if read is None:
         raise FileFormatError(
             f"its {how}, and what that made is in {quoted(stated['file'])}: read all files, by "
@@ -86,13 +93,18 @@ def _content(stated: Stated, read: Read | None, how: str) -> bytes:
     return read(stated["file"])
 
 
-def content_beside(path: Path, name: str) -> bytes:
+def content_beside(path: Path, name: str) -> bytes | memoryview:
     """Content of the file that ``assignment.json`` names, in its own folder.
+
+    While streaming, codes stay in their file.
 
     Raises:
         FileFormatError: If it cannot be read.
     """
     try:
+        if is_streaming() and name == WEIGHTS_FILE:
+            with (path.parent / name).open("rb") as file:
+                return mapped_content(file)
         return (path.parent / name).read_bytes()
     except OSError as error:
         raise FileFormatError(

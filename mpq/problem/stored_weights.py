@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from mpq._support.json_object import quoted
+from mpq._support.pages import release_arrays
 from mpq.errors import FileFormatError
 from mpq.quantization.precision import Precision
 from mpq.quantization.stored import StoredWeights
@@ -34,6 +35,7 @@ def check_weights(
             )
         precision, shape = layers[name]
         why = weight.why_not(precision.weight, shape)
+        release_arrays(weight.parts().values())
         if why:
             raise FileFormatError(
                 f"not a valid assignment: layer {quoted(name)} is at {precision}, but its codes "

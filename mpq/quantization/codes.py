@@ -1,8 +1,9 @@
 """A weight as it is stored: integer codes, scales and zero points, and dense streams of bits."""
 
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Any, Final, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,10 +101,7 @@ class Codes:
         if self.levels is not None:
             codes = places_of_levels(codes, self.levels)
         original = rows.detach().float().cpu().numpy()
-        step = mean = None
-        if self.second is not None and self.tensor_format.scale is not None:
-            told = SCALE_FORMATS[self.tensor_format.scale]
-            step, mean = (part.numpy() for part in self.second.stored_parts(told))
+        step, mean = second_parts(self.tensor_format, self.second)
         return StoredWeight(
             codes.numpy().astype(code_type(self.tensor_format)),
             self.scale.numpy(),
@@ -140,6 +138,16 @@ class Codes:
         grouped = self.codes.reshape(*self.scale.shape, -1)
         found = (grouped - self.zero_point[..., None]) * self.scale[..., None]
         return found.flatten(1)[:, : self.num_inputs]
+
+
+def second_parts(
+    tensor_format: TensorFormat, second: SecondScales | None
+) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | tuple[None, None]":
+    """Step and mean of a weight as they are kept; ``None``: its scales are relative to nothing."""
+    if second is None or tensor_format.scale is None:
+        return None, None
+    step, mean = second.stored_parts(SCALE_FORMATS[tensor_format.scale])
+    return step.cpu().numpy(), mean.cpu().numpy()
 
 
 def _second_scales(

@@ -4,9 +4,11 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mpq._support.pages import release_arrays
 from mpq.network.examples import Calibration
 from mpq.network.mapped import release
 from mpq.network.network import Network
@@ -67,7 +69,8 @@ def _stored_checksum(quantizer: Quantizer) -> str:
     for (name, tensor_format), weight in sorted(quantizer.stored.items(), key=_by_cell):
         found.update(f"{name} {tensor_format}".encode())
         for array in weight.parts().values():
-            found.update(array.tobytes())
+            found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        release_arrays(weight.parts().values())
     return found.hexdigest()
 
 

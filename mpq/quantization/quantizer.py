@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mpq._support.pages import release_arrays
 from mpq.errors import MismatchError
 from mpq.network.arguments import input_of, with_input
 from mpq.network.mapped import release
@@ -104,7 +105,10 @@ class Quantizer:
             grid = self._grid(name, rows, tensor_format)
             return quantize_some(rows, some, tensor_format, grid, work)
         index = some if isinstance(some, slice) else some.cpu().numpy()
-        numbers = Codes.of_stored(stored.part(index), tensor_format).numbers()
+        part = stored.part(index)
+        numbers = Codes.of_stored(part, tensor_format).numbers()
+        # Of single rows a copy was made.
+        release_arrays((part if isinstance(some, slice) else stored).parts().values())
         return numbers.to(rows.device, rows.dtype)
 
     def codes(self, name: str, layer_module: nn.Module, tensor_format: TensorFormat) -> Codes:
@@ -115,11 +119,16 @@ class Quantizer:
             layer_module: Its module, which holds the original weight.
             tensor_format: One that needs a scale.
         """
-        rows = layout_of(layer_module).to_rows(weight_of(layer_module).detach())
+        weight = weight_of(layer_module).detach()
+        rows = layout_of(layer_module).to_rows(weight)
         stored = self._stored(name, rows, tensor_format)
         if stored is not None:
-            return Codes.of_stored(stored, tensor_format)
-        return Codes.of(rows, tensor_format, self.grid(name, rows, tensor_format))
+            found = Codes.of_stored(stored, tensor_format)
+            release_arrays(stored.parts().values())
+        else:
+            found = Codes.of(rows, tensor_format, self.grid(name, rows, tensor_format))
+        release([weight])
+        return found
 
     def grid(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Grid:
         """The grid that a weight ``[O, K]`` is rounded to nearest on, in a format with a scale."""
@@ -131,7 +140,7 @@ class Quantizer:
         """Codes that were found with regard to data; refuses those of another weight."""
         stored = self.stored.get((name, tensor_format))
         if stored is not None and name not in self._checked:
-            if not stored.is_of(rows.float().cpu().numpy()):
+            if not stored.is_of(rows[some].float().cpu().numpy() for some in row_tiles(rows)):
                 raise MismatchError(
                     f"layer {name!r}: its codes were rounded from another weight than this "
                     "network's (another checkpoint, or this one in another dtype?): search again "
@@ -188,12 +197,17 @@ def install(
             weight = quantizer.weight(name, layer_module, precision.weight)
             # A new parameter, because the old one's memory belongs to the user's model.
             layer_module.weight = nn.Parameter(weight, requires_grad=False)
-    return _round_inputs(module, precisions, quantizer)
+    return round_inputs(module, precisions, quantizer)
 
 
-def _round_inputs(
+def round_inputs(
     module: nn.Module, precisions: Mapping[str, Precision], quantizer: Quantizer
 ) -> list[RemovableHandle]:
+    """Hooks the inputs of the named layers, in place.
+
+    Returns:
+        The hooks' handles.
+    """
     return [
         module.get_submodule(name).register_forward_pre_hook(
             QuantizeInput(name, quantizer, precision), with_kwargs=True
@@ -259,7 +273,7 @@ def quantized(
         passing = {n: p for n, p in precisions.items() if one_at_a_time and n not in also_used}
         lasting = {n: p for n, p in precisions.items() if n not in passing}
         handles = install(network.module, lasting, quantizer)
-        handles += _round_inputs(network.module, passing, quantizer)
+        handles += round_inputs(network.module, passing, quantizer)
         for name, precision in passing.items():
             if not precision.weight.is_exact:
                 rounded = RoundedInCalls(name, precision.weight, quantizer)

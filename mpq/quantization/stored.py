@@ -3,8 +3,8 @@
 No torch here: an assignment holds them, and its file is read without torch.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from math import prod
@@ -14,6 +14,7 @@ import numpy as np
 
 from mpq._support.companion_content import stated_tensors
 from mpq._support.json_object import quoted
+from mpq._support.tensor_file import array_entries, file_parts
 from mpq.errors import FileFormatError, PrecisionError
 from mpq.quantization.precision import TensorFormat, spell_weight
 from mpq.quantization.scale_formats import SCALE_FORMATS
@@ -25,6 +26,8 @@ CODE_TYPES: Final = ("int8", "uint8", "int16", "uint16", "float16", "float32")
 _PARTS: Final = ("codes", "scale", "zero_point", "signature")
 _MORE_PARTS: Final = ("scale_step", "scale_mean", "levels")
 """Of some formats."""
+NUMBERS_AT_ONCE: Final = 1 << 18
+"""Of a weight, that are looked at in float64."""
 _SAME_ROW, _SAME_ROWS = 1e-2, 2e-3
 """How far a row, and the root mean square of all, may be from what was rounded, relative to its
 length: bfloat16 moves rows by 1e-3, another checkpoint by more."""
@@ -66,13 +69,22 @@ class StoredWeight:
             levels=None if self.levels is None else self.levels[rows],
         )
 
-    def is_of(self, rows: "np.ndarray[Any, Any]") -> bool:
-        """Whether these are codes of this weight ``[O, K]``, and not of another checkpoint's."""
-        if rows.shape != self.codes.shape:
+    def is_of(self, tiles: "Iterable[np.ndarray[Any, Any]]") -> bool:
+        """Whether these are codes of a weight, and not of another checkpoint's.
+
+        Args:
+            tiles: Its rows ``[r, K]``, some at a time, in order.
+        """
+        lengths, signatures = [], []
+        for rows in tiles:
+            if rows.shape[1] != self.codes.shape[1]:
+                return False
+            lengths.append(np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1)))
+            signatures.append(signature_of(rows).astype(np.float64))
+        if sum(map(len, lengths)) != len(self.codes):
             return False
-        lengths = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1))
-        moved = np.abs(signature_of(rows) - self.signature.astype(np.float64))
-        share = moved / np.maximum(lengths, np.finfo(np.float32).tiny)
+        moved = np.abs(np.concatenate(signatures) - self.signature.astype(np.float64))
+        share = moved / np.maximum(np.concatenate(lengths), np.finfo(np.float32).tiny)
         return bool(share.max() <= _SAME_ROW and np.sqrt(np.square(share).mean()) <= _SAME_ROWS)
 
     def why_not(self, tensor_format: TensorFormat, weight_shape: Sequence[int]) -> str:
@@ -149,6 +161,27 @@ class StoredWeight:
         return {part: array for part, array in found.items() if array is not None}
 
 
+def joined(
+    parts: Sequence[StoredWeight],
+    second: "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | tuple[None, None]",
+) -> StoredWeight:
+    """A weight of which some channels came after the other.
+
+    Args:
+        parts: Consecutive channels, at least one part.
+        second: Step and mean of the scales of the whole weight.
+    """
+    step, mean = second
+    if len(parts) == 1:
+        return replace(parts[0], scale_step=step, scale_mean=mean)
+    arrays = {
+        name: np.concatenate([part.parts()[name] for part in parts])
+        for name in parts[0].parts()
+        if name not in ("scale_step", "scale_mean")
+    }
+    return StoredWeight(**arrays, scale_step=step, scale_mean=mean)
+
+
 def signature_of(rows: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.float32]]":
     """``[O]``: every row of a weight ``[O, K]`` times fixed signs, which tells weights apart.
 
@@ -159,7 +192,10 @@ def signature_of(rows: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.f
     place = np.arange(1, rows.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (place ^ (place >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     signs = 1.0 - 2.0 * (mixed >> np.uint64(63)).astype(np.float64)
-    return (rows.astype(np.float64) @ signs).astype(np.float32)
+    step = max(1, NUMBERS_AT_ONCE // max(rows.shape[1], 1))
+    tiles = (rows[i : i + step] for i in range(0, len(rows), step))
+    found = [(tile.astype(np.float64) @ signs).astype(np.float32) for tile in tiles]
+    return np.concatenate(found) if found else np.zeros(0, np.float32)
 
 
 @final
@@ -216,25 +252,34 @@ class StoredWeights:
         told = "\n".join(f"{name} {spell_weight(formats[name])}" for name in known)
         return sha256(told.encode()).hexdigest()[:16]
 
-    @cached_property
-    def content(self) -> bytes:
-        """As a file in the format of safetensors: ``<layer>.codes``, ``.scale`` and so on."""
-        from safetensors.numpy import save
-
-        tensors = {
-            f"{name}.{part}": np.ascontiguousarray(array)
+    @property
+    def tensors(self) -> "dict[str, np.ndarray[Any, Any]]":
+        """The arrays by their names in a file: ``<layer>.codes``, ``.scale`` and so on."""
+        return {
+            f"{name}.{part}": array
             for name, weight in self.by_layer.items()
             for part, array in weight.parts().items()
         }
-        return bytes(save(tensors))
+
+    def content_parts(self) -> "Iterator[bytes | memoryview]":
+        """The content of a file in the format of safetensors, piece by piece."""
+        return file_parts(array_entries(self.tensors))
+
+    @property
+    def content(self) -> bytes:
+        """All of them."""
+        return b"".join(self.content_parts())
 
     @cached_property
     def sha256(self) -> str:
         """Of ``content``."""
-        return sha256(self.content).hexdigest()
+        found = sha256()
+        for part in self.content_parts():
+            found.update(part)
+        return found.hexdigest()
 
     @classmethod
-    def from_content(cls, content: bytes, rounding: str, expected_sha256: str) -> Self:
+    def from_content(cls, content: bytes | memoryview, rounding: str, expected_sha256: str) -> Self:
         """Inverse of ``content``.
 
         Args:
@@ -245,7 +290,19 @@ class StoredWeights:
         Raises:
             FileFormatError: If it is another file than the one that was written.
         """
-        tensors = stated_tensors(content, expected_sha256, "weights")
+        return cls.of_tensors(stated_tensors(content, expected_sha256, "weights"), rounding)
+
+    @classmethod
+    def of_tensors(cls, tensors: "Mapping[str, np.ndarray[Any, Any]]", rounding: str) -> Self:
+        """What the arrays of such a file are.
+
+        Args:
+            tensors: By their names in it.
+            rounding: See ``from_content``.
+
+        Raises:
+            FileFormatError: If one is missing.
+        """
         names = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
         missing = [f"{n}.{p}" for n in names for p in _PARTS if f"{n}.{p}" not in tensors]
         if missing:

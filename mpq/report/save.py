@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mpq._support.files import remove_files, write_files
+from mpq._support.files import Content, remove_files, write_files
 from mpq._support.names import for_people
 from mpq.errors import InputError
 from mpq.problem.companions import companions
@@ -61,7 +61,7 @@ def save_result(
         OutputError: If the folder cannot be written to.
     """
     run_id = result.run_id
-    files = {
+    files: dict[str, Content] = {
         "assignment.json": marked(result.assignment.to_json(), run_id),
         "problem.json": marked(result.problem.to_json(), run_id),
         "result.json": marked(result.to_json(), run_id),
@@ -85,7 +85,7 @@ def save_result(
 
 
 def _written(
-    folder: Path, files: Mapping[str, bytes], pictures: Mapping[str, Picture]
+    folder: Path, files: Mapping[str, Content], pictures: Mapping[str, Picture]
 ) -> list[Path]:
     """Data first, then what can be drawn of the pictures."""
     written = write_files(folder, files)

@@ -1,7 +1,7 @@
 """The interface of every rounding of weights."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mpq._support.bounds import Bounded
+from mpq._support.pages import is_streaming
 from mpq.quantization.codes import Codes
 from mpq.quantization.grid import Grid
 from mpq.quantization.numerics import Numerics
@@ -92,6 +93,41 @@ class WeightRounding(Bounded, ABC):
         by_format = zip(*by_weight, strict=True)
         parts = [_apart(codes, sizes, own) for codes, own in zip(found, by_format, strict=True)]
         return [list(each) for each in zip(*parts, strict=True)]
+
+    def codes_in_parts(
+        self,
+        rows: Tensor,
+        moment: Tensor,
+        formats: Sequence[TensorFormat],
+        grids: Sequence[Grid],
+        numerics: Numerics,
+    ) -> Iterator[tuple[slice, list[Codes]]]:
+        """As ``codes``, some rows after the other: of a large weight no copies are made as a whole.
+
+        Args:
+            rows: As in ``codes``.
+            moment: ``[1, K, k]``: of all rows.
+            formats: As in ``codes``.
+            grids: As in ``codes``.
+            numerics: As in ``codes``.
+
+        Yields:
+            Which rows, and their codes in each format.
+        """
+        solver = self.prepared(_one_or_more(moment))
+        # A streamed network has little room beside one weight.
+        held = rows.shape[1] * len(formats) * (4 if is_streaming() else 1)
+        for some in _pieces(len(rows), held):
+            part = rows[some]
+            starts = [
+                Codes.of(part, f, self._grid(part, moment, f, grid.part(some, len(rows))))
+                for f, grid in zip(formats, grids, strict=True)
+            ]
+            found = [replaceable(start) for start in starts]
+            for members in _stacks(formats):
+                stack = _stack(part, _ALL_ROWS, [starts[i] for i in members], numerics)
+                _fill(found, members, _ALL_ROWS, *solver.solve(stack))
+            yield some, found
 
     def _solve(
         self,
@@ -207,6 +243,9 @@ class _Cut:
         """``[g, r, ...]`` of ``[O, ...]``, or ``[r, ...]`` of one: a part of the same memory."""
         of_groups: Tensor = rows.unflatten(0, (self.num_groups, -1))
         return _one_or_more(of_groups[self.groups, self.rows])
+
+
+_ALL_ROWS: Final = _Cut(1, slice(None), slice(None))
 
 
 def _one_or_more(groups: Tensor) -> Tensor:

@@ -7,9 +7,40 @@ whole matrix. The last block may have fewer inputs, and zeros behind them.
 
 import functools
 from collections.abc import Iterator
+from math import ceil
+from typing import Final
 
 import torch
 from torch import Tensor
+
+DENSE_INPUTS: Final = 2**14
+"""Inputs of a row whose moment takes 1 GiB."""
+ALIGNMENT: Final = 256
+"""Blocks of longer rows have multiples of so many inputs, which are whole groups of most sizes."""
+
+
+def moment_shape(
+    groups: int, inputs: int, dense_inputs: int = DENSE_INPUTS
+) -> tuple[int, int, int]:
+    """``[G, K, k]``: a whole matrix for each group, or blocks of ``k`` inputs along its diagonal.
+
+    The fewest blocks that take no more memory than one matrix of ``dense_inputs``, of about equal
+    size, which is a multiple of ``ALIGNMENT``, or of a smaller power of two below it.
+
+    Args:
+        groups: Of rows, ``G``.
+        inputs: Weights in a row, ``K``.
+        dense_inputs: Larger ones than that of a row of so many weights are block-diagonal.
+
+    >>> moment_shape(1, 16384), moment_shape(1, 28672), moment_shape(1, 65536)
+    ((1, 16384, 16384), (1, 28672, 7168), (1, 65536, 4096))
+    """
+    most = max(1, dense_inputs**2 // (groups * inputs))
+    if most >= inputs:
+        return groups, inputs, inputs
+    unit = min(ALIGNMENT, 2 ** (most.bit_length() - 1))
+    count = ceil(inputs / (most // unit * unit))
+    return groups, inputs, ceil(inputs / count / unit) * unit
 
 
 def blocks(matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:

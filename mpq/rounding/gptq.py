@@ -121,16 +121,16 @@ class Factorization:
         if activation_order:
             # Stable, as equal inputs must not come in another order elsewhere.
             order = diagonal.argsort(descending=True, stable=True)
-        rows_ordered = form.take_along_dim(order[..., None], dim=-2)
-        ordered = rows_ordered.take_along_dim(order[..., None, :], dim=-1)
-        # In double precision: two factorizations of what is close to singular.
-        lower, failed_at = torch.linalg.cholesky_ex(ordered.double())
+        # In double precision: two factorizations of what is close to singular. At most two of these
+        # matrices are there at once, which are large ones.
+        lower, failed_at = torch.linalg.cholesky_ex(_ordered(form, order))
         if failed_at.any():
             raise InputError(
                 "the second moment of a layer's inputs is not positive semidefinite as far as it "
                 "was damped; give the rounding a larger damping, such as 0.01"
             )
         inverse = torch.cholesky_inverse(lower)
+        del lower
         return cls(order, torch.linalg.cholesky(inverse, upper=True).float())
 
     def codes(
@@ -169,6 +169,12 @@ class Factorization:
             torch.sub(wanted, cell.numbers(codes), out=error).div_(length)
             subtract_outer(left[..., start + at + 1 : stop, :], own[..., at, at + 1 :], error)
         return errors
+
+
+def _ordered(form: Tensor, order: Tensor) -> Tensor:
+    """``[..., k, k]`` float64: rows and columns in an order ``[..., k]``."""
+    rows = form.take_along_dim(order[..., None], dim=-2)
+    return rows.take_along_dim(order[..., None, :], dim=-1).double()
 
 
 def subtract(values: Tensor, left: Tensor, right: Tensor) -> None:

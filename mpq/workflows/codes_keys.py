@@ -9,11 +9,12 @@ from typing import Final, Self, final
 import torch
 from torch import Tensor
 
+from mpq.quantization.codes import second_parts
 from mpq.quantization.fingerprint import checksum
 from mpq.quantization.grid import Grid
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import TensorFormat
-from mpq.quantization.stored import StoredWeight
+from mpq.quantization.stored import StoredWeight, joined
 from mpq.rounding import WeightRounding
 from mpq.sensitivity import Estimation
 from mpq.workflows.cache_keys import arithmetic, code_of, key_of, network_parts
@@ -80,6 +81,17 @@ class ToRound:
             }
         )
 
+    def codes(self) -> list[StoredWeight]:
+        """Of each format, of a weight whose rows have one moment."""
+        parts: list[list[StoredWeight]] = []
+        with torch.no_grad():
+            for some, codes in self.rounding.codes_in_parts(
+                self.target, self.moment, self.formats, self.grids, self.numerics
+            ):
+                parts.append([each.stored(self.rows[some]) for each in codes])
+        told = zip(zip(*parts, strict=True), self.formats, self.grids, strict=True)
+        return [joined(each, second_parts(f, grid.second)) for each, f, grid in told]
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -109,6 +121,8 @@ class ToRoundTogether:
     def codes(self) -> list[list[StoredWeight]]:
         """Of each weight, of each format."""
         first = self.weights[0]
+        if len(self.weights) == 1 and len(first.moment) == 1:
+            return [first.codes()]
         with torch.no_grad():
             found = first.rounding.codes_together(
                 [weight.target for weight in self.weights],

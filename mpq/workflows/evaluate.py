@@ -9,13 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mpq._support.pages import is_streaming
 from mpq._support.ranks import Ranks
 from mpq.backends import quantize
 from mpq.backends.simulate import check_folding
+from mpq.backends.streamed import why_run_streamed
 from mpq.errors import DataError
 from mpq.network.behaviour import check_again
+from mpq.network.blocks import without_caches
 from mpq.network.examples import IGNORED_TARGET, Batch, Calibration
 from mpq.network.halving import halved
+from mpq.network.mapped import streaming
 from mpq.network.metric import KL, OutputMetric
 from mpq.network.metrics import METRICS
 from mpq.network.modules import device_of, share_parameters
@@ -189,10 +193,13 @@ def evaluate(
     data: Any,
     metric: str | OutputMetric | None = None,
     allow_randomness: int | None = None,
+    memory: int | str | None = None,
 ) -> dict[str, Measurement]:
     """The original network and the one in the assigned formats, on the same examples.
 
-    If the search fixed the generators of a network that draws, so does this.
+    If the search fixed the generators of a network that draws, so does this. A network that would
+    not fit into memory beside its rounded weights is streamed from its files, with the same
+    numbers; its weights are then rounded in every call.
 
     Args:
         model: The network that the assignment was found for, in evaluation mode.
@@ -201,15 +208,30 @@ def evaluate(
         metric: How outputs are compared: a name of ``mpq.network.metrics.METRICS``, or a metric;
             default: as in the search.
         allow_randomness: See ``Task``; default: as in the search.
+        memory: See ``Task``.
 
     Returns:
         ``original`` and ``quantized``.
 
     Raises:
+        InputError: If the network does not fit into ``memory`` and cannot be streamed.
         MismatchError: If the assignment belongs to another network.
     """
+    with streaming(bool(why_run_streamed(model, memory, assignment))):
+        return _evaluated(model, assignment, data, metric, allow_randomness)
+
+
+def _evaluated(
+    model: nn.Module,
+    assignment: Assignment,
+    data: Any,
+    metric: str | OutputMetric | None,
+    allow_randomness: int | None,
+) -> dict[str, Measurement]:
     # First of all, since an assignment of another network is refused without a pass over the data.
     quantized = quantize(model, assignment)
+    if is_streaming():
+        without_caches(quantized)
     asked = metric or assignment.metadata.metric or KL
     chosen = METRICS.build(asked) if isinstance(asked, str) else asked
     assignment = assignment.compared_by(None, allow_randomness)

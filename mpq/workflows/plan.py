@@ -167,7 +167,7 @@ def planned(task: Task, limits: Limits, method: Method) -> tuple[Plan, Prepared]
     """The plan, and the task that it is of, made ready."""
     if task.streamed:
         check_streamed(task, method)
-    with streaming(bool(task.streamed)):
+    with streaming(bool(task.streamed), task.memory_bytes):
         return _planned(replace(task, cache=None), parse_limits(limits), method)
 
 
@@ -272,9 +272,8 @@ class _FirstBatch:
         formats = [f for f in self._on.weights.formats if f.number.needs_scale]
         if not rounding.reads_inputs or not formats:
             return
-        moments, seconds, peak = timed(
-            Shown.all_of(self._on, self.whole.task.seed).moments, self._device
-        )
+        shown = Shown.all_of(self._on, self.whole.task.seed)
+        (moments,), seconds, peak = timed(lambda: list(shown.moments()), self._device)
         yield Phase(OF_ROUNDING[0], calibration_s=seconds / self._size, peak_bytes=peak)
         asked = (
             to_round(self._on, layer.name, moments.values[layer.name], formats, rounding)

@@ -5,7 +5,8 @@ from collections import Counter
 import torch
 
 from mpq._support.bounds import machine_bytes
-from mpq.network.mapped import can_stream, is_streaming, resident_bytes
+from mpq._support.pages import can_stream, is_streaming
+from mpq.network.mapped import resident_bytes
 from mpq.network.network import Network
 
 

@@ -15,13 +15,15 @@ from mpq._support.paired_gains import (
     standard_error,
 )
 from mpq._support.progress import track
+from mpq.network.mapped import release
 from mpq.network.modules import weight_of
 from mpq.network.weight_layout import layout_of
 from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat, spell_weight
 from mpq.quantization.stored import StoredWeight
 from mpq.rounding import AutoRounding, Nearest, WeightRounding
 from mpq.sensitivity import Estimation
-from mpq.workflows.codes_cache import CodesCache
+from mpq.sensitivity.passes.moment_mixing import sharing_a_weight
+from mpq.workflows.codes_cache import CodesCache, outside_memory
 from mpq.workflows.codes_keys import ToRound, ToRoundTogether, network_key
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
@@ -58,7 +60,11 @@ class RoundedWeights:
 
 
 def rounded_weights(
-    on: Estimation, rounding: WeightRounding, seed: int, kept: CodesCache | None = None
+    on: Estimation,
+    rounding: WeightRounding,
+    seed: int,
+    kept: CodesCache | None = None,
+    most_bytes: int | None = None,
 ) -> RoundedWeights:
     """Rounds the weights of all layers at all candidates; nothing to do for ``nearest``.
 
@@ -76,15 +82,17 @@ def rounded_weights(
         rounding: How codes are found.
         seed: Of the probes that guide the second moments.
         kept: Where codes are looked up and kept; ``None``: nowhere.
+        most_bytes: That second moments of some layers may take, for which passes are made then;
+            default: one pass is for all.
     """
     formats = [f for f in on.weights.formats if f.number.needs_scale]
     if isinstance(rounding, Nearest) or not formats:
         return RoundedWeights()
     if not isinstance(rounding, AutoRounding):
-        return rounded_by_all(Shown.all_of(on, seed), rounding, formats, seed, kept)
+        return rounded_by_all(Shown.all_of(on, seed, most_bytes), rounding, formats, seed, kept)
     if on.data.num_examples < 2:
         return RoundedWeights(to_nearest=dict.fromkeys(on.names, SINGLE))
-    every, left_out = shares(on, rounding.share, seed)
+    every, left_out = shares(on, rounding.share, seed, most_bytes)
     helped = _Trial(on, rounding, seed, left_out, kept).told(formats)
     unhelped = tuple(spell_weight(f) for f in formats if f not in helped)
     found = rounded_by_all(every, rounding, helped, seed, kept) if helped else RoundedWeights()
@@ -233,26 +241,32 @@ def rounded_by_all(
     known = None if kept is None else _known(kept, name, formats)
     if known is not None:
         return known
-    moments = shown.moments()
     found: dict[tuple[str, TensorFormat], StoredWeight] = {}
     keys: dict[str, str] = {}
-    sharing = _sharing(on, moments.missing)
+    missing: dict[str, str] = {}
+    unguided: dict[str, str] = {}
     layers_of: dict[int, list[str]] = {}
 
     def weights() -> Iterator[ToRound]:
-        for layers in track(sharing, "rounding weights"):
-            asked = to_round(on, layers[0], moments.values[layers[0]], formats, rounding)
-            layers_of[id(asked)] = layers
-            yield asked
+        for moments in shown.moments():
+            missing.update(moments.missing)
+            unguided.update(moments.unguided)
+            left = dict(moments.values)
+            del moments  # each goes when its weight is rounded
+            for layers in track(_sharing(on, [*left]), "rounding weights"):
+                moment, *_ = [left.pop(name) for name in layers]
+                asked = to_round(on, layers[0], moment, formats, rounding)
+                layers_of[id(asked)] = layers
+                yield asked
 
     for together in ToRoundTogether.of(weights()):
-        codes = together.codes() if kept is None else kept.codes(together)
+        codes = [*map(outside_memory, together.codes())] if kept is None else kept.codes(together)
         for place, (asked, own) in enumerate(zip(together.weights, codes, strict=True)):
             layers = layers_of.pop(id(asked))
             found |= {(x, f): w for x in layers for f, w in zip(formats, own, strict=True)}
             if kept is not None:
                 keys |= dict.fromkeys(layers, together.keys[place])
-    made = RoundedWeights(found, dict(moments.missing), unguided=dict(moments.unguided))
+    made = RoundedWeights(found, missing, unguided=unguided)
     if kept is not None:
         record = {"codes": keys, "to_nearest": made.to_nearest, "unguided": made.unguided}
         kept.keep_record(name, record)
@@ -273,13 +287,10 @@ def _known(kept: CodesCache, name: str, formats: Sequence[TensorFormat]) -> Roun
     return RoundedWeights(found, record["to_nearest"], unguided=record["unguided"])
 
 
-def _sharing(on: Estimation, missing: Collection[str]) -> list[list[str]]:
+def _sharing(on: Estimation, known: Collection[str]) -> list[list[str]]:
     """Layers that are rounded, those together that share a weight, and so its codes."""
-    found: dict[str, list[str]] = {}
-    for layer in on.network.layers:
-        if layer.name not in missing:
-            found.setdefault(layer.weight_of or layer.name, []).append(layer.name)
-    return list(found.values())
+    layers = (layer for layer in on.network.layers if layer.name in known)
+    return [[layer.name for layer in each] for each in sharing_a_weight(layers)]
 
 
 def to_round(
@@ -303,4 +314,5 @@ def to_round(
     rows = layout_of(layer_module).to_rows(weight).float().cpu()
     with torch.no_grad():
         grids = [on.quantizer.grid(name, rows, tensor_format) for tensor_format in formats]
+    release([weight])
     return ToRound(rows, rows, moment, formats, grids, on.quantizer.numerics, rounding)

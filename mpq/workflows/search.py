@@ -116,7 +116,7 @@ def searched(
 
     if task.streamed:
         check_streamed(task, method)
-    with streaming(bool(task.streamed)):
+    with streaming(bool(task.streamed), task.memory_bytes):
         return _searched(task, limits, method, axis, folder)
 
 

@@ -11,6 +11,7 @@ from mpq._support.cache import Cache
 from mpq._support.ranks import Ranks
 from mpq.backends.file_size import file_size_of
 from mpq.backends.searched import check_searched
+from mpq.backends.streamed import moment_memory
 from mpq.backends.target import Target
 from mpq.errors import InfeasibleError, InputError, MissingDependencyError
 from mpq.hardware_profiles import NO_TARGET, FilePrices, Pricing, Roofline
@@ -183,7 +184,11 @@ class Prepared:
         on = Estimation(
             self.network, self.calibration, self._nearest, self.candidates, ranks=self.ranks
         )
-        return rounded_weights(on, self.task.weight_rounding, self.task.seed, self.kept_codes)
+        rounding, seed, most_bytes = self.task.weight_rounding, self.task.seed, None
+        if self.task.streamed:
+            formats = {p.weight for p in self.candidates}
+            most_bytes = moment_memory(self.task.model, self.task.memory_bytes, formats)
+        return rounded_weights(on, rounding, seed, self.kept_codes, most_bytes)
 
     @cached_property
     def asked(self) -> Estimation:

@@ -19,6 +19,7 @@ ESTIMATORS: Final[tuple[type[SensitivityEstimator], ...]] = (
     OutputSketch,
     DiagonalFisher,
     LayerOutput,
+    DiagonalFisher,
     WeightError,
 )
 """Those that look at one layer after the other, and keep little of each."""
@@ -56,9 +57,8 @@ def _refusals(task: Task, method: Method) -> Iterator[tuple[str, str]]:
         yield "is_measured=true", "leave it out, so that losses are predicted"
     if method.rounds:
         yield "refine", "leave it out (--refine 0)"
-    if task.weight_rounding.reads_inputs:
-        yield f"rounding={task.rounding}", "round to nearest (--rounding nearest)"
     asked = {
+        "sequential_rounding (--sequential-rounding)": task.sequential_rounding,
         "transforms (--transform)": bool(task.transforms),
         "tune (--tune)": task.tune is not None,
         "recalibrate (--recalibrate)": task.recalibrate,

@@ -224,9 +224,11 @@ class Task:
         Raises:
             InputError: If it does not fit into ``memory`` and cannot be streamed.
         """
-        from mpq.workflows.streamed import why_streamed  # loads torch
+        from mpq.backends.streamed import why_streamed  # loads torch
 
-        return why_streamed(self.model, self.memory_bytes, {p.weight for p in self.precisions})
+        formats = {p.weight for p in self.precisions}
+        reads_inputs = self.weight_rounding.reads_inputs
+        return why_streamed(self.model, self.memory_bytes, formats, reads_inputs)
 
     @cached_property
     def output_metric(self) -> "OutputMetric":

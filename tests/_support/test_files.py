@@ -360,3 +360,12 @@ def test_what_another_process_removes_first_is_no_error(
     write_files(tmp_path, {"a.txt": b"new"})
 
     assert contents(tmp_path) == {"a.txt": b"new"}
+
+
+def test_a_file_that_comes_in_parts(tmp_path: Path) -> None:
+    """As if it came as a whole."""
+    parts: list[bytes | memoryview] = [b"one ", memoryview(b"two")]
+
+    (path,) = write_files(tmp_path, {"a.bin": lambda: parts})
+
+    assert path.read_bytes() == b"one two"

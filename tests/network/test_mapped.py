@@ -9,11 +9,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mpq.network import mapped
-from mpq.network.mapped import is_streaming, release, streaming, unmapped_bytes
+from mpq._support import pages
+from mpq._support.pages import is_streaming
+from mpq.network.mapped import release, streaming, unmapped_bytes
 
 pytestmark = pytest.mark.skipif(
-    not mapped.can_stream(), reason="only Linux says which pages are a file's"
+    not pages.can_stream(), reason="only Linux says which pages are a file's"
 )
 NUMBERS = 2**18
 
@@ -22,8 +23,8 @@ def resident_pages(tensor: Tensor) -> int:
     """Pages of a tensor that are in memory now."""
     address = tensor.data_ptr() // mmap.PAGESIZE
     count = -(-tensor.numel() * tensor.element_size() // mmap.PAGESIZE)
-    flags = mapped._page_flags(address, count)
-    return int((flags & mapped._PRESENT != 0).sum())
+    flags = pages.page_flags(address, count)
+    return int((flags & pages.PRESENT != 0).sum())
 
 
 @pytest.fixture

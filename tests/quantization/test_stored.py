@@ -148,16 +148,16 @@ def test_a_missing_part_is_named() -> None:
 def test_the_signature_tells_weights_apart() -> None:
     rows = ROWS.numpy()
     kept = stored_by("w4")
-    assert kept.is_of(rows)
-    assert kept.is_of(ROWS.bfloat16().float().numpy())  # the same checkpoint in half the bytes
+    assert kept.is_of([rows])
+    assert kept.is_of([ROWS.bfloat16().float().numpy()])  # the same checkpoint in half the bytes
     permuted = rows[:, np.random.default_rng(0).permutation(19)]
-    assert not kept.is_of(permuted)
-    assert not kept.is_of(rows * 1.05)
-    assert not kept.is_of(rows[::-1])
-    assert not kept.is_of(rows[:, :18])
+    assert not kept.is_of([permuted])
+    assert not kept.is_of([rows * 1.05])
+    assert not kept.is_of([rows[::-1]])
+    assert not kept.is_of([rows[:, :18]])
     one_row = rows.copy()
     one_row[2] = -one_row[2]
-    assert not kept.is_of(one_row)
+    assert not kept.is_of([one_row])
 
 
 def test_signs_are_balanced_and_do_not_depend_on_the_row() -> None:

@@ -265,3 +265,27 @@ def test_to_nearest_is_the_grid_of_its_range() -> None:
         expected = Codes.of(rows, told, grids_of(rows, [told])[0])
         assert torch.equal(codes.codes, expected.codes)
         assert torch.equal(codes.scale, expected.scale)
+
+
+@all_roundings
+def test_some_rows_after_the_other(
+    rounding: WeightRounding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The codes of all rows at once, and scales but for the order of sums; of every granularity."""
+    rows, moment = layer(12, 24)
+    formats = formats_of("w2", "w3z", "w4g8", "w4t", "w4g8sdq", "nvfp4", "wnf4g5", "w3zfg5")
+    grids = grids_of(rows, formats)
+    expected = rounding.codes(rows, moment, formats, grids, OWN)
+    monkeypatch.setattr(_base, "NUMBERS_AT_ONCE", 5 * 24 * len(formats))
+
+    parts = list(rounding.codes_in_parts(rows, moment, formats, grids, OWN))
+
+    assert [(some.start, some.stop) for some, _ in parts] == [(0, 5), (5, 10), (10, 12)]
+    for place, whole in enumerate(expected):
+        codes, scale, point = (
+            torch.cat([getattr(found[place], name) for _, found in parts])
+            for name in ("codes", "scale", "zero_point")
+        )
+        assert torch.equal(codes, whole.codes)
+        assert torch.equal(point, whole.zero_point)
+        torch.testing.assert_close(scale, whole.scale, rtol=1e-6, atol=0)

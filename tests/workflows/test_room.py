@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from mpq._support.pages import can_stream
 from mpq.network.examples import Calibration
-from mpq.network.mapped import can_stream, resident_bytes
+from mpq.network.mapped import resident_bytes
 from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision

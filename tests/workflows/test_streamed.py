@@ -1,23 +1,34 @@
 """A network that does not fit into memory: the same answer, block by block from its files."""
 
+import json
 import mmap
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
+from torch.nn.utils import parametrize
 
 import mpq
+from mpq._support import pages
+from mpq.backends import streamed
+from mpq.backends.compressed_tensors import CompressedTensors
+from mpq.backends.decoded import DecodedWeight
 from mpq.cli.__main__ import app
 from mpq.cli.loading import load_folder
-from mpq.errors import InputError
-from mpq.network import mapped
-from mpq.workflows import streamed
+from mpq.errors import InputError, ModelError
+from mpq.network.mapped import streaming, unmapped_bytes
+from mpq.quantization.stored import WEIGHTS_FILE
+from mpq.sensitivity.passes.second_moments import PartialMoments
+from mpq.workflows.quantized_file import save_quantized
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(
-    not mapped.can_stream(), reason="only Linux says which pages are a file's"
+    not pages.can_stream(), reason="only Linux says which pages are a file's"
 )
 CANDIDATES = ("w2g64", "w4a8", "w8g64")
 SHAPE: dict[str, Any] = {
@@ -63,9 +74,34 @@ def task(model: nn.Module, **options: Any) -> mpq.Task:
     )
 
 
-def found(asked: mpq.Task, sensitivity: str = "sketch") -> mpq.SearchResult:
+def found(
+    asked: mpq.Task, sensitivity: str = "sketch", limit: str = "weight_bytes=0.7x:w8g64"
+) -> mpq.SearchResult:
     """What is searched everywhere here."""
-    return mpq.search(asked, {"weight_bytes": "0.7x:w8g64"}, sensitivity=sensitivity)
+    return mpq.search(asked, [limit], sensitivity=sensitivity)
+
+
+def most_bytes(model: nn.Module, more: list[torch.Tensor], act: Callable[[], object]) -> int:
+    """The most of the large weights, and of other mapped tensors, that is in memory at a call."""
+    looked_at = [p for p in (*model.parameters(), *more) if p.numel() >= 2**16]
+    most = 0
+
+    def look(*_: object) -> None:
+        nonlocal most
+        there = 0
+        for tensor in looked_at:
+            first = tensor.data_ptr() // mmap.PAGESIZE
+            count = tensor.numel() * tensor.element_size() // mmap.PAGESIZE
+            flags = pages.page_flags(first, count)
+            there += int((flags & pages.PRESENT != 0).sum())
+        most = max(most, there * mmap.PAGESIZE)
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        act()
+    finally:
+        handle.remove()
+    return most
 
 
 @pytest.mark.parametrize(
@@ -100,6 +136,194 @@ def test_numbers_are_those_without(
     assert result.assignment.precisions == expected.assignment.precisions
 
 
+@pytest.mark.parametrize(
+    ("rounding", "is_kept"),
+    [
+        ("gptq", False),
+        ("gptq", True),
+        ("coordinate-descent:rounds=1,sweeps=1", False),
+        # Of random weights codes do not help: it makes its passes, and rounds to nearest.
+        ("auto", True),
+    ],
+)
+def test_codes_are_those_without(
+    folder: Path,
+    tight: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rounding: str,
+    is_kept: bool,
+) -> None:
+    """To the last bit, by second moments of some layers in one pass and of others in the next."""
+    options: dict[str, Any] = {"rounding": rounding, "candidates": ("w2g64", "w8g64")}
+    asked_for = ("sketch:num_probes=1", "weight_bytes=0.7x:w8g64")
+    if rounding == "auto":  # rounds as often as there are shares
+        options["rules"] = mpq.Rules(include=["model.layers.1.self_attn.*"])
+        asked_for = ("sketch:num_probes=1", "effective_bits=5")
+    expected = found(task(load_folder(folder), **options), *asked_for)
+    passes: list[int] = []
+    collect = PartialMoments.of.__func__  # type: ignore[attr-defined]
+
+    def counted(kind: type[PartialMoments], *given: Any, **more: Any) -> PartialMoments:
+        passes.append(len(more["layers"]))
+        collected: PartialMoments = collect(kind, *given, **more)
+        return collected
+
+    monkeypatch.setattr(PartialMoments, "of", classmethod(counted))
+    cache = tmp_path / "kept" if is_kept else None
+    asked = task(load_folder(folder), memory=tight, cache=cache, **options)
+
+    result = found(asked, *asked_for)
+
+    assert len(passes) > 2
+    assert max(passes) < len(result.layers)
+    assert result.assignment.weights == expected.assignment.weights
+    assert (expected.assignment.weights is None) == (rounding == "auto")
+    assert result.provenance.rounding_unhelped == expected.provenance.rounding_unhelped
+    assert result.problem.loss.values == pytest.approx(expected.problem.loss.values, rel=1e-5)
+    assert result.columns.tolist() == expected.columns.tolist()
+    losses, others = (
+        [row.measured.divergence for row in each.comparisons] for each in (result, expected)
+    )
+    assert losses == pytest.approx(others, rel=1e-5)
+
+
+def test_codes_lie_in_files(folder: Path, tight: str, tmp_path: Path) -> None:
+    """Those of the answer as well; and what is saved of it is what memory would have saved."""
+    asked = task(load_folder(folder), rounding="gptq", candidates=("w2g64", "w8g64"))
+    found(asked).save(tmp_path / "whole")
+
+    result = found(replace(asked, model=load_folder(folder), memory=tight))
+    result.save(tmp_path / "streamed")
+
+    weights = result.assignment.weights
+    assert weights is not None
+    arrays = [torch.from_numpy(w.codes) for w in weights.by_layer.values()]
+    assert unmapped_bytes(arrays) == 0
+    files = (tmp_path / name / WEIGHTS_FILE for name in ("whole", "streamed"))
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search's files, with codes that data chose."""
+    path = tmp_path_factory.mktemp("run")
+    rules = mpq.Rules(exclude=["model.embed_tokens"])
+    asked = task(load_folder(folder), rounding="gptq", candidates=("w4a8", "w8g64"), rules=rules)
+    found(asked, "weight-error").save(path)
+    return path
+
+
+def test_an_assignment_is_evaluated_so(folder: Path, run: Path, tight: str) -> None:
+    """The same numbers, where codes stay in their file; and the model is left as it was."""
+    model = load_folder(folder)
+    expected = mpq.evaluate(model, mpq.Assignment.load(run), data())
+    with streaming():
+        assignment = mpq.Assignment.load(run)
+
+    measured = mpq.evaluate(model, assignment, data(), memory=tight)
+
+    assert assignment == mpq.Assignment.load(run)
+    assert measured["quantized"].divergence > 0
+    for name, found_there in expected.items():
+        assert measured[name].divergence == pytest.approx(found_there.divergence, rel=1e-5)
+    assert not any(parametrize.is_parametrized(m) for m in model.modules())
+
+
+def test_little_is_in_memory_when_it_is_evaluated(folder: Path, run: Path, tight: str) -> None:
+    """Neither the network nor its codes."""
+    model = load_folder(folder)
+    with streaming():
+        assignment = mpq.Assignment.load(run)
+    assert assignment.weights is not None
+    codes = [torch.from_numpy(w.codes) for w in assignment.weights.by_layer.values()]
+
+    most = most_bytes(model, codes, lambda: mpq.evaluate(model, assignment, data(), memory=tight))
+
+    # Of tensors this small a system that reads ahead brings their neighbours.
+    whole = sum(p.numel() * p.element_size() for p in (*model.parameters(), *codes))
+    assert 0 < most < whole / 2
+
+
+def test_what_does_not_fit_is_refused_where_it_is_evaluated(run: Path, folder: Path) -> None:
+    """With the sizes."""
+    with pytest.raises(InputError, match="streamed it holds at least"):
+        mpq.evaluate(load_folder(folder), mpq.Assignment.load(run), data(), memory="100KB")
+
+
+def test_rounded_weights_are_written_so(
+    folder: Path, run: Path, tight: str, tmp_path: Path
+) -> None:
+    """The file is that of memory, byte for byte: the state dict of what ``quantize`` makes."""
+    model, assignment = load_folder(folder), mpq.Assignment.load(run)
+    state = mpq.quantize(model, assignment).state_dict()
+    tensors = {name: tensor.detach().clone() for name, tensor in state.items()}
+    expected = save(tensors, {"mpq_fingerprint": assignment.fingerprint})
+
+    (whole,) = save_quantized(model, assignment, tmp_path / "whole.safetensors")
+    (streamed_file,) = save_quantized(model, assignment, tmp_path / "parts.safetensors", tight)
+
+    assert whole.read_bytes() == expected
+    assert streamed_file.read_bytes() == expected
+
+
+def test_an_export_is_that_of_memory(folder: Path, run: Path, tight: str, tmp_path: Path) -> None:
+    """Byte for byte; each weight is decoded by the tool's reader, and what was not done is said."""
+    pytest.importorskip("compressed_tensors")
+    model, assignment = load_folder(folder), mpq.Assignment.load(run)
+    to = "compressed-tensors"
+    mpq.export(assignment, tmp_path / "whole", to, model, data())
+
+    made = mpq.export(assignment, tmp_path / "parts", to, model, data(), memory=tight)
+
+    for name in ("model.safetensors", "config.json", "generation_config.json"):
+        whole, parts = (tmp_path / each / name for each in ("whole", "parts"))
+        assert whole.read_bytes() == parts.read_bytes()
+    check, expected = (
+        json.loads((tmp_path / each / "export.json").read_text()) for each in ("parts", "whole")
+    )
+    assert made.deviation is None
+    assert "not run, as it would not fit into memory" in made.verdict
+    assert "is streamed from its files" in check["streamed"]
+    assert {f"Linear {kind}": n for kind, n in check["kinds"].items()} == expected["kinds"]
+    same = ("num_layers", "file_bytes", "predicted_bytes", "promised_bytes", "dtype")
+    assert {name: check[name] for name in same} == {name: expected[name] for name in same}
+    assert check["num_layers"] > 0
+    assert 0 <= check["max_weight_difference"] <= 1e-6
+
+
+def test_an_export_that_decodes_to_something_else(
+    folder: Path, run: Path, tight: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is refused with the layer's name, and nothing is left."""
+    pytest.importorskip("compressed_tensors")
+    decoded = CompressedTensors.decoded
+
+    def wrong(target: CompressedTensors, folder: Path) -> Iterator[DecodedWeight]:
+        return (replace(each, weight=each.weight * 1.001) for each in decoded(target, folder))
+
+    monkeypatch.setattr(CompressedTensors, "decoded", wrong)
+
+    with pytest.raises(ModelError, match=r"the weight of layer 'model\.layers\.0.*another one"):
+        mpq.export(
+            mpq.Assignment.load(run), tmp_path / "made", "compressed-tensors",
+            load_folder(folder), data(), memory=tight,
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", ["onnx-qdq", "gguf", "mlx", "aimet"])
+def test_targets_that_are_not_streamed(
+    folder: Path, run: Path, tight: str, tmp_path: Path, to: str
+) -> None:
+    """By name, with those that are, before anything runs."""
+    assignment = mpq.Assignment.load(run)
+    message = f"`mpq export --to {to}` is not done so: of the targets compressed-tensors is"
+
+    with pytest.raises(InputError, match=message):
+        mpq.export(assignment, tmp_path / "made", to, load_folder(folder), data(), memory=tight)
+
+
 def test_a_result_says_so_when_it_is_read_again(folder: Path, tight: str, tmp_path: Path) -> None:
     """In the file as well."""
     result = found(task(load_folder(folder), memory=tight))
@@ -115,24 +339,10 @@ def test_little_of_the_network_is_in_memory_at_once(
 ) -> None:
     """At every call of a module: a block and the tables, not the network."""
     model = load_folder(folder)
+
+    most = most_bytes(model, [], lambda: found(task(model, memory=tight), sensitivity))
+
     weights = [p for p in model.parameters() if p.numel() >= 2**16]
-    most = 0
-
-    def look(*_: object) -> None:
-        nonlocal most
-        pages = 0
-        for weight in weights:
-            count = weight.untyped_storage().nbytes() // mmap.PAGESIZE
-            flags = mapped._page_flags(weight.data_ptr() // mmap.PAGESIZE, count)
-            pages += int((flags & mapped._PRESENT != 0).sum())
-        most = max(most, pages * mmap.PAGESIZE)
-
-    handle = torch.nn.modules.module.register_module_forward_pre_hook(look)
-    try:
-        found(task(model, memory=tight), sensitivity)
-    finally:
-        handle.remove()
-
     whole = sum(weight.untyped_storage().nbytes() for weight in weights)
     block = sum(p.numel() * 4 for p in model.get_submodule("model.layers.0").parameters())
     assert block < whole / 3.9
@@ -203,7 +413,10 @@ def test_memory_that_is_too_small_for_one_weight(folder: Path, tight: str) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rounding": "auto"}, r"rounding=auto is not done so: round to nearest"),
+        (
+            {"rounding": "gptq", "sequential_rounding": True},
+            r"sequential_rounding \(--sequential-rounding\) is not done so",
+        ),
         ({"transforms": ["equalize"]}, r"transforms \(--transform\) is not done so"),
         ({"tune": "scales"}, r"tune \(--tune\) is not done so"),
         ({"recalibrate": True}, r"recalibrate \(--recalibrate\) is not done so"),
@@ -276,19 +489,51 @@ def test_systems_without_pages_of_files(monkeypatch: pytest.MonkeyPatch) -> None
         _ = mpq.Task(nn.Linear(2, 2), [torch.zeros(1, 2)], memory="1GB").streamed
 
 
-def test_the_command_line(folder: Path, tight: str, tmp_path: Path) -> None:
-    """A folder as the network, and the sentence first."""
+def test_the_command_line_measures_and_writes(
+    folder: Path, run: Path, tight: str, tmp_path: Path
+) -> None:
+    """``evaluate``, ``quantize`` and ``export`` with ``--memory``."""
     from typer.testing import CliRunner
 
-    (tmp_path / "words.py").write_text(
+    pytest.importorskip("compressed_tensors")
+    words = words_file(tmp_path)
+    common = f"--model {folder} --memory {tight}"
+
+    ended = [
+        CliRunner().invoke(app, command.split())
+        for command in (
+            f"evaluate {run} {common} --data {words}:data",
+            f"quantize {run} {common} --output {tmp_path / 'q.safetensors'}",
+            f"export {run} {common} --data {words}:data --to compressed-tensors "
+            f"--output {tmp_path / 'made'}",
+        )
+    ]
+
+    assert [each.exit_code for each in ended] == [0, 0, 0], [each.output for each in ended]
+    assert json.loads(ended[0].stdout)["quantized"]["kl_nats"] > 0
+    assert (tmp_path / "q.safetensors").stat().st_size > 0
+    assert "decoded one by one" in ended[2].output.replace("\n", " ")
+
+
+def words_file(folder: Path) -> Path:
+    """A file with a function that yields words."""
+    path = folder / "words.py"
+    path.write_text(
         "import torch\n"
         "def data():\n"
         "    generator = torch.Generator().manual_seed(1)\n"
         "    yield {'input_ids': torch.randint(512, (8, 12), generator=generator)}\n",
         encoding="utf-8",
     )
+    return path
+
+
+def test_the_command_line(folder: Path, tight: str, tmp_path: Path) -> None:
+    """A folder as the network, and the sentence first."""
+    from typer.testing import CliRunner
+
     command = (
-        f"search --model {folder} --data {tmp_path / 'words.py'}:data --limit weight_bytes=2MB "
+        f"search --model {folder} --data {words_file(tmp_path)}:data --limit weight_bytes=2MB "
         f"--precisions w2g64,w8g64 --rounding nearest --memory {tight} "
         f"--output {tmp_path / 'run'}"
     )

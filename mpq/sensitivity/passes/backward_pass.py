@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from mpq._support.pages import is_streaming
 from mpq.errors import GradientError
 from mpq.network.arguments import input_of, read_where_it_ran, with_input
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
-from mpq.network.mapped import is_streaming, release
+from mpq.network.mapped import release
 from mpq.network.modules import hooks, weight_of
 from mpq.network.network import Network
 from mpq.network.own_forward import Again, is_computed_again

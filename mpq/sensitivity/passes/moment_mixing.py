@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mpq.network.layer import Layer
 from mpq.rounding.diagonal_blocks import diagonal
-from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.layer_moments import LayerMoments
 
 OVER: Final = "are beyond float32, or a number is NaN or infinite"
@@ -57,16 +56,17 @@ class Mixing:
     """Second moments of what was collected from some parts of the examples.
 
     Args:
-        on: The network.
+        layers: Whose they are.
         parts: One or more.
         guidance: See ``second_moments``.
         is_last: Whether the parts are used no more.
     """
 
     def __init__(
-        self, on: Estimation, parts: Sequence[Collected], guidance: float, is_last: bool
+        self, layers: Sequence[Layer], parts: Sequence[Collected], guidance: float, is_last: bool
     ) -> None:
-        self._on, self._parts, self._guidance, self._is_last = on, parts, guidance, is_last
+        self._layers, self._parts, self._guidance = layers, parts, guidance
+        self._is_last = is_last
         self._num_examples = sum(part.num_examples for part in parts)
         self._values: dict[str, Tensor] = {}
         # A layer that is refused in one part is known in none.
@@ -76,10 +76,7 @@ class Mixing:
 
     def result(self) -> SecondMoments:
         """Of all layers, those that share a weight together."""
-        sharing: dict[str, list[Layer]] = {}
-        for layer in self._on.network.layers:
-            sharing.setdefault(layer.weight_of or layer.name, []).append(layer)
-        for layers in sharing.values():
+        for layers in sharing_a_weight(self._layers):
             self._add(layers)
         return SecondMoments(self._values, self._missing, self._unguided)
 
@@ -136,6 +133,14 @@ class Mixing:
         for other in others:
             first += other
         return first
+
+
+def sharing_a_weight(layers: Iterable[Layer]) -> list[list[Layer]]:
+    """Layers in their order, those together that share a weight."""
+    found: dict[str, list[Layer]] = {}
+    for layer in layers:
+        found.setdefault(layer.weight_of or layer.name, []).append(layer)
+    return list(found.values())
 
 
 def _alone(layer: Layer, is_reached: bool) -> str:

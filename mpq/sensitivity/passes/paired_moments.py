@@ -11,6 +11,7 @@ from mpq.network.layer import Layer
 from mpq.network.modules import weight_of
 from mpq.network.network import Network
 from mpq.network.weight_layout import layout_of
+from mpq.rounding.diagonal_blocks import moment_shape
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.forward_pass import read_first
@@ -19,7 +20,7 @@ from mpq.sensitivity.passes.input_columns import input_columns
 from mpq.sensitivity.passes.looking import Looking
 from mpq.sensitivity.passes.moment_mixing import mixing_factors
 from mpq.sensitivity.passes.operator_calls import operator_call
-from mpq.sensitivity.passes.second_moments import POSITIONS, moment_shape
+from mpq.sensitivity.passes.second_moments import POSITIONS
 
 
 @final

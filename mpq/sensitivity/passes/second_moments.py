@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil
 from typing import Any, Final, Self, final
 
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from mpq.network.layer import Layer
 from mpq.network.modules import hooks, weight_of
 from mpq.network.own_forward import is_computed_again
 from mpq.network.weight_layout import layout_of
+from mpq.rounding.diagonal_blocks import DENSE_INPUTS, moment_shape
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.forward_pass import read_batch
@@ -26,10 +26,6 @@ from mpq.sensitivity.passes.moment_mixing import Collected, Mixing, SecondMoment
 from mpq.sensitivity.passes.operator_calls import operator_call
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 
-DENSE_INPUTS: Final = 2**14
-"""Inputs of a row whose moment takes 1 GiB."""
-ALIGNMENT: Final = 256
-"""Blocks of longer rows have multiples of so many inputs, which are whole groups of most sizes."""
 POSITIONS: Final = 128
 """A moment of ``K`` inputs is known well enough from several times ``K`` positions: GPTQ takes
 128 texts of 2048 tokens for up to 49152 inputs. A convolution of few channels over many images has
@@ -106,11 +102,13 @@ class PartialMoments:
         on: The network and all examples.
         guidance: As in ``second_moments``.
         parts: What was collected from each.
+        layers: Whose they are.
     """
 
     on: Estimation
     guidance: float
     parts: Sequence[Collected]
+    layers: Sequence[Layer]
 
     @classmethod
     def of(
@@ -121,10 +119,12 @@ class PartialMoments:
         dense_inputs: int = DENSE_INPUTS,
         positions: int = POSITIONS,
         seed: int = 0,
+        layers: Sequence[Layer] | None = None,
     ) -> Self:
         """Collects them in one forward and one backward pass over all parts.
 
-        Takes the memory of ``second_moments`` for each part.
+        Takes the memory of ``second_moments`` for each part. Those of some layers are what they are
+        among those of all, to the last bit.
 
         Args:
             on: As in ``second_moments``.
@@ -133,11 +133,13 @@ class PartialMoments:
             dense_inputs: See there.
             positions: See there.
             seed: See there.
+            layers: Some of the network's, all that share a weight or none of them; default: all.
 
         Raises:
             InputError: As there.
             GradientError: As there.
         """
+        chosen = on.network.layers if layers is None else layers
         if not 0 <= guidance <= 1:
             raise InputError(f"guidance is a share from 0 to 1; got {guidance}")
         if dense_inputs < 1 or positions < 0:
@@ -149,12 +151,14 @@ class PartialMoments:
         looking, origin, found = Looking.of(on, positions), on.data.first().start, []
         for part in data:
             shown = replace(on, data=part)
-            collecting = _Collecting(shown, dense_inputs, looking, origin, is_guided=guidance > 0)
+            collecting = _Collecting(
+                shown, chosen, dense_inputs, looking, origin, is_guided=guidance > 0
+            )
             if guidance:
                 collecting.read_backward(probes)
             collecting.read_forward()
             found.append(collecting.collected)
-        return cls(on, guidance, found)
+        return cls(on, guidance, found, chosen)
 
     def total(self, indices: Sequence[int], is_last: bool = False) -> SecondMoments:
         """The second moments of some parts' examples.
@@ -164,40 +168,22 @@ class PartialMoments:
             is_last: Whether nothing else will be asked: memory is given back layer by layer.
         """
         parts = [self.parts[i] for i in indices]
-        return Mixing(self.on, parts, self.guidance, is_last).result()
-
-
-def moment_shape(
-    groups: int, inputs: int, dense_inputs: int = DENSE_INPUTS
-) -> tuple[int, int, int]:
-    """``[G, K, k]``: a whole matrix for each group, or blocks of ``k`` inputs along its diagonal.
-
-    The fewest blocks that take no more memory than one matrix of ``dense_inputs``, of about equal
-    size, which is a multiple of ``ALIGNMENT``, or of a smaller power of two below it.
-
-    Args:
-        groups: Of rows, ``G``.
-        inputs: Weights in a row, ``K``.
-        dense_inputs: See ``second_moments``.
-
-    >>> moment_shape(1, 16384), moment_shape(1, 28672), moment_shape(1, 65536)
-    ((1, 16384, 16384), (1, 28672, 7168), (1, 65536, 4096))
-    """
-    most = max(1, dense_inputs**2 // (groups * inputs))
-    if most >= inputs:
-        return groups, inputs, inputs
-    unit = min(ALIGNMENT, 2 ** (most.bit_length() - 1))
-    count = ceil(inputs / (most // unit * unit))
-    return groups, inputs, ceil(inputs / count / unit) * unit
+        return Mixing(self.layers, parts, self.guidance, is_last).result()
 
 
 class _Collecting:
-    """Reads every call of every layer that can have a moment."""
+    """Reads every call of every one of some layers that can have a moment."""
 
     def __init__(
-        self, on: Estimation, dense_inputs: int, looking: Looking, origin: int, is_guided: bool
+        self,
+        on: Estimation,
+        layers: Sequence[Layer],
+        dense_inputs: int,
+        looking: Looking,
+        origin: int,
+        is_guided: bool,
     ) -> None:
-        self._on, self._looking = on, looking
+        self._on, self._layers, self._looking = on, layers, looking
         self._origin, self._first = origin, 0  # example of the batch that is read
         self._empty = partial(_empty, dense_inputs=dense_inputs, is_guided=is_guided)
         self._begin()
@@ -207,7 +193,7 @@ class _Collecting:
         network = self._on.network
         self.moments: dict[str, LayerMoments] = {
             layer.name: self._empty(layer, network.layer_module(layer.name))
-            for layer in network.layers
+            for layer in self._layers
         }
         self.missing: dict[str, str] = {}
         self.calls, self._reads = Counter[str](), Counter[str]()

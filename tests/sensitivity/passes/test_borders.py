@@ -1,14 +1,17 @@
 """Passes that keep what blocks read: the gradients of a plain pass, with less in memory."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mpq._support.pages import can_stream
 from mpq.errors import ModelError
 from mpq.network.blocks import blocks_of
-from mpq.sensitivity.passes.borders import kept_at_borders
+from mpq.network.mapped import streaming
+from mpq.sensitivity.passes.borders import SHARE, kept_at_borders
 
 
 class Block(nn.Module):
@@ -77,6 +80,25 @@ def test_gradients_are_those_of_a_plain_pass(deep: Deep) -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
     assert kept < all_kept / 3
     assert all("forward" not in vars(block) for block in deep.blocks)
+
+
+@pytest.mark.skipif(not can_stream(), reason="only Linux says which pages are a file's")
+def test_what_is_much_of_the_memory_lies_in_files(
+    deep: Deep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three blocks read 240 bytes each: the same gradients, with nothing of it kept by autograd."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    x = torch.randn(5, 6, dtype=torch.float64)
+    with streaming(allowed=int(720 / SHARE)):
+        expected, in_memory = gradients(deep, x, True)
+
+    with streaming(allowed=int(720 / SHARE) - 24):
+        found, in_files = gradients(deep, x, True)
+
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    fixed = 24  # the second input of a block, which has no gradient, and is one for all
+    assert in_memory - in_files == 3 * (30 + fixed)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_block_that_reads_no_gradient(deep: Deep) -> None:

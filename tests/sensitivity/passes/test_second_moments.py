@@ -20,16 +20,14 @@ from mpq.network.network import Network
 from mpq.network.weight_layout import layout_of
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer
-from mpq.rounding.diagonal_blocks import blocks
+from mpq.rounding.diagonal_blocks import ALIGNMENT, blocks, moment_shape
 from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes import input_columns
 from mpq.sensitivity.passes.gram import Gram
 from mpq.sensitivity.passes.moment_mixing import OVER, SecondMoments
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 from mpq.sensitivity.passes.second_moments import (
-    ALIGNMENT,
     PartialMoments,
-    moment_shape,
     second_moments,
 )
 from tests.sensitivity.functions import Function

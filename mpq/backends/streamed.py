@@ -1,28 +1,41 @@
 """Whether a network fits into memory, with what a search holds beside it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from torch import Tensor, nn, strided
 
 from mpq._support.bounds import machine_bytes
+from mpq._support.pages import can_stream
 from mpq.errors import InputError
-from mpq.network.mapped import can_stream, resident_bytes, unmapped_bytes
+from mpq.network.mapped import resident_bytes, unmapped_bytes
+from mpq.problem.assignment import Assignment
+from mpq.problem.limits import bytes_of
 from mpq.quantization.precision import Granularity, TensorFormat
+from mpq.rounding.diagonal_blocks import moment_shape
 
 SCALE_BYTES: Final = 4
 """Of a group of weights in a format: a scale in float32; of an affine format a zero point, too."""
 _AT_ONCE: Final = 3
 """How often the largest weight is there at once: as it is, rounded, and in tiles of both."""
+_OF_MOMENT: Final = 28
+"""Bytes of a second moment's number while it is factorized: it is in float32, damped, and twice in
+float64; and the factor in float32."""
 
 
-def why_streamed(model: nn.Module, allowed: int | None, formats: Iterable[TensorFormat]) -> str:
+def why_streamed(
+    model: nn.Module,
+    allowed: int | None,
+    formats: Iterable[TensorFormat],
+    reads_inputs: bool = False,
+) -> str:
     """Why a network is streamed, a sentence; empty: it is not.
 
     Args:
         model: The user's.
         allowed: Bytes that this process may hold; ``None``: what the machine has.
         formats: Of weights, which layers may take.
+        reads_inputs: Whether weights are rounded with regard to data.
 
     Raises:
         InputError: If it does not fit and cannot be streamed.
@@ -52,7 +65,7 @@ def why_streamed(model: nn.Module, allowed: int | None, formats: Iterable[Tensor
             'dtype="auto"))'
         )
     largest = max(num_bytes for _, num_bytes in own)
-    least = now + _AT_ONCE * largest + _scales(own, set(formats))
+    least = _least(own, set(formats), reads_inputs)
     if least > memory:
         raise InputError(
             f"{told}, and streamed it holds at least {_gib(least)}: its largest weight has "
@@ -60,6 +73,56 @@ def why_streamed(model: nn.Module, allowed: int | None, formats: Iterable[Tensor
             "or coarser candidates (groups)"
         )
     return f"{told}: it is streamed from its files, block by block"
+
+
+def why_run_streamed(model: nn.Module, memory: int | str | None, assignment: Assignment) -> str:
+    """Why a network is streamed that is run or written in an assignment; empty: it is not.
+
+    Args:
+        model: The user's.
+        memory: As in ``Task``.
+        assignment: Whose scales are in memory.
+
+    Raises:
+        InputError: If it does not fit and cannot be streamed.
+    """
+    allowed = None if memory is None else bytes_of("memory", memory)
+    # A weight has scales in one format: at most those of the smallest groups.
+    formats = (p.weight for p in assignment.precisions.values())
+    groups = [f for f in formats if f.granularity is Granularity.GROUP]
+    finest = min(groups, key=lambda f: f.group_size or 0, default=None)
+    return why_streamed(model, allowed, [] if finest is None else [finest])
+
+
+def moment_memory(model: nn.Module, allowed: int | None, formats: Iterable[TensorFormat]) -> int:
+    """Bytes that second moments of a streamed network's layers may take at a time: half of the
+    memory that nothing else is known to need.
+
+    Args:
+        model: See ``why_streamed``.
+        allowed: See there.
+        formats: See there.
+    """
+    memory = machine_bytes() if allowed is None else allowed
+    own = list(_memories(model))
+    return max(0, memory - _least(own, set(formats), reads_inputs=True)) // 2
+
+
+def _least(
+    own: Sequence[tuple[Tensor, int]], formats: Collection[TensorFormat], reads_inputs: bool
+) -> int:
+    """What a streamed search holds at least, whatever its examples are."""
+    works = [_AT_ONCE * num_bytes for _, num_bytes in own]
+    if reads_inputs:
+        works += [_rounding_bytes(tensor, len(formats)) for tensor, _ in own if tensor.ndim > 1]
+    return resident_bytes() + max(works) + _scales(own, formats)
+
+
+def _rounding_bytes(tensor: Tensor, num_formats: int) -> int:
+    """Of one weight, while data chooses its codes."""
+    _, inputs, block = moment_shape(1, tensor[0].numel())
+    in_float32 = 4 + 2 * num_formats  # codes, and those of some rows beside those of all
+    return in_float32 * tensor.numel() + _OF_MOMENT * min(inputs, block) ** 2
 
 
 def _not_here(allowed: int | None) -> str:

@@ -341,10 +341,10 @@ def test_files_that_have_changed_places_count_as_damaged(tmp_path: Path) -> None
     cache = Cache(tmp_path)
     for name in ("a", "b"):
         CodesCache(cache).keep_record(name, {"is": name})
-    (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes())
+    (tmp_path / "b.network").write_bytes((tmp_path / "a.network").read_bytes())
 
     assert CodesCache(cache).record("a") == {"is": "a"}
-    with pytest.warns(UserWarning, match="b is damaged: what was in it is made anew"):
+    with pytest.warns(UserWarning, match="b.network is damaged: what was in it is made anew"):
         assert CodesCache(cache).record("b") is None
 
 

@@ -47,7 +47,9 @@ class BranchAndBound(Solver):
     quadratic problem comes close to the optimum and rules out precisions with which nothing is
     better than the answer of the local search; what is left is relaxed again, tried in full where
     it is small, and else split by the precision of the group that is least decided, the most
-    promising part first (branch and bound, Land and Doig 1960, doi:10.2307/1910129).
+    promising part first (branch and bound, Land and Doig 1960, doi:10.2307/1910129). With more than
+    300 moves left at first, the shares of the relaxation are made whole after each round, and
+    improved by exchanges among what is left: a better answer rules out more.
 
     The convex relaxation, at which ``outer-approximation`` begins, ignores both that products of
     choices are not negative and that a budget holds for each of them; with both, no integer

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -101,6 +102,7 @@ def pursued(
     work: float = math.inf,
     deadline: float = math.inf,
     patience: int = PATIENCE,
+    lower: Callable[[Subproblem], float] | None = None,
 ) -> Tightened:
     """Rounds of tightening, until little changes or little is left.
 
@@ -110,6 +112,7 @@ def pursued(
         work: What may be spent: iterations times the cubed number of cells.
         deadline: Time of ``time.perf_counter`` in seconds, at which it stops.
         patience: Rounds in which little changes before it is given up.
+        lower: Looks for a better assignment after each round, and returns the cutoff from then on.
     """
     idle = 0
     while node.problem is not None and node.problem.num_assignments > MAX_ENUMERATED:
@@ -124,6 +127,8 @@ def pursued(
         idle = 0 if is_closer or is_smaller else idle + 1
         # What held for more assignments holds for fewer.
         node = replace(found, bound=max(found.bound, node.bound))
+        if lower is not None and node.problem is not None:
+            cutoff = lower(node.problem)
     return node
 
 

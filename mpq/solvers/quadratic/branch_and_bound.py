@@ -28,6 +28,7 @@ from mpq.solvers.quadratic.bound import (
 )
 from mpq.solvers.quadratic.convex_relaxation import Relaxed, relaxed
 from mpq.solvers.quadratic.doubly_nonnegative import Tightened
+from mpq.solvers.quadratic.lifted_start import lowered
 from mpq.solvers.quadratic.local_search import searched
 from mpq.solvers.quadratic.moves import Quadratic
 from mpq.solvers.quadratic.relaxed_start import core
@@ -46,7 +47,9 @@ class BranchAndBound(Solver):
     quadratic problem comes close to the optimum and rules out precisions with which nothing is
     better than the answer of the local search; what is left is relaxed again, tried in full where
     it is small, and else split by the precision of the group that is least decided, the most
-    promising part first (branch and bound, Land and Doig 1960, doi:10.2307/1910129).
+    promising part first (branch and bound, Land and Doig 1960, doi:10.2307/1910129). With more than
+    300 moves left at first, the shares of the relaxation are made whole after each round, and
+    improved by exchanges among what is left: a better answer rules out more.
 
     The convex relaxation, at which ``outer-approximation`` begins, ignores both that products of
     choices are not negative and that a budget holds for each of them; with both, no integer
@@ -108,7 +111,7 @@ class BranchAndBound(Solver):
         scale = Scale.of(loss, simple, self.gap)
         found = _Found(first, loss, simple / scale.unit, is_finished=False)
         if len(quadratic.group) <= MAX_MOVES:
-            found = _searched(problem, quadratic, scale, found, deadline, start)
+            found = _searched(problem, quadratic, scale, found, deadline, start, self.seed)
         # One above the loss is looked at in `from_additive`: rounding, or a contradiction.
         bound = max(simple, found.bound * scale.unit)
         status = Status.FEASIBLE
@@ -168,6 +171,7 @@ def _searched(
     found: _Found,
     deadline: float,
     start: Relaxed | None = None,
+    seed: int = 0,
 ) -> _Found:
     """Branches, the one with the lowest bound first; the whole may begin at a relaxation."""
     cutoff = scale.cutoff(found.loss)
@@ -179,8 +183,20 @@ def _searched(
     queue: list[tuple[float, int, _Branch]] = []
     # Of equal bounds the older branch comes first; branches themselves cannot be compared.
     order = count()
+
+    def lower(part: Subproblem) -> float:
+        nonlocal found
+        layers = lowered(problem, quadratic, part, found.layers, seed + next(order), deadline)
+        found = replace(found, layers=layers, loss=problem.loss_of(layers))
+        return scale.cutoff(found.loss)
+
     while True:
-        node = pursued(node, cutoff, deadline=deadline, patience=patience)
+        node = pursued(
+            node, cutoff, deadline=deadline, patience=patience,
+            # Few moves were searched well before: the first assignment mostly is the best.
+            lower=None if start is None else lower,
+        )  # fmt: skip
+        cutoff = scale.cutoff(found.loss)
         patience = PATIENCE  # of parts, which begin where the whole has stopped
         if node.problem is not None and node.problem.num_assignments <= MAX_ENUMERATED:
             found = _tried(problem, quadratic, node.problem, found)

@@ -128,7 +128,7 @@ def searched(
         return improved(problem, quadratic, layers, num_restarts, seed, deadline)
     start = layers
     # What pairs of groups cost is not in the relaxation.
-    columns = None if len(quadratic.pairwise) else rounded(quadratic, relaxation, deadline)
+    columns = None if len(quadratic.pairwise) else rounded(quadratic, relaxation.share, deadline)
     if columns is not None:
         tried = (problem.grouped.expand(columns), layers)
         start = min(filter(problem.is_feasible, tried), key=problem.loss_of)

@@ -6,26 +6,24 @@ from sys import float_info
 
 import numpy as np
 
-from mpq._support.arrays import Columns, Mask
+from mpq._support.arrays import Array, Columns, Mask
 from mpq.problem.tolerances import EQUAL_LOSSES
 from mpq.solvers.quadratic.convex_relaxation import Relaxed
 from mpq.solvers.quadratic.moves import Quadratic
 
 
-def rounded(
-    quadratic: Quadratic, relaxation: Relaxed, deadline: float = math.inf
-) -> Columns | None:
+def rounded(quadratic: Quadratic, share: Array, deadline: float = math.inf) -> Columns | None:
     """``[G]`` the largest share of every group, changed until the budgets hold.
 
     Args:
         quadratic: The loss and the budgets, without costs of pairs of groups.
-        relaxation: Its shares.
+        share: ``[M]`` of each move in a relaxation's answer.
         deadline: Time of ``time.perf_counter`` in seconds, after which nothing is changed.
 
     Returns:
         ``None`` if no single change brings the budgets nearer, or there is no time for it.
     """
-    held = _largest(quadratic, relaxation)
+    held = _largest(quadratic, share)
     # Budgets of unlike units are added up: in units of their largest single cost.
     unit = np.maximum(np.abs(quadratic.costs).max(axis=1), float_info.min)
     # Each change brings the budgets nearer, and most groups change once.
@@ -47,10 +45,10 @@ def rounded(
     return None
 
 
-def _largest(quadratic: Quadratic, relaxation: Relaxed) -> Columns:
+def _largest(quadratic: Quadratic, share: Array) -> Columns:
     """``[G]`` the first move of the largest share."""
-    most = np.maximum.reduceat(relaxation.share, quadratic.starts)[quadratic.group]
-    moves = np.flatnonzero(relaxation.share == most)
+    most = np.maximum.reduceat(share, quadratic.starts)[quadratic.group]
+    moves = np.flatnonzero(share == most)
     return moves[np.unique(quadratic.group[moves], return_index=True)[1]]
 
 

@@ -158,7 +158,7 @@ def test_rounded_shares_are_within_the_budgets(kind: str, seed: int) -> None:
     problem, quadratic = case.problem(), Quadratic.of(case.problem())
     relaxation = relaxed(quadratic)
 
-    columns = rounded(quadratic, relaxation)
+    columns = rounded(quadratic, relaxation.share)
 
     assert columns is not None
     assert problem.is_feasible(problem.grouped.expand(columns))
@@ -180,4 +180,4 @@ def test_what_no_single_change_repairs_is_not_rounded() -> None:
     case = Case(np.ones((1, 1, 2)), np.ones((1, 2)), costs, (1.0, 1.0))
     quadratic = Quadratic.of(case.problem())
 
-    assert rounded(quadratic, relaxed(quadratic)) is None
+    assert rounded(quadratic, relaxed(quadratic).share) is None

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten_with_path
 
 from mpq._support.told import code_told, is_known, told
 from mpq.network.examples import Calibration
+from mpq.network.halving import halved
 from mpq.network.network import Network
 from mpq.quantization.fingerprint import checksum, measurement_key
 from mpq.quantization.precision import Precision
@@ -34,8 +35,13 @@ def network_parts(
     them. Nor does that batch alone: what becomes of later ones, and what gradients pass, is said by
     the modules' code and settings.
     """
-    with torch.no_grad():
-        first = network.outputs(next(iter(network.batches(data))))
+
+    def answers(some: Calibration) -> torch.Tensor:
+        with torch.no_grad():
+            return network.outputs(next(iter(network.batches(some))))
+
+    # Of a batch that does not fit the first piece, which is enough to tell networks apart.
+    first = halved("a look at the first batch", data, answers, network.why_uncut)
     method = RANGE_METHODS.build(quantizer.weight_range)
     return {
         **measurement_key(network, data, quantizer, candidates),

@@ -8,6 +8,7 @@ from mpq._support.cache import Cache
 from mpq._support.progress import showing_progress
 from mpq._support.shard import Shard
 from mpq.errors import InputError
+from mpq.network.halving import halved
 from mpq.network.randomness import random_state_kept
 from mpq.problem.limits import Limits, parse_limits
 from mpq.sensitivity import ESTIMATORS, DivisibleEstimator, SensitivityEstimator
@@ -85,7 +86,12 @@ def _collected(
     assert num_batches is not None  # the key has read all of them
     own = OwnShare(cache, kept.name, kept.key, shard, num_batches)
     if not own.path.exists():
-        estimator.collect(replace(on, division=own))
+        halved(
+            f"share {shard} of the estimate ({estimator.name})",
+            on.data,
+            lambda data: estimator.collect(replace(on, data=data, division=own)),
+            on.network.why_uncut,
+        )
     return own.path
 
 

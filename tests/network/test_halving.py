@@ -20,6 +20,7 @@ from mpq.sensitivity import ESTIMATORS, Estimation
 from mpq.sensitivity.in_memory import in_memory
 from mpq.sensitivity.passes.second_moments import second_moments
 from mpq.workflows.evaluate import Reference
+from mpq.workflows.shards import estimate_shard
 
 CANDIDATES = tuple(map(Precision.parse, ("w2a4", "w4a8", "w8a8d")))
 WORDS = 16
@@ -137,6 +138,34 @@ def test_a_search_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
     assert result.problem.loss.values == pytest.approx(expected.problem.loss.values, rel=1e-3)
     assert result.assignment.precisions == expected.assignment.precisions
+
+
+def test_shares_of_several_jobs_are_whole_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever they are cut into; the search goes on from both."""
+
+    def task(cache: Path | None) -> mpq.Task:
+        data = sequences(4, 4)
+        return mpq.Task(
+            Tight().eval(), data, data, candidates=CANDIDATES, rounding="nearest", cache=cache
+        )
+
+    expected = mpq.search(task(None), {"effective_bits": 5}, sensitivity="sketch")
+    monkeypatch.setattr(Tight, "room", 2)
+
+    def made_by_jobs() -> mpq.SearchResult:
+        for share in ("1/2", "2/2"):
+            estimate_shard(task(tmp_path), share, sensitivity="sketch")
+        return mpq.search(task(tmp_path), {"effective_bits": 5}, sensitivity="sketch")
+
+    with pytest.warns(UserWarning, match="goes on with 2 at once") as warned:
+        result = made_by_jobs()
+
+    said = [str(w.message).partition(" does not fit")[0] for w in warned]
+    assert said.count("share 2/2 of the estimate (sketch)") == 1
+    found, values = result.problem.loss.values, expected.problem.loss.values
+    assert found == pytest.approx(values, rel=1e-3)
 
 
 def test_a_journal_goes_on_with_the_smaller_batches(

@@ -62,7 +62,7 @@ class Cache:
         with self._opened(name) as file:
             if file is None:
                 return None
-            content = checked(file.read())
+            content = checked(file.read(), name)
         if content is None:
             self._warn_damaged(name)
         return content

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self, final
 
-from torch import nn
+from torch import Tensor, nn
 
 from mpq.network.behaviour import check_again
 from mpq.network.dataflow import Dataflow, with_sources
@@ -37,7 +37,12 @@ class Finding:
 
     @classmethod
     def of(
-        cls, module: nn.Module, data: Calibration, metric: OutputMetric, seed: int | None = None
+        cls,
+        module: nn.Module,
+        data: Calibration,
+        metric: OutputMetric,
+        seed: int | None = None,
+        known: tuple[Batch, Tensor] | None = None,
     ) -> Self:
         """Runs all batches twice; those that reach a layer first are traced as well, and kept.
 
@@ -46,6 +51,7 @@ class Finding:
             data: All examples.
             metric: Reads the outputs.
             seed: Where the generators start in every pass; ``None``: they are left alone.
+            known: A batch, and what it answered before: it need not be run twice again.
 
         Raises:
             ModelError: If a batch gives another answer the second time.
@@ -58,7 +64,8 @@ class Finding:
             is_first = bool(watch.run(batch))
             first = batch.as_examples(metric.positions(watch.returned))
             where = f"batch {index} of the calibration data"
-            check_again(module, batch, first, metric, seed, where)
+            second = _answered(batch, first, known)
+            check_again(module, batch, first, metric, seed, where, second)
             # Also where the first batch reaches nothing: its trace says so.
             if is_first or not batches:
                 seen = trace(module, batch, metric)
@@ -150,3 +157,10 @@ def _with_known_readers(layers: Sequence[Layer], known: dict[str, Layer]) -> lis
     new = [layer for layer in layers if layer.name not in known]
     readers = [first.get(layer.input_of or layer.name, layer.input_of) for layer in new]
     return [replace(x, input_of=reader) for x, reader in zip(new, readers, strict=True)]
+
+
+def _answered(batch: Batch, first: Tensor, known: tuple[Batch, Tensor] | None) -> Tensor | None:
+    """What is known of the batch, if it is cut into examples as it was before."""
+    if known is None or (known[0].start, known[0].size) != (batch.start, batch.size):
+        return None
+    return known[1] if known[1].shape == first.shape else None

@@ -144,7 +144,7 @@ class Network:
         is_mixing = mixes_examples(module, batch, metric, outputs)
         # Before folding, as the traces say who reads a convolution's output.
         looked_at = examples.whole() if is_mixing else examples
-        found = _find(module, looked_at, metric, allow_randomness)
+        found = _find(module, looked_at, metric, allow_randomness, (batch, outputs))
         held = held_by(model, module)
         # Also before: folding gives layers weights of their own memory.
         weights = {x.name: weight_of(module.get_submodule(x.name)) for x in found.layers}
@@ -293,9 +293,15 @@ def _batches(module: nn.Module, data: Calibration) -> Iterator[Batch]:
     return (batch.to(device) for batch in data)
 
 
-def _find(module: nn.Module, data: Calibration, metric: OutputMetric, seed: int | None) -> Finding:
+def _find(
+    module: nn.Module,
+    data: Calibration,
+    metric: OutputMetric,
+    seed: int | None,
+    known: tuple[Batch, Tensor],
+) -> Finding:
     """The layers; a weight that is used without its module becomes one after a first look."""
-    found = Finding.of(module, data, metric, seed)
+    found = Finding.of(module, data, metric, seed, known)
     asked = (*found.reach.without_call, *found.refused)
     is_opened = bool(asked) and _open(module, data, found.batches[0], metric, asked)
     also = found.reach.also_used

@@ -23,8 +23,11 @@ from mpq.cli.loading import load_folder
 from mpq.errors import InputError, ModelError
 from mpq.network.mapped import streaming, unmapped_bytes
 from mpq.quantization.stored import WEIGHTS_FILE
+from mpq.sensitivity.passes.moment_mixing import SecondMoments
 from mpq.sensitivity.passes.second_moments import PartialMoments
+from mpq.workflows.plan import plan
 from mpq.workflows.quantized_file import save_quantized
+from mpq.workflows.shown_examples import MomentParts
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(
@@ -380,6 +383,40 @@ def test_what_fits_is_not_streamed(folder: Path) -> None:
 
     assert task(model).streamed == ""
     assert task(model, memory="1000GB").streamed == ""
+
+
+def test_what_data_chooses_needs_memory_as_well(folder: Path, tight: str) -> None:
+    """Weights and rounded ones fit, second moments and codes beside them do not."""
+    assert tight
+    model = load_folder(folder)
+    whole = 2 * sum(p.numel() * 4 for p in model.parameters())
+
+    plain, chosen = (
+        task(model, memory=f"{whole + 1000}B", rounding=rounding).streamed
+        for rounding in ("nearest", "gptq")
+    )
+
+    assert plain == ""
+    assert "it is streamed" in chosen
+
+
+def test_a_plan_is_made_so(folder: Path, tight: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a rounding with regard to data: by second moments of some layers at a time."""
+    groups: list[int] = []
+    totals = MomentParts.totals
+
+    def counted(parts: MomentParts, indices: Any) -> Iterator[SecondMoments]:
+        for found_of_some in totals(parts, indices):
+            groups.append(len(found_of_some.values))
+            yield found_of_some
+
+    monkeypatch.setattr(MomentParts, "totals", counted)
+    asked = task(load_folder(folder), memory=tight, rounding="gptq", candidates=("w4g64",))
+
+    planned = plan(asked, sensitivity="weight-error")
+
+    assert len(groups) > 1
+    assert {"second moments", "codes of weights"} <= {phase.name for phase in planned.phases}
 
 
 def test_it_is_chosen_where_the_machine_is_small(

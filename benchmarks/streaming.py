@@ -10,8 +10,8 @@ their own with one thread: ``streamed`` within ``--memory``, ``in_memory`` witho
 mapped files with it; ``loaded_bytes`` what it held before the search. ``cpu_seconds`` is process
 time, ``read_bytes`` what came from the disk and not from the system's cache of files. ``table_sum``
 and ``loss`` are the estimate's sum and the loss measured for the answer, ``codes`` a checksum of
-its weights where ``--rounding`` looks at data: equal in both cases. ``--verbs`` evaluates and exports
-the answer afterwards, in processes of their own within ``--memory``.
+its weights where ``--rounding`` looks at data: equal in both cases. ``--verbs`` evaluates and
+exports the answer afterwards, in processes of their own within ``--memory``.
 """
 
 import argparse

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mpq._support.pages import can_stream
 from mpq.cli.loading import load_callable, load_model, load_object, load_weights
 from mpq.errors import FileFormatError, InputError, ModelError
-from mpq.network.mapped import can_stream, unmapped_bytes
+from mpq.network.mapped import unmapped_bytes
 
 NET = """
 from dataclasses import dataclass

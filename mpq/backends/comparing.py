@@ -21,6 +21,7 @@ from mpq.backends.target import SQUARED_ERROR, Shipped, Target
 from mpq.errors import ModelError
 from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
+from mpq.network.modules import weight_of
 from mpq.network.named_outputs import compared_tensors, output_names, scored_tensors
 from mpq.network.weight_layout import layout_of
 
@@ -190,7 +191,9 @@ def check_decoded(target: Target, shipped: Shipped, weights: Iterable[tuple[str,
         if layer is None:
             continue
         layer_module = shipped.module.get_submodule(name)
-        rounded = shipped.quantizer.weight(name, layer_module, layer.precision.weight)
+        # In float32, in which all that is stored is exact.
+        original = weight_of(layer_module).detach().float()
+        rounded = shipped.quantizer.weight(name, layer_module, layer.precision.weight, original)
         expected = layout_of(layer_module).to_rows(rounded).float().cpu()
         same_shape = expected.shape == found.shape
         error = float((expected - found).abs().max()) if same_shape else float("nan")

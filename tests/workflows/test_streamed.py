@@ -295,6 +295,24 @@ def test_an_export_is_that_of_memory(folder: Path, run: Path, tight: str, tmp_pa
     assert 0 <= check["max_weight_difference"] <= 1e-6
 
 
+def test_an_export_of_a_network_in_half_precision(folder: Path, tight: str, tmp_path: Path) -> None:
+    """What is decoded is compared in float32, in which scales and codes are exact."""
+    pytest.importorskip("compressed_tensors")
+    half = tmp_path / "half"
+    load_folder(folder).bfloat16().save_pretrained(half)  # type: ignore[operator]
+    rules, to = mpq.Rules(exclude=["model.embed_tokens"]), "compressed-tensors"
+    asked = task(load_folder(half), candidates=("w4g64", "w8g64"), to=to, rules=rules)
+    assignment = found(asked, "weight-error").assignment
+
+    mpq.export(assignment, tmp_path / "made", to, load_folder(half), data(), memory="9MB")
+
+    check = json.loads((tmp_path / "made" / "export.json").read_text())
+    assert "is streamed" in check["streamed"]
+    assert check["dtype"] == "bfloat16"
+    assert check["was_searched_for"]
+    assert check["max_weight_difference"] <= 1e-6
+
+
 def test_an_export_that_decodes_to_something_else(
     folder: Path, run: Path, tight: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

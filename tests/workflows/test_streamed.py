@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 import mpq
 from mpq._support import pages
-from mpq.backends import streamed
+from mpq.backends import compressed_tensors_layout, streamed
 from mpq.backends.compressed_tensors import CompressedTensors
 from mpq.backends.decoded import DecodedWeight
 from mpq.cli.__main__ import app
@@ -295,14 +295,26 @@ def test_an_export_is_that_of_memory(folder: Path, run: Path, tight: str, tmp_pa
     assert 0 <= check["max_weight_difference"] <= 1e-6
 
 
-def test_an_export_of_a_network_in_half_precision(folder: Path, tight: str, tmp_path: Path) -> None:
-    """What is decoded is compared in float32, in which scales and codes are exact."""
+def test_an_export_of_a_network_in_half_precision(
+    folder: Path, tight: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every layout; what is decoded, in parts, is compared in float32, in which it is exact."""
     pytest.importorskip("compressed_tensors")
+    assert tight
+    monkeypatch.setattr(compressed_tensors_layout, "CHANNELS_AT_ONCE", 100)
     half = tmp_path / "half"
     load_folder(folder).bfloat16().save_pretrained(half)  # type: ignore[operator]
-    rules, to = mpq.Rules(exclude=["model.embed_tokens"]), "compressed-tensors"
-    asked = task(load_folder(half), candidates=("w4g64", "w8g64"), to=to, rules=rules)
-    assignment = found(asked, "weight-error").assignment
+    chosen = {
+        "*.self_attn.*": "nvfp4",
+        "*.gate_proj": "mxfp4",
+        "*.up_proj": "mxfp4",
+        "model.layers.0.*.down_proj": "w8a8",
+        "model.layers.1.*.down_proj": "w4t",
+        "lm_head": "wfp8a32",
+    }
+    rules, to = mpq.Rules(exclude=["model.embed_tokens"], fix=chosen), "compressed-tensors"
+    asked = task(load_folder(half), candidates=("w3g64", "w8g64"), to=to, rules=rules)
+    assignment = found(asked, "weight-error", "effective_bits=16").assignment
 
     mpq.export(assignment, tmp_path / "made", to, load_folder(half), data(), memory="9MB")
 
@@ -310,6 +322,7 @@ def test_an_export_of_a_network_in_half_precision(folder: Path, tight: str, tmp_
     assert "is streamed" in check["streamed"]
     assert check["dtype"] == "bfloat16"
     assert check["was_searched_for"]
+    assert len(check["kinds"]) == 6
     assert check["max_weight_difference"] <= 1e-6
 
 

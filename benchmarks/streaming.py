@@ -10,7 +10,8 @@ their own with one thread: ``streamed`` within ``--memory``, ``in_memory`` witho
 mapped files with it; ``loaded_bytes`` what it held before the search. ``cpu_seconds`` is process
 time, ``read_bytes`` what came from the disk and not from the system's cache of files. ``table_sum``
 and ``loss`` are the estimate's sum and the loss measured for the answer, ``codes`` a checksum of
-its weights where ``--rounding`` looks at data: equal in both cases.
+its weights where ``--rounding`` looks at data: equal in both cases. ``--verbs`` evaluates and
+exports the answer afterwards, in processes of their own within ``--memory``.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from safetensors.torch import save_file
 
 import mpq
 from mpq.cli.loading import load_folder
+from mpq.network.mapped import streaming
 
 SIZES: dict[str, dict[str, int]] = {
     "60M": {"hidden": 512, "layers": 8, "inner": 1376, "heads": 8, "keys": 8},
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=2)
     parser.add_argument("--range", default="mse", help="how ranges of weights are chosen")
     parser.add_argument("--rounding", default="nearest", help="how weights become codes")
+    parser.add_argument("--verbs", action="store_true", help="evaluate and export the answer, too")
     asked = parser.parse_args()
     about = {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}
     about["transformers"] = transformers.__version__
@@ -66,6 +69,10 @@ def measured(size: str, asked: argparse.Namespace) -> dict[str, Any]:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 rows[case] = pool.apply(cost, (folder, case, asked))
             print(size, case, rows[case], file=sys.stderr)
+        for verb in ("evaluate", "export") if asked.verbs else ():
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                rows[verb] = pool.apply(put_to_work, (folder, verb, asked))
+            print(size, verb, rows[verb], file=sys.stderr)
     return rows
 
 
@@ -117,10 +124,14 @@ def cost(folder: str, case: str, asked: argparse.Namespace) -> dict[str, Any]:
             rounding=asked.rounding,
             ranges=mpq.Ranges(weight=asked.range),
             memory=asked.memory if case == "streamed" else None,
+            # As the target of the verbs wants it.
+            rules=mpq.Rules(exclude=["model.embed_tokens"] if asked.verbs else ()),
         ),
         {"weight_bytes": f"0.6x:{asked.formats[-1]}"},
         sensitivity=f"sketch:num_probes={asked.probes}",
     )
+    if asked.verbs:
+        result.assignment.save(Path(folder) / "run")
     return {
         "cpu_seconds": round(time.process_time() - start, 1),
         "peak_bytes": peak_bytes(),
@@ -132,6 +143,27 @@ def cost(folder: str, case: str, asked: argparse.Namespace) -> dict[str, Any]:
         "columns": result.columns.tolist(),
         "codes": result.assignment.weights and result.assignment.weights.sha256,
     }
+
+
+def put_to_work(folder: str, verb: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """What measuring or exporting the answer costs within ``--memory``, in a process of its own."""
+    torch.set_num_threads(1)
+    model, start = load_folder(Path(folder)), time.process_time()
+    loaded = peak_bytes()
+    with streaming():
+        assignment = mpq.Assignment.load(Path(folder) / "run")
+    found: dict[str, Any] = {}
+    if verb == "evaluate":
+        measured = mpq.evaluate(model, assignment, sequences(asked), memory=asked.memory)
+        found["loss"] = measured["quantized"].divergence
+    else:
+        made, data = Path(folder) / "made", sequences(asked)
+        export = mpq.export(
+            assignment, made, "compressed-tensors", model, data, memory=asked.memory
+        )
+        found["verdict"] = export.verdict
+    seconds = round(time.process_time() - start, 1)
+    return {"cpu_seconds": seconds, "peak_bytes": peak_bytes(), "loaded_bytes": loaded, **found}
 
 
 def sequences(asked: argparse.Namespace) -> list[dict[str, torch.Tensor]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mpq.backends.compressed_tensors_layout import (
     MICROSCALING,
+    decoded_in_parts,
     expert_tensors,
     input_bits,
     layer_tensors,
@@ -288,7 +289,8 @@ class CompressedTensors(FolderTarget):
                         key.rpartition(".")[2]: tensor.float() if tensor.dtype in HALF else tensor
                         for key, tensor in own.items()
                     }
-                    yield DecodedWeight(name, tool.decompress(tensors, scheme)["weight"], kind)
+                    decode = partial(tool.decompress, scheme=scheme)
+                    yield DecodedWeight(name, decoded_in_parts(decode, tensors), kind)
                     release(own.values())
 
     def load(self, folder: Path) -> Loaded:

@@ -1,6 +1,6 @@
 """How compressed-tensors stores one layer: its tensors, and the scheme that its group states."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -30,6 +30,8 @@ MICROSCALING: Final = {
     "nvfp4": "nvfp4-pack-quantized",
 }
 """What the tool calls the layouts of number formats that have their own blocks."""
+CHANNELS_AT_ONCE: Final = 1024
+"""Of a weight, that are decoded together."""
 _STRATEGIES: Final = {
     Granularity.TENSOR: "tensor",
     Granularity.CHANNEL: "channel",
@@ -176,3 +178,29 @@ def input_bits(precision: Precision) -> int:
     if precision.activation.granularity is not Granularity.TENSOR:
         return 0
     return 32 if precision.activation.symmetric else 40
+
+
+def decoded_in_parts(
+    decode: Callable[[dict[str, Tensor]], Mapping[str, Tensor]], tensors: Mapping[str, Tensor]
+) -> Tensor:
+    """``[O, K]`` of a layer, as the tool decodes it: some channels after the other.
+
+    The tool makes several copies of what it decodes.
+
+    Args:
+        decode: The tool's own function.
+        tensors: Of the layer, by their names within its module; codes lie channel by channel.
+    """
+    num_channels = len(tensors["weight_packed" if "weight_packed" in tensors else "weight"])
+    num_inputs = tensors["weight_shape"][1] if "weight_shape" in tensors else 0
+    found = []
+    for start in range(0, num_channels, CHANNELS_AT_ONCE):
+        some = slice(start, min(start + CHANNELS_AT_ONCE, num_channels))
+        part = {
+            name: tensor[some] if tensor.ndim == 2 and len(tensor) == num_channels else tensor
+            for name, tensor in tensors.items()
+        }
+        if "weight_shape" in tensors:
+            part["weight_shape"] = torch.tensor([some.stop - some.start, int(num_inputs)])
+        found.append(decode(part)["weight"])
+    return torch.cat(found)

@@ -1,6 +1,7 @@
 """Whether a network fits into memory, with what a search holds beside it."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from math import prod
 from typing import Final
 
 from torch import Tensor, nn, strided
@@ -49,8 +50,11 @@ def why_streamed(
     size = sum(num_bytes for _, num_bytes in own)
     mapped = size - unmapped_bytes(tensor for tensor, _ in own)
     now = resident_bytes()
+    formats = set(formats)
     # Whoever is measured has rounded weights beside its own.
     whole = now + mapped + size
+    if reads_inputs:
+        whole += sum(_moment_and_codes(tensor, len(formats)) for tensor in _matrices(own))
     if whole <= memory or (allowed is None and not mapped):
         return ""
     told = (
@@ -65,7 +69,7 @@ def why_streamed(
             'dtype="auto"))'
         )
     largest = max(num_bytes for _, num_bytes in own)
-    least = _least(own, set(formats), reads_inputs)
+    least = _least(own, formats, reads_inputs)
     if least > memory:
         raise InputError(
             f"{told}, and streamed it holds at least {_gib(least)}: its largest weight has "
@@ -114,8 +118,18 @@ def _least(
     """What a streamed search holds at least, whatever its examples are."""
     works = [_AT_ONCE * num_bytes for _, num_bytes in own]
     if reads_inputs:
-        works += [_rounding_bytes(tensor, len(formats)) for tensor, _ in own if tensor.ndim > 1]
+        works += [_rounding_bytes(tensor, len(formats)) for tensor in _matrices(own)]
     return resident_bytes() + max(works) + _scales(own, formats)
+
+
+def _matrices(own: Iterable[tuple[Tensor, int]]) -> Iterator[Tensor]:
+    """Those that may be weights of layers."""
+    return (tensor for tensor, _ in own if tensor.ndim > 1 and tensor.numel())
+
+
+def _moment_and_codes(tensor: Tensor, num_formats: int) -> int:
+    """What a search in memory keeps of one weight whose codes data chooses."""
+    return 8 * prod(moment_shape(1, tensor[0].numel())) + num_formats * tensor.numel()
 
 
 def _rounding_bytes(tensor: Tensor, num_formats: int) -> int:

@@ -18,6 +18,7 @@ from mpq.rounding import AutoRounding
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.auto import AutoEstimator
 from mpq.sensitivity.measured import Measured
+from mpq.sensitivity.passes.moment_mixing import SecondMoments
 from mpq.sensitivity.spot_check import spot_check
 from mpq.solvers import Solver
 from mpq.solvers.queries.solve import solve
@@ -272,19 +273,38 @@ class _FirstBatch:
         formats = [f for f in self._on.weights.formats if f.number.needs_scale]
         if not rounding.reads_inputs or not formats:
             return
-        shown = Shown.all_of(self._on, self.whole.task.seed)
-        (moments,), seconds, peak = timed(lambda: list(shown.moments()), self._device)
-        yield Phase(OF_ROUNDING[0], calibration_s=seconds / self._size, peak_bytes=peak)
+        passes: list[tuple[float, int | None]] = []
         asked = (
             to_round(self._on, layer.name, moments.values[layer.name], formats, rounding)
+            for moments in self._moments(passes)
             for layer in self._on.network.layers
             if layer.weight_of is None and layer.name in moments.values
         )
         seconds, num_bytes = self._codes(asked)
+        yield Phase(
+            OF_ROUNDING[0],
+            calibration_s=sum(each_s for each_s, _ in passes) / self._size,
+            peak_bytes=max((peak for _, peak in passes if peak is not None), default=None),
+        )
         yield Phase(OF_ROUNDING[1], seconds, peak_bytes=num_bytes)
         if isinstance(rounding, AutoRounding):
             share = min(1.0, NUM_TRIED / len(formats))
             yield Phase(OF_ROUNDING[2], seconds * share)
+
+    def _moments(self, passes: list[tuple[float, int | None]]) -> Iterator[SecondMoments]:
+        """Of some layers after the other, where a network is streamed.
+
+        Args:
+            passes: Gets seconds and bytes of each.
+        """
+        seed, most_bytes = self.whole.task.seed, self.whole.most_moment_bytes
+        groups = Shown.all_of(self._on, seed, most_bytes).moments()
+        while True:
+            found, seconds, peak = timed(lambda: next(groups, None), self._device)
+            if found is None:
+                return
+            passes.append((seconds, peak))
+            yield found
 
     def _codes(self, asked: Iterable[ToRound]) -> tuple[float, int]:
         """Seconds and bytes of all codes, from those of some weights of each shape."""

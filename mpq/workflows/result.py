@@ -15,6 +15,7 @@ from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles import check_sum
 from mpq.network.coverage import Coverage
 from mpq.network.layer import Layer
+from mpq.network.mapped import streaming
 from mpq.network.metrics import METRICS
 from mpq.problem.assignment import Assignment
 from mpq.problem.cost_table import CostTable
@@ -293,7 +294,9 @@ class SearchResult:
         from mpq.report.sections import sections_of
 
         drawn = self.frontier() if frontier is None else frontier
-        return save_result(self, folder, drawn, sections_of(sections))
+        # What lies in files is copied piece by piece.
+        with streaming(bool(self.provenance.streamed)):
+            return save_result(self, folder, drawn, sections_of(sections))
 
     @cached_property
     def run_id(self) -> str:

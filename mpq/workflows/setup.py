@@ -184,11 +184,16 @@ class Prepared:
         on = Estimation(
             self.network, self.calibration, self._nearest, self.candidates, ranks=self.ranks
         )
-        rounding, seed, most_bytes = self.task.weight_rounding, self.task.seed, None
-        if self.task.streamed:
-            formats = {p.weight for p in self.candidates}
-            most_bytes = moment_memory(self.task.model, self.task.memory_bytes, formats)
-        return rounded_weights(on, rounding, seed, self.kept_codes, most_bytes)
+        rounding, seed = self.task.weight_rounding, self.task.seed
+        return rounded_weights(on, rounding, seed, self.kept_codes, self.most_moment_bytes)
+
+    @property
+    def most_moment_bytes(self) -> int | None:
+        """That second moments of some layers may take; ``None``: they are all there at once."""
+        if not self.task.streamed:
+            return None
+        formats = {p.weight for p in self.candidates}
+        return moment_memory(self.task.model, self.task.memory_bytes, formats)
 
     @cached_property
     def asked(self) -> Estimation:

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 import mpq
 from mpq._support import pages
-from mpq.backends import streamed
+from mpq.backends import compressed_tensors_layout, streamed
 from mpq.backends.compressed_tensors import CompressedTensors
 from mpq.backends.decoded import DecodedWeight
 from mpq.cli.__main__ import app
@@ -23,8 +23,11 @@ from mpq.cli.loading import load_folder
 from mpq.errors import InputError, ModelError
 from mpq.network.mapped import streaming, unmapped_bytes
 from mpq.quantization.stored import WEIGHTS_FILE
+from mpq.sensitivity.passes.moment_mixing import SecondMoments
 from mpq.sensitivity.passes.second_moments import PartialMoments
+from mpq.workflows.plan import plan
 from mpq.workflows.quantized_file import save_quantized
+from mpq.workflows.shown_examples import MomentParts
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(
@@ -292,6 +295,37 @@ def test_an_export_is_that_of_memory(folder: Path, run: Path, tight: str, tmp_pa
     assert 0 <= check["max_weight_difference"] <= 1e-6
 
 
+def test_an_export_of_a_network_in_half_precision(
+    folder: Path, tight: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every layout; what is decoded, in parts, is compared in float32, in which it is exact."""
+    pytest.importorskip("compressed_tensors")
+    assert tight
+    monkeypatch.setattr(compressed_tensors_layout, "CHANNELS_AT_ONCE", 100)
+    half = tmp_path / "half"
+    load_folder(folder).bfloat16().save_pretrained(half)  # type: ignore[operator]
+    chosen = {
+        "*.self_attn.*": "nvfp4",
+        "*.gate_proj": "mxfp4",
+        "*.up_proj": "mxfp4",
+        "model.layers.0.*.down_proj": "w8a8",
+        "model.layers.1.*.down_proj": "w4t",
+        "lm_head": "wfp8a32",
+    }
+    rules, to = mpq.Rules(exclude=["model.embed_tokens"], fix=chosen), "compressed-tensors"
+    asked = task(load_folder(half), candidates=("w3g64", "w8g64"), to=to, rules=rules)
+    assignment = found(asked, "weight-error", "effective_bits=16").assignment
+
+    mpq.export(assignment, tmp_path / "made", to, load_folder(half), data(), memory="9MB")
+
+    check = json.loads((tmp_path / "made" / "export.json").read_text())
+    assert "is streamed" in check["streamed"]
+    assert check["dtype"] == "bfloat16"
+    assert check["was_searched_for"]
+    assert len(check["kinds"]) == 6
+    assert check["max_weight_difference"] <= 1e-6
+
+
 def test_an_export_that_decodes_to_something_else(
     folder: Path, run: Path, tight: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +417,40 @@ def test_what_fits_is_not_streamed(folder: Path) -> None:
 
     assert task(model).streamed == ""
     assert task(model, memory="1000GB").streamed == ""
+
+
+def test_what_data_chooses_needs_memory_as_well(folder: Path, tight: str) -> None:
+    """Weights and rounded ones fit, second moments and codes beside them do not."""
+    assert tight
+    model = load_folder(folder)
+    whole = 2 * sum(p.numel() * 4 for p in model.parameters())
+
+    plain, chosen = (
+        task(model, memory=f"{whole + 1000}B", rounding=rounding).streamed
+        for rounding in ("nearest", "gptq")
+    )
+
+    assert plain == ""
+    assert "it is streamed" in chosen
+
+
+def test_a_plan_is_made_so(folder: Path, tight: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a rounding with regard to data: by second moments of some layers at a time."""
+    groups: list[int] = []
+    totals = MomentParts.totals
+
+    def counted(parts: MomentParts, indices: Any) -> Iterator[SecondMoments]:
+        for found_of_some in totals(parts, indices):
+            groups.append(len(found_of_some.values))
+            yield found_of_some
+
+    monkeypatch.setattr(MomentParts, "totals", counted)
+    asked = task(load_folder(folder), memory=tight, rounding="gptq", candidates=("w4g64",))
+
+    planned = plan(asked, sensitivity="weight-error")
+
+    assert len(groups) > 1
+    assert {"second moments", "codes of weights"} <= {phase.name for phase in planned.phases}
 
 
 def test_it_is_chosen_where_the_machine_is_small(

@@ -3,7 +3,7 @@
 Defaults stand here and nowhere else. Loads no torch: the command line's options are made of it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
@@ -111,7 +111,8 @@ class Task:
     Args:
         model: In evaluation mode, on any device. It is left as found: weights, gradients, mode,
             hooks, requires_grad, random state.
-        calibration: A function or a list that yields batches; see ``Calibration``.
+        calibration: A function or a list that yields batches; see ``Calibration``. What a one-shot
+            iterator yields is kept in memory.
         held_out: Examples to measure on, as ``calibration``; default: the last quarter of the
             calibration examples, which are then not used to calibrate.
         device: A name of ``mpq.device_names()``, a path to a profile's JSON, or a profile; latency
@@ -179,6 +180,11 @@ class Task:
     blocks: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("calibration", "held_out"):
+            data = getattr(self, name)
+            # A task is asked several times, and an iterator is empty once it was read.
+            if isinstance(data, Iterator) and not callable(data):
+                object.__setattr__(self, name, list(data))
         # read at once, so that a misspelled name is refused here and not minutes later
         _, _, _ = self.output_metric, self.target, self.weight_rounding
         _, _, _ = self.built_transforms, self.tuning, self.built_workers

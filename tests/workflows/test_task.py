@@ -79,6 +79,20 @@ def test_a_network_is_searched_with_predicates() -> None:
     assert found.comparison("result").costs["weight_bytes"] <= 1500
 
 
+def test_one_shot_iterators_are_kept() -> None:
+    """A task is asked again and again; the answers are those of a list."""
+    torch.manual_seed(0)
+    data = [torch.randn(4, 6) for _ in range(4)]
+    model = nn.Linear(6, 3).eval()
+    options: dict[str, Any] = {"candidates": ["w2", "w4"], "rounding": "nearest"}
+    kept = mpq.Task(model, iter(data[:3]), (x for x in data[3:]), **options)
+    plain = mpq.Task(model, data[:3], data[3:], **options)
+
+    for _ in range(2):
+        found, known = (mpq.search(task, {"effective_bits": 4}) for task in (kept, plain))
+        assert found.comparison("result").measured == known.comparison("result").measured
+
+
 def test_the_original_is_nothing_apart_from_itself() -> None:
     """Exactly 0, whatever folding BatchNorm rounds; and the same where nothing is quantized."""
     torch.manual_seed(0)

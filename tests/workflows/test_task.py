@@ -89,7 +89,7 @@ def test_one_shot_iterators_are_kept() -> None:
     plain = mpq.Task(model, data[:3], data[3:], **options)
 
     for _ in range(2):
-        found, known = (mpq.search(task, {"effective_bits": 4}) for task in (kept, plain))
+        found, known = (mpq.search(task, {"effective_bits": 9}) for task in (kept, plain))
         assert found.comparison("result").measured == known.comparison("result").measured
 
 

@@ -9,8 +9,7 @@ from mpq.solvers.quadratic.moves import Quadratic
 from mpq.solvers.quadratic.subproblem import Iterate, Subproblem
 
 _PENALTY = 0.05
-"""In units of the open gap: a larger one holds on to the start, with which the bound rises late; a
-fifth of it is no better."""
+"""In units of the open gap: a larger one holds on to the start, with which the bound rises late."""
 
 
 def warmed(whole: Subproblem, quadratic: Quadratic, relaxation: Relaxed, unit: float) -> Subproblem:

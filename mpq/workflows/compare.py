@@ -20,6 +20,8 @@ from mpq._support.ray_workers import task_workers
 from mpq._support.rows import Memory, Rows, remember
 from mpq._support.workers import TaskWorkers
 from mpq.errors import InputError, MpqError
+from mpq.network.examples import Calibration
+from mpq.network.halving import halved
 from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limits, written_limits
 from mpq.problem.problem import Problem
@@ -248,14 +250,19 @@ class _Comparison:
 
     def forward_seconds(self) -> float:
         """Median time of a forward pass over the calibration examples, by ``clock``."""
-        network, times = self.prepared.network, []
-        for _ in range(_TIMINGS):
-            start = self.clock()
-            with torch.no_grad():
-                for batch in network.batches(self.prepared.calibration):
-                    network.outputs(batch)
-            times.append(self.clock() - start)
-        return median(times)
+        network = self.prepared.network
+
+        def timed(data: Calibration) -> float:
+            times = []
+            for _ in range(_TIMINGS):
+                start = self.clock()
+                with torch.no_grad():
+                    for batch in network.batches(data):
+                        network.outputs(batch)
+                times.append(self.clock() - start)
+            return median(times)
+
+        return halved("a forward pass", self.prepared.calibration, timed, network.why_uncut)
 
     def search_weight_ranges(self) -> None:
         """Rounds every weight once: the search for its range is kept, and no estimator's work."""

@@ -60,7 +60,7 @@ class Reference:
         is_repeatable: bool = False,
     ) -> None:
         self.data, self.metric, self._seed = data, metric, seed
-        self._outputs = list[Tensor]()
+        self._outputs = dict[int, Tensor]()  # by where a batch begins
         # A copy, as a forward pass may write buffers and counters of the user's.
         own = begin_alike(share_parameters(module), seed)
         answered = partial(self._answered, own, is_repeatable)
@@ -73,7 +73,7 @@ class Reference:
 
     def _answered(self, own: nn.Module, is_repeatable: bool, data: Calibration) -> Measurement:
         """Keeps the answers to the data."""
-        sums, self.data, self._outputs = Sums(), data, []
+        sums, self.data, self._outputs = Sums(), data, {}
         with torch.no_grad():
             for index, batch in enumerate(self._batches(own, data)):
                 outputs = self._answers(own, batch)
@@ -82,7 +82,7 @@ class Reference:
                 if not is_repeatable:
                     check_again(own, batch, outputs, self.metric, self._seed, where)
                 # Kept, so that every network that is compared takes one pass and not two.
-                self._outputs.append(outputs)
+                self._outputs[batch.start] = outputs
                 # Of the original itself nothing is compared: its divergence is 0 by definition.
                 sums.add(batch, np.zeros(batch.size), self._targets(batch, outputs))
         return sums.measurement(self.metric)
@@ -103,8 +103,8 @@ class Reference:
             self._cut(data)
             sums = Sums()
             with torch.no_grad():
-                for index, batch in enumerate(self._batches(module, data)):
-                    self._compare(sums, index, batch, module)
+                for batch in self._batches(module, data):
+                    self._compare(sums, batch, module)
             return sums
 
         return halved("measuring", self.data, added, self._uncut)
@@ -112,13 +112,19 @@ class Reference:
     def _cut(self, data: Calibration) -> None:
         """The answers to the same examples, as many at once as in the data."""
         if data.at_once is not None and data.at_once != self.data.at_once:
-            parts = (outputs.split(data.at_once) for outputs in self._outputs)
-            self.data, self._outputs = data, [part for found in parts for part in found]
+            self.data, self._outputs = (
+                data,
+                {
+                    start + data.at_once * index: part
+                    for start, outputs in self._outputs.items()
+                    for index, part in enumerate(outputs.split(data.at_once))
+                },
+            )
 
-    def _compare(self, sums: Sums, index: int, batch: Batch, module: nn.Module) -> None:
+    def _compare(self, sums: Sums, batch: Batch, module: nn.Module) -> None:
         # By itself, so that no answers are left while those to the next batch are made.
         outputs = self._answers(module, batch)
-        apart = self.metric.divergence(self._same_shape(index, outputs), outputs)
+        apart = self.metric.divergence(self._same_shape(batch, outputs), outputs)
         weighted = (apart * position_weights(batch, outputs)).sum(dim=1)  # [N]
         sums.add(batch, weighted.cpu().numpy(), self._targets(batch, outputs))
 
@@ -126,24 +132,29 @@ class Reference:
         """The same, with examples in memory: the user's function may not be where it is sent."""
         found = copy(self)
         found.data = Calibration(list(self.data))
+        # They begin elsewhere among the examples that are sent alone.
+        found._outputs = {
+            batch.start: outputs
+            for batch, outputs in zip(found.data, self._outputs.values(), strict=True)
+        }
         return found
 
     @property
     def num_batches(self) -> int:
-        """How many batches the examples came in."""
-        return len(self._outputs)
+        """How many batches the examples came in, uncut."""
+        assert self.data.num_batches is not None  # the original has seen them all
+        return self.data.num_batches
 
     def share(self, ranks: Ranks) -> "Reference":
         """Of a rank's own batches alone."""
         found = copy(self)
         found.data = self.data.share(ranks)
-        found._outputs = list(ranks.own(self._outputs))
         return found
 
     @cached_property
     def checksum(self) -> str:
         """SHA-256 of the answers."""
-        return checksum(self._outputs)
+        return checksum([*self._outputs.values()])
 
     @cached_property
     def uninformed(self) -> float:
@@ -151,10 +162,10 @@ class Reference:
 
         A network that is further apart than that is broken: it matters little by how much.
         """
-        rows = [outputs.flatten(0, 1) for outputs in self._outputs]  # [N P, C]
+        rows = [outputs.flatten(0, 1) for outputs in self._outputs.values()]  # [N P, C]
         answer = sum(r.double().sum(dim=0) for r in rows) / max(sum(map(len, rows)), 1)
         total, count = 0.0, 0
-        for batch, outputs in zip(self.data, self._outputs, strict=True):
+        for batch, outputs in zip(self.data, self._outputs.values(), strict=True):
             same = torch.as_tensor(answer).to(outputs.dtype).expand_as(outputs)
             apart = self.metric.divergence(outputs, same)
             total += float((apart * position_weights(batch.to(outputs.device), outputs)).sum())
@@ -175,15 +186,16 @@ class Reference:
         has_classes = self.metric.is_classification
         return _against_targets(batch, outputs) if has_classes else OnTargets()
 
-    def _same_shape(self, index: int, outputs: Tensor) -> Tensor:
+    def _same_shape(self, batch: Batch, outputs: Tensor) -> Tensor:
         # Other numbers in the same shapes are found by ``Calibration``, which keeps checksums.
-        if index >= len(self._outputs):
+        if batch.start not in self._outputs:
             raise DataError(
                 "the data gave other batches than at first; the function must yield the same "
                 "examples every time it is called"
             )
-        check_same_shape(self._outputs[index], outputs)
-        return self._outputs[index]
+        known = self._outputs[batch.start]
+        check_same_shape(known, outputs)
+        return known
 
 
 @random_state_kept()

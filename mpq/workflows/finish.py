@@ -1,6 +1,6 @@
 """What is made for an answer alone, after the solver: codes and ranges of its own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
 from mpq.problem.problem import Problem
@@ -36,8 +36,9 @@ def finished(prepared: Prepared, problem: Problem, solution: Solution, accepts: 
     precisions, own = solution.precisions(problem), prepared.own_codes
     sequential = recalibration = None
     if task.sequential_rounding:
+        # One process does it, whoever else has shared the estimate.
         sequential = round_again(
-            prepared.asked, precisions, task.weight_rounding, task.seed, own,
+            replace(prepared.asked, ranks=None), precisions, task.weight_rounding, task.seed, own,
             lambda: accepts(columns), prepared.kept_codes,
         )  # fmt: skip
     if task.recalibrate:

@@ -1,6 +1,7 @@
 """Solving again from where the solver got to: re-linearised estimates."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import final
 
 from mpq._support.progress import track
@@ -9,6 +10,7 @@ from mpq.network.examples import Calibration
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.sensitivity import Estimation, RefinableEstimator, SensitivityEstimator
+from mpq.sensitivity.in_memory import in_memory
 from mpq.solvers import Solver
 from mpq.workflows.evaluator import Evaluator
 
@@ -62,7 +64,8 @@ def refine(
     # Rounds are compared by what is measured: their predictions are made at different networks.
     least = evaluator.measure(solution.precisions(problem)).divergence
     for _ in track(range(rounds), "refinements"):
-        found = refinable.estimate_at(on, kept.precisions(problem))
+        estimate = partial(refinable.estimate_at, incumbent=kept.precisions(problem))
+        found = in_memory(estimator.name, on, estimate)
         # A solver that was asked the additive problem is asked additive ones in the rounds too.
         interactions = found.interactions if problem.interactions is not None else None
         near = replace(problem, loss=found.table, interactions=interactions)

@@ -124,7 +124,8 @@ class _Trial:
             return self.helped(formats)
         name = network_key(self.on, self.rounding, formats, self.seed, "trial")
         known = self.kept.record(name)
-        if known is None:
+        is_known = _all_know(self.on, known)
+        if known is None or not is_known:
             known = {"helped": [formats.index(f) for f in self.helped(formats)]}
             self.kept.keep_record(name, known)
         return [formats[index] for index in known["helped"]]
@@ -239,7 +240,8 @@ def rounded_by_all(
     on = shown.on
     name = "" if kept is None else network_key(on, rounding, formats, seed, shown.name)
     known = None if kept is None else _known(kept, name, formats)
-    if known is not None:
+    is_known = _all_know(on, known)
+    if known is not None and is_known:
         return known
     found: dict[tuple[str, TensorFormat], StoredWeight] = {}
     keys: dict[str, str] = {}
@@ -271,6 +273,12 @@ def rounded_by_all(
         record = {"codes": keys, "to_nearest": made.to_nearest, "unguided": made.unguided}
         kept.keep_record(name, record)
     return made
+
+
+def _all_know(on: Estimation, known: object) -> bool:
+    """Whether nobody has to look at the data: ranks with folders of their own look together."""
+    is_known = known is not None
+    return is_known if on.ranks is None else all(on.ranks.gathered(is_known))
 
 
 def _known(kept: CodesCache, name: str, formats: Sequence[TensorFormat]) -> RoundedWeights | None:

@@ -236,10 +236,8 @@ class Prepared:
         plain = share_parameters(self.task.model)
         metric, seed = self.network.metric, self.task.allow_randomness
         reference = Reference(plain, data, metric, seed, is_repeatable)
-        shared = None
-        # What a network draws depends on all batches before.
-        if self.ranks is not None and seed is None and reference.num_batches >= self.ranks.size:
-            shared = SharedMeasurements(self.ranks, name)
+        ranks = self.ranks if seed is None else None  # what is drawn depends on all batches before
+        shared = SharedMeasurements.of(ranks, name, reference.num_batches)
         return Evaluator(self.network, self.quantizer, reference, self.own_codes, shared=shared)
 
     def constraints(self, limits: Sequence[Limit]) -> Constraints:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, Self, final
 
 from mpq._support.ranks import Ranks
 from mpq.errors import MpqError
@@ -28,6 +28,11 @@ class SharedMeasurements:
 
     ranks: Ranks
     examples: str
+
+    @classmethod
+    def of(cls, ranks: Ranks | None, examples: str, num_batches: int) -> Self | None:
+        """``None`` where nobody measures with this process, or some would have no batch."""
+        return None if ranks is None or num_batches < ranks.size else cls(ranks, examples)
 
     @property
     def is_open(self) -> bool:

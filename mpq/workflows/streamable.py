@@ -19,7 +19,6 @@ ESTIMATORS: Final[tuple[type[SensitivityEstimator], ...]] = (
     OutputSketch,
     DiagonalFisher,
     LayerOutput,
-    DiagonalFisher,
     WeightError,
 )
 """Those that look at one layer after the other, and keep little of each."""

@@ -228,3 +228,32 @@ def test_other_errors_are_left_alone() -> None:
 
     with pytest.raises(RuntimeError, match="some other error"):
         halved("this", Calibration(sequences(4)), fail)
+
+
+def test_rounds_of_refinement_and_comparisons_are_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the numbers of the smaller batches."""
+
+    def task(*sizes: int) -> mpq.Task:
+        data = sequences(*sizes)
+        return mpq.Task(
+            Tight().eval(), data, sequences(4), candidates=["w2", "w4", "w8"], rounding="nearest"
+        )
+
+    def refined(asked: mpq.Task) -> mpq.SearchResult:
+        return mpq.search(asked, {"effective_bits": 9}, sensitivity="sketch", refine=1)
+
+    expected = refined(task(4, 4, 4))
+    monkeypatch.setattr(Tight, "room", 4)
+
+    limit = {"weight_bytes": "1x:w4"}
+    with pytest.warns(UserWarning, match="does not fit into memory"):
+        found = refined(task(8, 4))
+    with pytest.warns(UserWarning, match="does not fit into memory"):
+        compared = mpq.compare(task(8, 4), limit, estimators=["sketch"], num_random=3)
+    np.testing.assert_allclose(
+        [x.predicted_loss for x in found.provenance.refinements],
+        [x.predicted_loss for x in expected.provenance.refinements],
+        rtol=1e-4,
+    )
+    assert found.assignment.precisions == expected.assignment.precisions
+    assert compared.scores

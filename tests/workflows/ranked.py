@@ -55,6 +55,7 @@ def found(workers: str | None, cache: str) -> dict[str, Any]:
         **{name: (task(**nearest), name) for name in ESTIMATORS},
         "no gradients": (task(Stopped, **nearest), "auto"),
         "codes": (task(rounding="gptq", workers=workers), "sketch"),
+        "again": (task(rounding="gptq", workers=workers, sequential_rounding=True), "sketch"),
         "kept": (task(**nearest, cache=cache), "sketch"),
         "kept again": (task(**nearest, cache=cache), "sketch"),
     }

@@ -23,6 +23,7 @@ from mpq.network.batch import Batch
 from mpq.network.examples import Calibration
 from mpq.network.metric import KL
 from mpq.sensitivity import DiagonalFisher, OutputSketch
+from mpq.workflows.evaluate import Reference
 from mpq.workflows.kept_estimates import rank_share
 from mpq.workflows.setup import Prepared
 from mpq.workflows.shared_measurements import CALIBRATION, HELD_OUT, SharedMeasurements
@@ -103,13 +104,14 @@ def test_every_rank_measures_its_own_batches(both: tuple[list[Any], Any]) -> Non
     assert set(first["asked"]) == {HELD_OUT, CALIBRATION}
 
 
-def test_codes_give_the_same_assignment(both: tuple[list[Any], Any]) -> None:
+@pytest.mark.parametrize("name", ["codes", "again"])
+def test_codes_give_the_same_assignment(both: tuple[list[Any], Any], name: str) -> None:
     """Their second moments differ in the last digits of float32."""
     by_rank, alone = both
 
     for found in by_rank:
-        np.testing.assert_allclose(found["codes"]["table"], alone["codes"]["table"], rtol=0.02)
-        assert found["codes"]["assignment"] == alone["codes"]["assignment"]
+        np.testing.assert_allclose(found[name]["table"], alone[name]["table"], rtol=0.02)
+        assert found[name]["assignment"] == alone[name]["assignment"]
 
 
 def test_the_command_line_shares_and_one_rank_writes(tmp_path: Path) -> None:
@@ -285,6 +287,24 @@ def test_shares_are_put_together_in_the_order_of_examples() -> None:
     assert measured.by_example.tolist() == [0, 0, 2, 2, 4, 4, 6, 6, 8, 8]
     assert (measured.divergence, measured.accuracy) == (4.0, 0.5)
     assert measured.cross_entropy_nats == 0.25
+
+
+def test_a_share_is_compared_with_its_own_answers_however_batches_are_cut() -> None:
+    """Where memory ran out, the original's answers are in pieces of batches."""
+    torch.manual_seed(0)
+    data = Calibration([torch.randn(8, 6) for _ in range(4)]).between(8, 32)
+    original, other = torch.nn.Linear(6, 3), torch.nn.Linear(6, 3)
+    whole = Reference(original, data)
+    cut = Reference(original, data.by(2))
+
+    assert whole.num_batches == cut.num_batches == 3
+    for reference in (whole, cut):
+        shares = [reference.share(Ranks(rank, 2)).sums(other) for rank in range(2)]
+        joined = Sums.joined(shares).measurement(KL)
+        assert joined.by_example.tolist() == pytest.approx(
+            whole.compare(other).by_example.tolist(), rel=1e-6
+        )
+    assert cut.with_its_examples().compare(other) == cut.compare(other)
 
 
 def test_a_share_of_examples_knows_where_its_batches_stand() -> None:

@@ -58,7 +58,7 @@ def why_streamed(
     if whole <= memory or (allowed is None and not mapped):
         return ""
     told = (
-        f"the network has {_gib(size)} of weights, and a search in memory would hold about "
+        f"the network has {_gib(size)} of weights, and in memory it would hold about "
         f"{_gib(whole)} of the {_gib(memory)} "
         + ("that memory (--memory) allows" if allowed is not None else "that this machine has")
     )

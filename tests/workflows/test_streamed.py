@@ -609,4 +609,4 @@ def test_the_command_line(folder: Path, tight: str, tmp_path: Path) -> None:
     ended = CliRunner().invoke(app, command.split())
 
     assert ended.exit_code == 0, ended.output
-    assert "it is streamed from its files" in ended.output.replace("\n", " ")
+    assert "it is streamed from its files" in " ".join(ended.output.split())

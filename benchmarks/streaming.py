@@ -36,6 +36,7 @@ SIZES: dict[str, dict[str, int]] = {
     "300M": {"hidden": 1024, "layers": 16, "inner": 2816, "heads": 16, "keys": 4},
     "1.1B": {"hidden": 2048, "layers": 22, "inner": 5632, "heads": 32, "keys": 4},
     "3B": {"hidden": 3072, "layers": 28, "inner": 8192, "heads": 24, "keys": 8},
+    "7B": {"hidden": 4096, "layers": 32, "inner": 11008, "heads": 32, "keys": 32},
 }
 VOCABULARY = 32000
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from copy import copy
 from functools import cached_property, partial
+from math import inf
 from typing import Any, final
 
 import numpy as np
@@ -14,7 +15,6 @@ from mpq._support.ranks import Ranks
 from mpq.backends import quantize
 from mpq.backends.simulate import check_folding
 from mpq.backends.streamed import why_run_streamed
-from mpq.errors import DataError
 from mpq.network.behaviour import check_again
 from mpq.network.blocks import without_caches
 from mpq.network.examples import IGNORED_TARGET, Batch, Calibration
@@ -30,6 +30,7 @@ from mpq.network.targets import class_targets, cross_entropy
 from mpq.problem.assignment import Assignment
 from mpq.quantization.fingerprint import checksum
 from mpq.report.measurement import Measurement
+from mpq.workflows.kept_answers import KeptAnswers, most_kept_bytes
 from mpq.workflows.sums import OnTargets, Sums
 
 
@@ -37,7 +38,8 @@ from mpq.workflows.sums import OnTargets, Sums
 class Reference:
     """The original network's answers, which others are compared with.
 
-    Outputs of all examples are kept in memory.
+    They are kept as far as they take no more than a share of memory (``most_kept_bytes``): to the
+    other examples it answers again, whenever a network is compared. Of one that draws all are kept.
 
     Args:
         module: The full-precision network, as the user gave it.
@@ -60,12 +62,13 @@ class Reference:
         is_repeatable: bool = False,
     ) -> None:
         self.data, self.metric, self._seed = data, metric, seed
-        self._outputs = dict[int, Tensor]()  # by where a batch begins
+        self._known = KeptAnswers(0.0)
         # A copy, as a forward pass may write buffers and counters of the user's.
         own = begin_alike(share_parameters(module), seed)
         answered = partial(self._answered, own, is_repeatable)
         self.original: Measurement = halved("measuring the original", data, answered, self._uncut)
         """The original itself: nothing apart from its own answers, by definition."""
+        self._own = None if self._known.is_whole else own
 
     @property
     def _uncut(self) -> str:
@@ -73,7 +76,8 @@ class Reference:
 
     def _answered(self, own: nn.Module, is_repeatable: bool, data: Calibration) -> Measurement:
         """Keeps the answers to the data."""
-        sums, self.data, self._outputs = Sums(), data, {}
+        room = most_kept_bytes(device_of(own)) if self._seed is None else inf
+        sums, self.data, self._known = Sums(), data, KeptAnswers(room)
         with torch.no_grad():
             for index, batch in enumerate(self._batches(own, data)):
                 outputs = self._answers(own, batch)
@@ -82,7 +86,7 @@ class Reference:
                 if not is_repeatable:
                     check_again(own, batch, outputs, self.metric, self._seed, where)
                 # Kept, so that every network that is compared takes one pass and not two.
-                self._outputs[batch.start] = outputs
+                self._known.add(batch.start, outputs)
                 # Of the original itself nothing is compared: its divergence is 0 by definition.
                 sums.add(batch, np.zeros(batch.size), self._targets(batch, outputs))
         return sums.measurement(self.metric)
@@ -112,19 +116,14 @@ class Reference:
     def _cut(self, data: Calibration) -> None:
         """The answers to the same examples, as many at once as in the data."""
         if data.at_once is not None and data.at_once != self.data.at_once:
-            self.data, self._outputs = (
-                data,
-                {
-                    start + data.at_once * index: part
-                    for start, outputs in self._outputs.items()
-                    for index, part in enumerate(outputs.split(data.at_once))
-                },
-            )
+            self.data, self._known = data, self._known.cut(data.at_once)
 
     def _compare(self, sums: Sums, batch: Batch, module: nn.Module) -> None:
         # By itself, so that no answers are left while those to the next batch are made.
+        known = self._original(batch)
         outputs = self._answers(module, batch)
-        apart = self.metric.divergence(self._same_shape(batch, outputs), outputs)
+        check_same_shape(known, outputs)
+        apart = self.metric.divergence(known, outputs)
         weighted = (apart * position_weights(batch, outputs)).sum(dim=1)  # [N]
         sums.add(batch, weighted.cpu().numpy(), self._targets(batch, outputs))
 
@@ -133,10 +132,7 @@ class Reference:
         found = copy(self)
         found.data = Calibration(list(self.data))
         # They begin elsewhere among the examples that are sent alone.
-        found._outputs = {
-            batch.start: outputs
-            for batch, outputs in zip(found.data, self._outputs.values(), strict=True)
-        }
+        found._known = self._known.moved(batch.start for batch in found.data)
         return found
 
     @property
@@ -154,7 +150,7 @@ class Reference:
     @cached_property
     def checksum(self) -> str:
         """SHA-256 of the answers."""
-        return checksum([*self._outputs.values()])
+        return checksum(outputs for _, outputs in self._all())
 
     @cached_property
     def uninformed(self) -> float:
@@ -162,15 +158,23 @@ class Reference:
 
         A network that is further apart than that is broken: it matters little by how much.
         """
-        rows = [outputs.flatten(0, 1) for outputs in self._outputs.values()]  # [N P, C]
-        answer = sum(r.double().sum(dim=0) for r in rows) / max(sum(map(len, rows)), 1)
+        answer, rows = torch.zeros(()), 0
+        for _, outputs in self._all():
+            flat = outputs.flatten(0, 1)  # [N P, C]
+            answer, rows = answer + flat.double().sum(dim=0).cpu(), rows + len(flat)
         total, count = 0.0, 0
-        for batch, outputs in zip(self.data, self._outputs.values(), strict=True):
-            same = torch.as_tensor(answer).to(outputs.dtype).expand_as(outputs)
+        for batch, outputs in self._all():
+            same = (answer / max(rows, 1)).to(outputs).expand_as(outputs)
             apart = self.metric.divergence(outputs, same)
-            total += float((apart * position_weights(batch.to(outputs.device), outputs)).sum())
+            total += float((apart * position_weights(batch, outputs)).sum())
             count += batch.size
         return total / max(count, 1)
+
+    def _all(self) -> Iterator[tuple[Batch, Tensor]]:
+        """Every batch, and the original's answers to it."""
+        for batch in self.data:
+            known = self._original(batch)
+            yield batch.to(known.device), known
 
     def _batches(self, module: nn.Module, data: Calibration) -> Iterator[Batch]:
         """On the module's device."""
@@ -186,16 +190,15 @@ class Reference:
         has_classes = self.metric.is_classification
         return _against_targets(batch, outputs) if has_classes else OnTargets()
 
-    def _same_shape(self, batch: Batch, outputs: Tensor) -> Tensor:
+    def _original(self, batch: Batch) -> Tensor:
+        """What the original answers to a batch."""
         # Other numbers in the same shapes are found by ``Calibration``, which keeps checksums.
-        if batch.start not in self._outputs:
-            raise DataError(
-                "the data gave other batches than at first; the function must yield the same "
-                "examples every time it is called"
-            )
-        known = self._outputs[batch.start]
-        check_same_shape(known, outputs)
-        return known
+        known = self._known.at(batch.start)
+        if known is not None:
+            return known
+        assert self._own is not None  # it stays where it has to answer again
+        with torch.no_grad():
+            return self._answers(self._own, batch.to(device_of(self._own)))
 
 
 @random_state_kept()

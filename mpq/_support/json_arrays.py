@@ -1,6 +1,7 @@
 """Arrays of JSON: by numpy, which takes a text or a truth value for a number without a word."""
 
-from collections.abc import Iterable
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from types import NoneType
 from typing import Any, Final
@@ -95,3 +96,15 @@ def _members(cells: Any, kinds: Iterable[type], expected: str, place: str) -> li
         index, cell = next((i, x) for i, x in enumerate(cells) if type(x) in wrong)
         raise FileFormatError(f"{place}/{index}: expected {expected}, got {quoted(cell)}")
     return cells
+
+
+def encoded(array: Array) -> dict[str, Any]:
+    """JSON-ready, to the last bit: shape, and base64 of little-endian float64."""
+    content = b64encode(array.astype("<f8").tobytes()).decode("ascii")
+    return {"shape": list(array.shape), "float64_base64": content}
+
+
+def decoded(data: Mapping[str, Any]) -> Array:
+    """Inverse of ``encoded``, of a file of our own."""
+    found = np.frombuffer(b64decode(data["float64_base64"]), dtype="<f8")
+    return found.reshape(data["shape"]).astype(np.float64)

@@ -90,7 +90,7 @@ def _costs(result: "SearchResult") -> Iterator[str]:
     for table in result.shown_tables:
         beside = {
             "besides its layers": table.constant,
-            "between layers": table.total_between(columns),
+            "between layers": table.total_between(columns) if table.pairs else 0.0,
         }
         parts = [f"{where}: {amount(x, table.unit)}" for where, x in beside.items() if x]
         if parts:

@@ -119,6 +119,14 @@ SequentialRounding = Annotated[
         help="Round the answer again, layer by layer, for inputs of the network quantized so far.",
     ),
 ]
+Split = Annotated[
+    str,
+    typer.Option(
+        "--split",
+        help="Bits inside layers: channels, channels:16 (blocks of neighbours), blocks:4 (of "
+        "channels that are alike), or none.",
+    ),
+]
 Recalibrate = Annotated[
     bool,
     typer.Option(

@@ -187,6 +187,7 @@ class CandidateOptions:
 
     precisions: o.Precisions = None
     to: o.Target = Task.to
+    split: o.Split = Task.split
     sequential_rounding: o.SequentialRounding = Task.sequential_rounding
     recalibrate: o.Recalibrate = Task.recalibrate
     bias_correction: o.BiasCorrection = Task.bias_correction
@@ -238,6 +239,7 @@ class TaskOptions:
             device=device,
             candidates=listed(self.candidates.precisions),
             to=self.candidates.to,
+            split=self.candidates.split,
             rules=self.rules.rules(),
             workload=self.workload.workload(),
             metric=self.compared.spelled,

@@ -62,7 +62,7 @@ def bit_operations(layer: Layer, precision: Precision, _: Sequence[Layer], __: S
     cost more than integers of as many (van Baalen et al. 2023, arXiv:2303.17951). An integer times
     a float is the product of its bits and of the float's significand.
     """
-    widths = (f.number.multiplied_bits for f in (precision.weight, precision.activation))
+    widths = (f.multiplied_bits for f in (precision.weight, precision.activation))
     return float(layer.macs * prod(widths))
 
 
@@ -84,6 +84,25 @@ LINEAR_RESOURCES: Final[dict[str, tuple[str, Formula]]] = {
     "effective_bits": ("bits", effective_bits),
 }
 """Name to unit and formula."""
+
+
+def linear_amounts(
+    resource: str,
+    layers: Sequence[Layer],
+    chosen: Sequence[Precision],
+    stored_bits: StoredBits = packed_bits,
+) -> list[float]:
+    """``[L]`` what each layer takes of a resource in the precision chosen for it.
+
+    Args:
+        resource: One of ``LINEAR_RESOURCES``.
+        layers: ``L`` layers.
+        chosen: Their precisions.
+        stored_bits: As in ``linear_cost``.
+    """
+    _, formula = LINEAR_RESOURCES[resource]
+    pairs = zip(layers, chosen, strict=True)
+    return [formula(layer, precision, layers, stored_bits) for layer, precision in pairs]
 
 
 def linear_cost(

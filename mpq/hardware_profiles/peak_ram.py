@@ -22,7 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.errors import InputError
-from mpq.hardware_profiles.linear import StoredBits, packed_bits, weight_bytes
+from mpq.hardware_profiles.linear import (
+    WEIGHT_BYTES,
+    StoredBits,
+    linear_amounts,
+    packed_bits,
+    weight_bytes,
+)
 from mpq.network.layer import Layer
 from mpq.network.liveness import Buffer, Lifetimes
 from mpq.problem.cost_table import CostTable
@@ -36,6 +42,17 @@ _MAX_TABLES = 64
 """Linear rows that one step may become: each is a row of the program that solvers work on."""
 _ORIGINAL_BYTES = 4
 """Of a number that no layer quantizes: it is stored as float32."""
+
+
+def flash_amounts(
+    layers: Sequence[Layer], chosen: Sequence[Precision], stored_bits: StoredBits = packed_bits
+) -> list[float]:
+    """``[L]`` bytes of the layers' weights in the precisions chosen for them."""
+    return linear_amounts(WEIGHT_BYTES, _in_flash(layers), chosen, stored_bits)
+
+
+def _in_flash(layers: Sequence[Layer]) -> list[Layer]:
+    return [replace(layer, original_bits=8 * _ORIGINAL_BYTES) for layer in layers]
 
 
 def flash_table(
@@ -58,7 +75,7 @@ def flash_table(
         code_bytes: What the runtime's code takes of the flash.
         stored_bits: How large a weight is at a precision, as a deployment target stores it.
     """
-    stored = [replace(layer, original_bits=8 * _ORIGINAL_BYTES) for layer in layers]
+    stored = _in_flash(layers)
     rows = [
         [weight_bytes(layer, candidate, stored, stored_bits) for candidate in candidates]
         for layer in stored

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from math import fsum
 from typing import final
 
 import numpy as np
@@ -12,12 +14,14 @@ from mpq.hardware_profiles.linear import (
     LINEAR_RESOURCES,
     WEIGHT_BYTES,
     StoredBits,
+    linear_amounts,
     linear_cost,
     packed_bits,
 )
 from mpq.hardware_profiles.peak_ram import (
     FLASH,
     PEAK_RAM,
+    flash_amounts,
     flash_table,
     peak_ram_bytes,
     peak_ram_tables,
@@ -232,19 +236,23 @@ class Pricing:
         """
         if resource == PEAK_RAM:
             return peak_ram_bytes(self._lifetimes, precisions, self.workload.batch_size)[0]
-        # Only precisions in use: for others a profile may lack a number, and refuse.
-        candidates = tuple(dict.fromkeys(precisions.values()))
-        if resource == FLASH:
-            table = self._flash(candidates)
-        elif resource == FILE_BYTES:
-            table = self._file(candidates)
-        elif resource in LINEAR_RESOURCES:
-            table = self._linear(resource, candidates)
-        else:
-            table = self.table(resource, candidates)
         # In the order of the layers, which need not be that of the mapping.
-        columns = [candidates.index(precisions[layer.name]) for layer in self.layers]
+        chosen = [precisions[layer.name] for layer in self.layers]
+        if resource in LINEAR_RESOURCES or resource == FLASH:
+            return self._without_device(resource, chosen)
+        # Only precisions in use: for others a profile may lack a number, and refuse.
+        candidates = tuple(dict.fromkeys(chosen))
+        table = (self._file if resource == FILE_BYTES else partial(self.table, resource))(candidates)
+        columns = [candidates.index(precision) for precision in chosen]
         return table.total(np.array(columns, dtype=np.intp))
+
+    def _without_device(self, resource: str, chosen: Sequence[Precision]) -> float:
+        """Of the layers' own precisions alone: channels of a weight are those of its layer."""
+        if resource == FLASH:
+            amounts = flash_amounts(self._layers, chosen, self.stored_bits)
+            return fsum([self._flash(()).constant, *amounts])
+        amounts = linear_amounts(resource, self._layers, chosen, self.stored_bits)
+        return fsum([self._linear(resource, ()).constant, *amounts])
 
 
 def check_resource(resource: str, has_device: bool) -> None:

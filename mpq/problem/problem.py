@@ -22,6 +22,7 @@ from mpq.problem.grouped import Grouped
 from mpq.problem.interactions import Interactions
 from mpq.problem.limits import parse_limits
 from mpq.problem.pairwise_costs import PairwiseCosts
+from mpq.problem.parts import Parts
 from mpq.problem.schema import check
 from mpq.problem.table_file import LongTable
 from mpq.problem.tolerances import LAST_DIGITS
@@ -42,6 +43,7 @@ class Problem:
         mask: ``[L, B]`` precisions that can be taken, where the budgets' tables do not say it all;
             ``None``: they do.
         cuts: Assignments to differ from, each in how many layers.
+        parts: Which layers the rows are parts of; ``None``: each is a layer.
 
     Raises:
         InputError: If tables do not fit together, or a layer has no precision left.
@@ -52,6 +54,7 @@ class Problem:
     interactions: Interactions | None = None
     mask: Mask | None = None
     cuts: tuple[Cut, ...] = ()
+    parts: Parts | None = None
 
     def __post_init__(self) -> None:
         if not self.loss.layers:
@@ -104,6 +107,8 @@ class Problem:
         shape = self.loss.values.shape
         if self.mask is not None and self.mask.shape != shape:
             raise InputError(f"the mask is {self.mask.shape}, the loss is {shape}")
+        if self.parts is not None and self.parts.counts.sum() != shape[0]:
+            raise InputError(f"there are {self.parts.counts.sum()} parts, the loss is {shape}")
         for cut in self.cuts:
             if len(cut.columns) != len(self.loss.layers):
                 raise InputError(
@@ -207,6 +212,8 @@ class Problem:
     def precisions_of(self, columns: Columns) -> dict[str, Precision]:
         """Layer name to precision of an assignment ``columns [L]``, in the problem's order."""
         precisions = self.loss.precisions
+        if self.parts is not None:
+            return self.parts.precisions_of(columns, precisions)
         pairs = zip(self.loss.layers, columns.tolist(), strict=True)
         return {name: precisions[column] for name, column in pairs}
 
@@ -216,6 +223,8 @@ class Problem:
         Raises:
             UnknownNameError: If a precision is none of the problem's.
         """
+        if self.parts is not None:
+            return self.parts.columns_of(precisions, self.loss.precisions)
         indices = [self.loss.index_of(precisions[name]) for name in self.loss.layers]
         return np.array(indices, dtype=np.intp)
 
@@ -330,6 +339,8 @@ class Problem:
             "mask": None if self.mask is None else self.mask.tolist(),
             "cuts": [cut.to_dict() for cut in self.cuts],
             "interactions": None if self.interactions is None else self.interactions.to_dict(),
+            # Of few problems: files without it are read by earlier versions as well.
+            **({} if self.parts is None else {"parts": self.parts.to_dict()}),
         }
         return json.dumps(data, indent=1)
 
@@ -394,4 +405,5 @@ class Problem:
             Interactions.from_dict(data["interactions"]) if data.get("interactions") else None,
             None if mask is None else truth_values(mask, "not a problem: mask"),
             tuple(map(Cut.from_dict, data["cuts"])),
+            Parts.from_dict(data["parts"]) if data.get("parts") else None,
         )

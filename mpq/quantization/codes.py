@@ -1,5 +1,6 @@
 """A weight as it is stored: integer codes, scales and zero points, and dense streams of bits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -88,6 +89,23 @@ class Codes:
         filled = torch.cat([codes.float(), last], dim=1)
         second = _second_scales(stored, tensor_format, scale)
         return cls(tensor_format, filled, scale, point, num_inputs, second, levels)
+
+    @classmethod
+    def of_channels(cls, parts: "Sequence[Codes]", tensor_format: TensorFormat) -> "Codes":
+        """The codes of a weight whose channels have bits of their own.
+
+        Args:
+            parts: ``[F]`` codes of the whole weight in each of ``tensor_format.by_channel``.
+            tensor_format: One with ``channels``.
+        """
+        assert tensor_format.channels is not None
+        columns = torch.from_numpy(tensor_format.channels.columns)
+        every = torch.arange(len(columns))
+        codes, scale, point = (
+            torch.stack([getattr(part, name) for part in parts])[columns, every]
+            for name in ("codes", "scale", "zero_point")
+        )
+        return cls(tensor_format, codes, scale, point, parts[0].num_inputs)
 
     def stored(self, rows: Tensor) -> StoredWeight:
         """The same, small enough to be kept for every layer and precision.

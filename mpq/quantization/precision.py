@@ -18,6 +18,8 @@ Spelling, for example ``w4g128a8``:
              tensor, calibrated)
 ``c``        static, one scale per input channel
 ``f``        static, the first position of a sequence with a scale of its own
+``[2,4]``    integers with bits for every output channel; behind all else of the weight a colon and
+             a digit for each, which of these it has: ``w[2,4]g64:0110a16``
 ===========  =======================================================================
 
 A name alone stands for both: ``fp8``, ``bf16``, ``fp32``, ``int8`` (which is ``w8a8``). The
@@ -28,13 +30,14 @@ of inputs alone: ``4twin`` is ``w32a4twin``.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache, cached_property
 from typing import Self, final
 
 from mpq._support.json_object import quoted
 from mpq.errors import PrecisionError
+from mpq.quantization.channel_bits import MOST_BITS, ChannelBits
 from mpq.quantization.formats import NUMBER_FORMATS, shown_names, spelled_format, spellings
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.scale_formats import SCALE_FORMATS
@@ -79,6 +82,8 @@ class TensorFormat:
             groups and fp32 for others, or what a target's numerics say.
         float_zero: Whether the zero point is a fraction, and need not be one of the codes: it is
             stored in fp16 for groups, in fp32 for channels and tensors.
+        channels: Which format every output channel has, where they differ; ``number`` is then the
+            widest of them.
 
     Raises:
         PrecisionError: If the parts contradict each other.
@@ -90,6 +95,7 @@ class TensorFormat:
     group_size: int | None = None
     scale: str | None = None
     float_zero: bool = False
+    channels: ChannelBits | None = None
 
     def __post_init__(self) -> None:
         if self.number.needs_scale == (self.granularity is Granularity.NONE):
@@ -123,6 +129,17 @@ class TensorFormat:
             )
         if self.scale is not None:
             self._check_scale(self.scale)
+        if self.channels is not None:
+            self._check_channels(self.channels)
+
+    def _check_channels(self, channels: ChannelBits) -> None:
+        if not self.has_channels:
+            raise PrecisionError(
+                "channels with bits of their own have scales of their own, which nothing else is "
+                "stored relative to"
+            )
+        if self.number != channels.numbers[-1]:
+            raise PrecisionError(f"the widest of {channels} is not {self.number.name}")
 
     def _check_scale(self, scale: str) -> None:
         if scale not in SCALE_FORMATS:
@@ -145,6 +162,7 @@ class TensorFormat:
         told = [f"{name}={part!r}" for name, part in zip(names, parts, strict=True)]
         told += [] if self.scale is None else [f"scale={self.scale!r}"]
         told += [f"float_zero={self.float_zero}"] if self.float_zero else []
+        told += [] if self.channels is None else [f"channels={str(self.channels)!r}"]
         return f"TensorFormat({', '.join(told)})"
 
     @property
@@ -161,6 +179,32 @@ class TensorFormat:
     def is_exact(self) -> bool:
         """Whether the tensor is left as it is: fp32 stands for the original numbers."""
         return self.number.name == "fp32"
+
+    @cached_property
+    def by_channel(self) -> "tuple[TensorFormat, ...]":
+        """``[F]`` formats of channels with bits of their own; else this one alone."""
+        if self.channels is None:
+            return (self,)
+        return tuple(replace(self, number=x, channels=None) for x in self.channels.numbers)
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether output channels of such a weight may have bits of their own."""
+        number, scale = self.number, self.scale
+        is_integer = not number.is_float and number.bits <= MOST_BITS
+        has_second = scale is not None and SCALE_FORMATS[scale].second_scale
+        is_by_row = self.granularity in (Granularity.CHANNEL, Granularity.GROUP)
+        return is_integer and is_by_row and not has_second
+
+    @property
+    def mean_bits(self) -> float:
+        """Bits of a code, averaged over channels; without scales."""
+        return self.number.bits if self.channels is None else self.channels.mean_bits
+
+    @property
+    def multiplied_bits(self) -> float:
+        """Bits that a multiplier meets, averaged over channels (``NumberFormat``)."""
+        return self.number.multiplied_bits if self.channels is None else self.channels.mean_bits
 
     @property
     def is_scaled_integer(self) -> bool:
@@ -186,7 +230,12 @@ class TensorFormat:
 
         >>> Precision.parse("mxfp4").weight.stored_bits(64 * 64, 64) / 64**2
         4.25
+
+        Raises:
+            PrecisionError: If channels have bits of their own, and are not as many.
         """
+        if self.channels is not None:
+            return self._bits_of_channels(self.channels, num_elements, num_channels)
         count = self.num_scales(num_elements, num_channels)
         scales = SCALE_FORMATS[self.scale or self._usual_scale].stored_bits(count)
         if self.number.is_microscaling:
@@ -195,6 +244,16 @@ class TensorFormat:
         points = 0 if self.symmetric else count * self._zero_point_bits
         levels = num_channels * 2**self.number.bits * LEVEL_BITS if self.number.has_codebook else 0
         return num_elements * self.number.bits + scales + points + levels
+
+    def _bits_of_channels(self, channels: ChannelBits, num_elements: int, count: int) -> int:
+        if count != channels.num_channels:
+            raise PrecisionError(
+                f"{quoted(str(channels))} is of {channels.num_channels} channels, the weight has "
+                f"{count}"
+            )
+        pairs = zip(self.by_channel, channels.counts, strict=True)
+        each = num_elements // count
+        return channels.code_bits + sum(x.stored_bits(each * n, n) for x, n in pairs)
 
     @property
     def _zero_point_bits(self) -> int:
@@ -214,8 +273,10 @@ def _pattern() -> re.Pattern[str]:
         for names in (spellings(), SCALE_FORMATS)
     )
     return re.compile(
-        rf"w(?P<weight>{number})(?P<tensor>t?)(?P<zero>(?:zf?)?)(?:g(?P<group>[0-9]{{1,{_LONGEST}}}))?"
+        rf"w(?:(?P<weight>{number})|\[(?P<bits>[0-9](?:,[0-9])+)\])"
+        rf"(?P<tensor>t?)(?P<zero>(?:zf?)?)(?:g(?P<group>[0-9]{{1,{_LONGEST}}}))?"
         rf"(?:s(?P<scale>{scale}))?"
+        rf"(?::(?:(?P<count>[0-9]{{1,{_LONGEST}}})/(?P<block>[0-9]{{1,{_LONGEST}}})x)?(?P<codes>[0-9]+))?"
         rf"(?:a(?P<activation>{number})(?P<symmetric>s?)"
         r"(?:(?P<dynamic>d)|(?P<channels>c)|(?P<first>f))?)?"
     )
@@ -278,8 +339,19 @@ class Precision:
         return f"Precision({self._spelling!r})"
 
 
+def _channels(match: re.Match[str]) -> ChannelBits | None:
+    bits, codes = match["bits"], match["codes"]
+    if (bits is None) != (codes is None):
+        raise PrecisionError(f"{quoted(match[0])}: bits of channels go with a digit for each")
+    if bits is None:
+        return None
+    count, block = int(match["count"] or len(codes)), int(match["block"] or 1)
+    return ChannelBits.parse(bits, codes, count, block)
+
+
 def _weight_format(match: re.Match[str]) -> TensorFormat:
-    number, group = spelled_format(match["weight"]), match["group"]
+    channels, group = _channels(match), match["group"]
+    number = channels.numbers[-1] if channels else spelled_format(match["weight"])
     if number.is_for_inputs:
         raise PrecisionError(f"{match[0]!r}: {number.name} is for inputs; write w4a{number.name}")
     if match["tensor"] and group:
@@ -296,7 +368,8 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
         granularity = Granularity.TENSOR if match["tensor"] else Granularity.CHANNEL
     size = int(group) if group else None
     has_fraction = match["zero"] == "zf"
-    return TensorFormat(number, granularity, not match["zero"], size, match["scale"], has_fraction)
+    is_symmetric, scale = not match["zero"], match["scale"]
+    return TensorFormat(number, granularity, is_symmetric, size, scale, has_fraction, channels)
 
 
 def _activation_format(match: re.Match[str]) -> TensorFormat:
@@ -348,13 +421,15 @@ def _refuse_own_groups(match: re.Match[str], number: NumberFormat) -> None:
 
 def spell_weight(weight: TensorFormat) -> str:
     """The weight's part of a precision, such as ``w4g128``."""
-    text = "w" + weight.number.spellings[0]
+    bits, _, codes = str(weight.channels or weight.number.spellings[0]).partition(":")
+    text = "w" + bits
     text += "t" if weight.granularity is Granularity.TENSOR else ""
     text += "" if weight.symmetric else "z"
     text += "f" if weight.float_zero else ""
     has_group = weight.group_size and not weight.number.is_microscaling
     text += f"g{weight.group_size}" if has_group else ""
-    return text + ("" if weight.scale is None else f"s{weight.scale}")
+    text += "" if weight.scale is None else f"s{weight.scale}"
+    return text + (f":{codes}" if codes else "")
 
 
 def spell_activation(activation: TensorFormat) -> str:

@@ -101,6 +101,8 @@ class Quantizer:
             work: Memory of ``r K`` float32 that may be used; see ``mpq.quantization.grid.Grid``.
         """
         stored = self._stored(name, rows, tensor_format)
+        if stored is None and tensor_format.channels is not None:
+            return self._by_channel(name, rows, tensor_format, some)
         if stored is None:
             grid = self._grid(name, rows, tensor_format)
             return quantize_some(rows, some, tensor_format, grid, work)
@@ -110,6 +112,20 @@ class Quantizer:
         # Of single rows a copy was made.
         release_arrays((part if isinstance(some, slice) else stored).parts().values())
         return numbers.to(rows.device, rows.dtype)
+
+    def _by_channel(
+        self, name: str, rows: Tensor, tensor_format: TensorFormat, some: slice | Tensor
+    ) -> Tensor:
+        """Some channels, each in its own format."""
+        assert tensor_format.channels is not None
+        every = torch.arange(len(rows), device=rows.device)[some]
+        columns = torch.from_numpy(tensor_format.channels.columns).to(rows.device)[every]
+        found = torch.empty(len(every), rows.shape[1], dtype=rows.dtype, device=rows.device)
+        for column, own in enumerate(tensor_format.by_channel):
+            here = columns == column
+            if here.any():
+                found[here] = self.rounded_rows(name, rows, own, every[here])
+        return found
 
     def codes(self, name: str, layer_module: nn.Module, tensor_format: TensorFormat) -> Codes:
         """What a weight is stored as, in a format that needs a scale.
@@ -122,6 +138,9 @@ class Quantizer:
         weight = weight_of(layer_module).detach()
         rows = layout_of(layer_module).to_rows(weight)
         stored = self._stored(name, rows, tensor_format)
+        if stored is None and tensor_format.channels is not None:
+            parts = [self.codes(name, layer_module, own) for own in tensor_format.by_channel]
+            return Codes.of_channels(parts, tensor_format)
         if stored is not None:
             found = Codes.of_stored(stored, tensor_format)
             release_arrays(stored.parts().values())

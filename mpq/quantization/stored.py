@@ -112,10 +112,16 @@ class StoredWeight:
         why = self._why_not_scales(tensor_format) or self._why_not_levels(tensor_format)
         if why:
             return why
-        low, high = self._reach(tensor_format)
-        if not (low <= self.codes.min() and self.codes.max() <= high):
-            return f"reach from {self.codes.min()} to {self.codes.max()}, not {low} to {high}"
-        return ""
+        if tensor_format.channels is None:
+            return _why_not_codes(self.codes, *self._reach(tensor_format))
+        columns = tensor_format.channels.columns
+        if len(columns) != channels:
+            return f"are of {channels} channels, not {len(columns)}"
+        found = (
+            _why_not_codes(self.codes[columns == column], *self._reach(own))
+            for column, own in enumerate(tensor_format.by_channel)
+        )
+        return next(filter(None, found), "")
 
     def _why_not_scales(self, tensor_format: TensorFormat) -> str:
         """Why the second scales are not those of the format; empty: they are."""
@@ -161,6 +167,12 @@ class StoredWeight:
         return {part: array for part, array in found.items() if array is not None}
 
 
+def _why_not_codes(codes: "np.ndarray[Any, Any]", low: float, high: float) -> str:
+    if low <= codes.min() and codes.max() <= high:
+        return ""
+    return f"reach from {codes.min()} to {codes.max()}, not {low} to {high}"
+
+
 def joined(
     parts: Sequence[StoredWeight],
     second: "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | tuple[None, None]",
@@ -180,6 +192,23 @@ def joined(
         if name not in ("scale_step", "scale_mean")
     }
     return StoredWeight(**arrays, scale_step=step, scale_mean=mean)
+
+
+def of_channels(parts: Sequence[StoredWeight], tensor_format: TensorFormat) -> StoredWeight:
+    """A weight whose channels may have bits of their own.
+
+    Args:
+        parts: ``[F]`` the whole weight in each of ``tensor_format.by_channel``.
+        tensor_format: That it is stored in.
+    """
+    if tensor_format.channels is None:
+        return parts[0]
+    columns = tensor_format.channels.columns
+    arrays = {
+        name: np.stack([part.parts()[name] for part in parts])[columns, np.arange(len(columns))]
+        for name in _PARTS
+    }
+    return StoredWeight(**arrays)
 
 
 def signature_of(rows: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.float32]]":

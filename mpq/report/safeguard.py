@@ -178,19 +178,23 @@ class Safeguard:
             there are none, or both are the same.
         integers: And against that of integers alone; ``None`` where there are no other candidates,
             the answer has none of them, or no integers meet the budgets.
+        inside: At last, the answer by layers against that by parts of layers; ``None`` where it was
+            not asked for, or no part can be chosen.
     """
 
     checks: tuple[UniformCheck, ...] = ()
     replaced_by: str | None = None
     prices: AnswerCheck | None = None
     integers: AnswerCheck | None = None
+    inside: AnswerCheck | None = None
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """What was found, for people, in the order in which it was asked."""
         asked = (("prices by channels", self.prices), ("integers alone", self.integers))
         others = (check.sentence(other) for other, check in asked if check is not None)
-        return (*others, self.sentence)
+        last = () if self.inside is None else (self.inside.sentence("bits inside layers"),)
+        return (*others, self.sentence, *last)
 
     @property
     def sentence(self) -> str:

@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, final
 
+from mpq._support.arrays import Array
 from mpq._support.bounds import Bounded
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
@@ -25,6 +26,8 @@ class Sensitivity:
         check: What measuring a few cells said, where the estimator checks itself.
         by_channels: ``[L, B]`` other prices of weights that were rounded to fit data, in which
             errors of different channels neither add up nor cancel; see ``best_answer``.
+        channels: Layer name to ``[O, B]``, what rounding each output channel's weights loses by
+            itself, where the estimator knows; of layers whose row is by another estimate, nothing.
     """
 
     table: CostTable
@@ -32,6 +35,7 @@ class Sensitivity:
     standard_error: CostTable | None = None
     check: SpotCheck | None = None
     by_channels: CostTable | None = None
+    channels: Mapping[str, Array] = field(default_factory=dict)
 
 
 class SensitivityEstimator(Bounded, ABC):

@@ -128,7 +128,7 @@ class AutoEstimator(RefinableEstimator, DivisibleEstimator):
         if not names:
             # Raised prices are those of layers as a whole.
             other = None if jumps.raised else found.by_channels
-            return Sensitivity(table, found.interactions, error, check, other)
+            return Sensitivity(table, found.interactions, error, check, other, found.channels)
         rows = [on.names.index(name) for name in names]
         values = table.values.copy()
         values[rows] = measured_rows(on, names)
@@ -138,7 +138,9 @@ class AutoEstimator(RefinableEstimator, DivisibleEstimator):
             check, repaired=tuple(names), forward_passes=passes, without_effect=silent
         )
         interactions = _without(found.interactions, rows)
-        return Sensitivity(replace(table, values=values), interactions, None, repaired)
+        channels = {n: parts for n, parts in found.channels.items() if n not in names}
+        table = replace(table, values=values)
+        return Sensitivity(table, interactions, None, repaired, channels=channels)
 
 
 def _without(interactions: Interactions | None, rows: Sequence[int]) -> Interactions | None:

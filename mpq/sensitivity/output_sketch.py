@@ -146,10 +146,13 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
         has_pairs = self.interactions and (share == 0 or self.shrinkage is not None)
         pairs = rows.interactions(self.shrinkage) if has_pairs else None
         table = on.table(alone + slope, self.name)
-        if share or incumbent or not on.quantizer.stored:
+        if incumbent:
             return Sensitivity(table, pairs)
+        parts = dict(zip(on.names, channels.by_channel(probes.scale), strict=True))
+        if share or not on.quantizer.stored:
+            return Sensitivity(table, pairs, channels=parts)
         other = on.table(channels.table(probes.scale), self.name)
-        return Sensitivity(table, pairs, by_channels=other)
+        return Sensitivity(table, pairs, by_channels=other, channels=parts)
 
     def _collected(
         self, on: Estimation, incumbent: Mapping[str, Precision]
@@ -161,7 +164,8 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
         rows, sketch = FactorRows(*on.shape), _Sketch(on, incumbent)
         group = _GROUP if num_examples >= _GROUP * _MIN_ROWS else 1
         num_probes = self.for_examples(num_examples).num_probes
-        channels = ChannelPrices(on.shape)
+        counts = [layer.num_channels for layer in on.network.layers]
+        channels = ChannelPrices(counts, len(on.candidates))
         parts: dict[str, Resumable] = {
             "rows": rows, "channels": channels, "probes": probes, "slopes": slopes,
         }  # fmt: skip
@@ -171,7 +175,7 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
             drawn = [partial(probes.draw, batch, original, number) for number in range(num_probes)]
             for found in sketch.passes(batch, drawn, group):
                 rows.add(found.rows, batch.size)
-                channels.add(found.squares, batch.size)
+                channels.add(found.weight_squares, found.input_squares, batch.size)
             if original is not None:
                 slope = partial(slopes.draw, batch, original)
                 # A slope is linear in the change, so that the batch as one group gives its sum.
@@ -244,7 +248,12 @@ class _Pass:
         count = ceil(num_examples / group)
         return cls(
             on,
-            {name: ChannelProducts(count, weights, device) for name, device in devices.items()},
+            {
+                layer.name: ChannelProducts(
+                    count, layer.num_channels, weights, devices[layer.name]
+                )
+                for layer in on.network.layers
+            },
             {
                 n: torch.zeros(num_examples, inputs, device=device, dtype=torch.float32)
                 for n, device in devices.items()
@@ -261,12 +270,16 @@ class _Pass:
         return (of_weights + of_inputs).transpose(0, 1).cpu().double().numpy()
 
     @property
-    def squares(self) -> Array:
-        """``[L, B]``, see ``ChannelPrices``."""
-        found = self.by_weight.values()
-        of_weights = self.on.weights.by_candidate(on_one_device([x.squares for x in found]))
-        of_inputs = self.on.inputs.by_candidate(self._of_inputs.square().sum(dim=1))
-        return (of_weights + of_inputs).cpu().double().numpy()
+    def weight_squares(self) -> Array:
+        """``[C, B]`` of the channels of all layers, see ``ChannelPrices``."""
+        found = torch.cat([x.squares.cpu() for x in self.by_weight.values()])
+        return self.on.weights.by_candidate(found).double().numpy()
+
+    @property
+    def input_squares(self) -> Array:
+        """``[L, B]``."""
+        found = self._of_inputs.square().sum(dim=1)
+        return self.on.inputs.by_candidate(found).cpu().double().numpy()
 
     @property
     def _of_inputs(self) -> Tensor:

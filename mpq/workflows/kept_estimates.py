@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, final
 
 from mpq._support.cache import Cache
+from mpq._support.json_arrays import decoded, encoded
 from mpq._support.ranks import Ranks
 from mpq._support.shard import Shard
 from mpq.errors import InputError
@@ -194,6 +195,7 @@ def _to_dict(found: Sensitivity) -> dict[str, Any]:
         "standard_error": error,
         "check": None if found.check is None else asdict(found.check),
         "by_channels": other,
+        "channels": {name: encoded(parts) for name, parts in found.channels.items()},
     }
 
 
@@ -206,4 +208,5 @@ def _from_dict(data: dict[str, Any]) -> Sensitivity:
         None if error is None else CostTable.from_dict(error),
         None if check is None else SpotCheck.from_dict(check),
         None if other is None else CostTable.from_dict(other),
+        {name: decoded(parts) for name, parts in data["channels"].items()},
     )

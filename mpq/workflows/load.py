@@ -117,8 +117,8 @@ def _safeguard_from_dict(data: Mapping[str, Any] | None) -> Safeguard | None:
         )
         for x in data["checks"]
     )
-    prices, integers = (_answer_check(data.get(other)) for other in ("prices", "integers"))
-    return Safeguard(checks, data["replaced_by"], prices, integers)
+    others = (_answer_check(data.get(other)) for other in ("prices", "integers", "inside"))
+    return Safeguard(checks, data["replaced_by"], *others)
 
 
 def _answer_check(data: Mapping[str, Any] | None) -> AnswerCheck | None:

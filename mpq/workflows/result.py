@@ -9,10 +9,13 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
+import numpy as np
+
 from mpq._support import schema_versions
 from mpq._support.arrays import Columns
 from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles import check_sum
+from mpq.hardware_profiles.part_costs import PART_RESOURCES, check_part_resource, part_costs
 from mpq.network.coverage import Coverage
 from mpq.network.layer import Layer
 from mpq.network.mapped import streaming
@@ -21,6 +24,7 @@ from mpq.problem.assignment import Assignment
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
+from mpq.quantization.precision import ORIGINAL
 from mpq.report.frontier import Frontier
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.safeguard import Safeguard
@@ -98,7 +102,8 @@ class SearchResult:
         """``[L, B]`` each: latency, where it is known, bytes of weights, and what has a limit."""
         limited = (budget.resource for budget in self.problem.budgets)
         names = dict.fromkeys(("latency", "weight_bytes", *limited))
-        known = {table.name: table for table in self.tables}
+        is_shown = self.problem.parts is None
+        known = {x.name: x for x in self.tables if is_shown or x.name in PART_RESOURCES}
         return tuple(known[name] for name in names if name in known)
 
     @property
@@ -108,10 +113,11 @@ class SearchResult:
         return "measured loss (calibration examples)" if is_measured else "predicted loss"
 
     def cost_table(self, resource: str) -> CostTable:
-        """``[L, B]`` cost of any resource over the problem's precisions.
+        """``[L, B]`` cost of any resource over the problem's rows and precisions.
 
         Raises:
-            InputError: If the resource needs a device and there was none, or is no sum over layers.
+            InputError: If the resource needs a device and there was none, is no sum over layers, or
+                none over the channels of layers that are divided.
             UnknownNameError: If there is no such resource.
         """
         known = {table.name: table for table in self.tables}
@@ -119,7 +125,18 @@ class SearchResult:
             # First what has a remedy: that a device is missing, or that a maximum has no table.
             check_sum(resource, self.provenance.device is not None)
             raise UnknownNameError("resource of this result", resource, known)
-        return known[resource]
+        if self.problem.parts is None:
+            return known[resource]
+        check_part_resource(resource)
+        return part_costs(self.problem.parts, known[resource], self.layers)
+
+    def _by_layer(self, table: CostTable) -> CostTable:
+        """``[L, 1]`` what each layer costs as it was chosen, where rows are parts of layers."""
+        parts, columns = self.problem.parts, self.columns
+        assert parts is not None
+        cells = table.values[np.arange(len(columns)), columns]
+        values = parts.by_layer(cells)[:, None]
+        return replace(table, layers=parts.layers, precisions=(ORIGINAL,), values=values)
 
     @property
     def measured(self) -> Measurement:
@@ -257,8 +274,13 @@ class SearchResult:
                 "or search again"
             )
         tables = [self.problem.loss, *self.shown_tables]
-        precisions = self.solution.precisions(self.problem)
-        return layer_table(self.layers, precisions, tables, self.columns, self.half_widths)
+        precisions, columns = self.solution.precisions(self.problem), self.columns
+        if self.problem.parts is not None:
+            rows = [self.problem.loss, *(self.cost_table(x.name) for x in self.shown_tables)]
+            tables = list(map(self._by_layer, rows))
+            columns = np.zeros(len(self.layers), dtype=np.intp)
+        widths = self.half_widths if self.problem.parts is None else ()
+        return layer_table(self.layers, precisions, tables, columns, widths)
 
     def comparison_table(self) -> "pd.DataFrame":
         """One row per network: the original, the result, every uniform precision."""

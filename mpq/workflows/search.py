@@ -21,6 +21,7 @@ from mpq.solvers import Solver
 from mpq.workflows.bias_correction import with_corrected_biases
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.finish import finished
+from mpq.workflows.inside import answer_in_parts, check_split
 from mpq.workflows.kept_estimates import kept_estimate
 from mpq.workflows.measured_share import MeasuredShare
 from mpq.workflows.method import Method
@@ -114,6 +115,7 @@ def searched(
         folder: Where the state of a tuning is kept after each epoch; ``None``: nowhere.
     """
 
+    check_split(task, method, [limit.resource for limit in limits])
     if task.streamed:
         check_streamed(task, method)
     with streaming(bool(task.streamed), task.memory_bytes):
@@ -179,6 +181,9 @@ def _answered(
     if safeguard.replaced_by is not None:
         # Another answer, whose codes and ranges are those that all share so far.
         finish = finished(prepared, problem, solution, accepts)
+    if prepared.task.parts is not None:
+        problem, solution, inside = answer_in_parts(prepared, problem, solution, found)
+        safeguard = replace(safeguard, inside=inside)
     result = Session(prepared).record(
         problem, solution, method.solver, method.estimator.name, rounds, found.check, safeguard,
         finish,

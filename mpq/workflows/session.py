@@ -11,12 +11,15 @@ from mpq._support.arrays import Columns
 from mpq._support.progress import track
 from mpq.network.mapped import streaming
 from mpq.network.metrics import METRICS
+from mpq.network.modules import weight_of
 from mpq.network.network import Network
+from mpq.network.weight_layout import layout_of
 from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudget
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
-from mpq.quantization.precision import ORIGINAL, Precision
-from mpq.quantization.stored import StoredWeights
+from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
+from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.stored import StoredWeight, StoredWeights, of_channels
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.safeguard import Safeguard
@@ -187,7 +190,8 @@ class Session:
     def _shown(self, problem: Problem) -> tuple[str, ...]:
         """Latency, where it is known, bytes of weights, and everything that has a limit."""
         limited = (budget.resource for budget in problem.budgets)
-        latency = ("latency",) if "latency" in self.prepared.pricing.resources else ()
+        is_known = "latency" in self.prepared.pricing.resources and problem.parts is None
+        latency = ("latency",) if is_known else ()
         return tuple(dict.fromkeys((*latency, "weight_bytes", *limited)))
 
     def _comparisons(self, problem: Problem, solution: Solution) -> dict[str, ComparisonRow]:
@@ -227,7 +231,7 @@ class Session:
         transformed = self.prepared.transformed
         return Assignment(
             self._assigned(solution.precisions(problem)),
-            problem.ties,
+            problem.ties if problem.parts is None else problem.parts.ties,
             self.network.folded,
             self.prepared.quantizer.weight_range,
             self.prepared.quantizer.numerics,
@@ -239,10 +243,26 @@ class Session:
     def _stored(self, precisions: Mapping[str, Precision]) -> StoredWeights | None:
         """The chosen precisions' weights, as far as they were rounded with regard to data."""
         own, shared = self.prepared.own_codes, self.prepared.quantizer
-        stored = own.quantizer(precisions, shared).stored
-        chosen = ((name, (name, p.weight)) for name, p in precisions.items())
-        found = {name: stored[cell] for name, cell in chosen if cell in stored}
+        quantizer = own.quantizer(precisions, shared)
+        stored = ((n, self._stored_weight(quantizer, n, p.weight)) for n, p in precisions.items())
+        found = {name: weight for name, weight in stored if weight is not None}
         return StoredWeights(self.prepared.task.rounding, found) if found else None
+
+    def _stored_weight(
+        self, quantizer: Quantizer, name: str, tensor_format: TensorFormat
+    ) -> StoredWeight | None:
+        """``None``: it is rounded to nearest."""
+        formats, layer_module = tensor_format.by_channel, self.network.layer_module(name)
+        stored = [quantizer.stored.get((name, own)) for own in formats]
+        if not any(stored):
+            return None
+        rows = layout_of(layer_module).to_rows(weight_of(layer_module).detach())
+        # Of channels with few bits it may be that these alone are rounded to nearest.
+        parts = (
+            known or quantizer.codes(name, layer_module, own).stored(rows)
+            for known, own in zip(stored, formats, strict=True)
+        )
+        return of_channels([*parts], tensor_format)
 
     def _assigned(self, precisions: Mapping[str, Precision]) -> tuple[AssignedLayer, ...]:
         prepared = self.prepared

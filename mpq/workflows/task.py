@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mpq.backends.target import Target
     from mpq.hardware_profiles import Profile
     from mpq.network.metric import OutputMetric
+    from mpq.problem.split import Split
     from mpq.rounding import WeightRounding
     from mpq.transforms import Transform
     from mpq.tuning import Tuning
@@ -148,6 +149,9 @@ class Task:
         to: Where the result is to run: a target of ``mpq targets``, such as
             ``compressed-tensors``. Layers take what it can hold, in its bytes and its
             arithmetic; candidates default to its own.
+        split: Whether parts of layers get weights of different bits: ``channels`` (every output
+            channel), ``channels:16`` (blocks of 16 neighbours), ``blocks:4`` (four blocks of the
+            channels that are alike); ``none``: layers are whole.
         allow_randomness: For a network whose forward draws (dropout, masks, noise): where the
             generators of torch, numpy and Python start in every pass over a batch, so that two
             passes are equal. Default: such a network is refused.
@@ -175,6 +179,7 @@ class Task:
     tune: str | None = None
     seed: int = 0
     to: str | None = None
+    split: str = "none"
     allow_randomness: int | None = None
     memory: int | str | None = None
     blocks: str | None = None
@@ -188,7 +193,7 @@ class Task:
         # read at once, so that a misspelled name is refused here and not minutes later
         _, _, _ = self.output_metric, self.target, self.weight_rounding
         _, _, _ = self.built_transforms, self.tuning, self.built_workers
-        _ = self.memory_bytes
+        _, _ = self.memory_bytes, self.parts
         precisions = self.precisions
         if not precisions:
             raise InputError("candidates is empty; name precisions such as w8a8, or leave it out")
@@ -276,6 +281,13 @@ class Task:
         if len(set(names)) < len(names):
             raise InputError(f"each transformation is done once; got {', '.join(names)}")
         return built
+
+    @cached_property
+    def parts(self) -> "Split | None":
+        """The split, read."""
+        from mpq.problem.split import Split  # loads numpy
+
+        return Split.parse(self.split)
 
     @cached_property
     def built_workers(self) -> Workers | None:

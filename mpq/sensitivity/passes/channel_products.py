@@ -16,31 +16,37 @@ class ChannelProducts:
 
     Args:
         num_groups: Groups of examples, ``S``.
+        num_channels: Output channels, ``O``.
         num_formats: Formats, ``F``.
         device: Of the weight.
     """
 
-    def __init__(self, num_groups: int, num_formats: int, device: torch.device) -> None:
+    def __init__(
+        self, num_groups: int, num_channels: int, num_formats: int, device: torch.device
+    ) -> None:
         self.whole = torch.zeros(num_groups, num_formats, device=device, dtype=torch.float32)
         """``[S, F]`` summed over channels."""
-        self.squares = torch.zeros(num_formats, device=device, dtype=torch.float32)
-        """``[F]`` squared, and summed over groups and channels."""
+        self.squares = torch.zeros(num_channels, num_formats, device=device, dtype=torch.float32)
+        """``[O, F]`` squared, and summed over groups."""
 
-    def add(self, products: Tensor) -> None:
+    def add(self, some: slice, products: Tensor) -> None:
         """``[S, r, F]`` of some channels, with all calls of the layer in them."""
         self.whole += products.sum(dim=1)
-        self.squares += products.square().sum(dim=(0, 1))
+        self.squares[some] += products.square().sum(dim=0)
 
-    def add_rows(self, owners: Tensor, products: Tensor) -> None:
-        """``[M, F]`` of single channels, ``owners [M]`` the group that each is of."""
+    def add_rows(self, owners: Tensor, channels: Tensor, products: Tensor) -> None:
+        """``[M, F]`` of single channels ``[M]``, ``owners [M]`` the group that each is of."""
         self.whole.index_add_(0, owners, products)
-        self.squares += products.square().sum(dim=0)
+        self.squares.index_add_(0, channels, products.square())
 
-    def add_batch(self, products: Tensor) -> None:
+    def add_batch(self, channels: slice | Tensor, products: Tensor) -> None:
         """``[r, F]`` of some channels, of which the batch as a whole is known alone.
 
         Signs of different examples are independent, so that the square of the sum over the batch
         is, in the mean, the sum of the squares: spread evenly over groups, it counts as such.
         """
         self.whole += products.sum(dim=0) / len(self.whole) ** 0.5
-        self.squares += products.square().sum(dim=0)
+        if isinstance(channels, slice):
+            self.squares[channels] += products.square()
+        else:
+            self.squares.index_add_(0, channels, products.square())

@@ -171,11 +171,11 @@ def _add_linear(passes: Sequence[PassProducts], changes: WeightChanges, group: i
         for found, part in parts:
             products = _products(part, some, tile)
             if part.rows is None:
-                found.add_batch(products[0])
+                found.add_batch(some, products[0])
             else:
                 by_group[found][part.rows] += products
         for found, products in by_group.items():
-            found.add(products)
+            found.add(some, products)
 
 
 def _products(part: "Part", some: slice, tile: Tensor) -> Tensor:
@@ -202,9 +202,9 @@ def _add_table(found: ChannelProducts, call: PlainCall, changes: WeightChanges, 
             changes.of(rows, change)
             products = torch.stack([torch.linalg.vecdot(g, c[place]) for c in change], dim=1)
             if part.rows is None:
-                found.add_batch(products)
+                found.add_batch(read, products)
             else:
-                found.add_rows(owners + part.rows.start, products)
+                found.add_rows(owners + part.rows.start, read, products)
 
 
 def _add_whole(
@@ -218,13 +218,13 @@ def _add_whole(
         return torch.einsum("sok,fok->sof", torch.stack(rows), change)
 
     if not call.is_split:
-        found.add_batch(products(call.whole())[0])
+        found.add_batch(slice(None), products(call.whole())[0])
         return
     # Per example: what its kernel meets, and its part in its group's gradient.
     size = max(1, call.spread, change[0].numel() // group)
     step = max(1, SPREAD_ELEMENTS // size // group)
     parts = [slice(i * group, (i + step) * group) for i in range(0, count, step)]
-    found.add(torch.cat([products(call.sums(part, group)) for part in parts]))
+    found.add(slice(None), torch.cat([products(call.sums(part, group)) for part in parts]))
 
 
 @final

@@ -1,0 +1,46 @@
+"""What parts of layers cost: their shares of what layers cost, and what names their bits."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from mpq.errors import InputError
+from mpq.hardware_profiles.linear import LINEAR_RESOURCES, WEIGHT_BYTES
+from mpq.hardware_profiles.peak_ram import FLASH, PEAK_RAM
+from mpq.network.layer import Layer
+from mpq.problem.cost_table import CostTable
+from mpq.problem.parts import Parts
+
+PART_RESOURCES: Final = (*LINEAR_RESOURCES, FLASH, PEAK_RAM)
+"""Sums over channels. A device's seconds and joules, and a target's files, are of whole layers."""
+
+
+def check_part_resource(resource: str) -> None:
+    """Refuses a resource of which a part of a layer has no share.
+
+    Raises:
+        InputError: If it is none of ``PART_RESOURCES``.
+    """
+    if resource not in PART_RESOURCES:
+        raise InputError(
+            f"no device has a kernel for channels of different bits, so that their {resource} is "
+            f"not known: with split (--split) give limits on {', '.join(PART_RESOURCES)}"
+        )
+
+
+def part_costs(parts: Parts, table: CostTable, layers: Sequence[Layer]) -> CostTable:
+    """``[R, B]`` of a resource's ``[L, B]``.
+
+    Every row has the share of its channels; the constant has what says which part has which bits,
+    and the bytes that layers round up.
+
+    Args:
+        parts: The rows.
+        table: Of a resource in ``PART_RESOURCES``, or of a step of ``peak_ram``.
+        layers: ``L``.
+    """
+    constant = 0.0
+    if table.name in (WEIGHT_BYTES, FLASH):
+        constant = parts.code_bits / 8 + len(parts.of_channels)
+    elif table.name == "effective_bits":
+        constant = parts.code_bits / sum(x.num_weights for x in layers if x.weight_of is None)
+    return parts.table(table, constant)

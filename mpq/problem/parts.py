@@ -1,0 +1,187 @@
+"""Rows of a problem that are parts of layers: blocks of output channels with bits of their own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self, final
+
+import numpy as np
+
+from mpq._support.arrays import Array, Columns
+from mpq._support.json_arrays import columns as whole_numbers
+from mpq.errors import UnknownNameError
+from mpq.network.layer import merge_ties
+from mpq.problem.cost_table import CostTable
+from mpq.quantization.channel_bits import ChannelBits
+from mpq.quantization.precision import Precision, TensorFormat
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Which rows ``R`` of a problem are parts of which layers.
+
+    Args:
+        layers: ``[L]`` names, in the network's order; the rows of a layer are neighbours.
+        of_channels: Layer name to ``[O]``, the part that every output channel is in, from 0 on;
+            a layer that is not in it is one row.
+        blocks: Layer name to how many consecutive channels are a part; others need not be
+            neighbours.
+        owners: Layers that share the weight of another one, and which: they have no row.
+        code_bits: What saying which part has which precision takes, at the most.
+    """
+
+    layers: tuple[str, ...]
+    of_channels: Mapping[str, Columns] = field(default_factory=dict)
+    blocks: Mapping[str, int] = field(default_factory=dict)
+    owners: Mapping[str, str] = field(default_factory=dict)
+    code_bits: int = 0
+
+    @cached_property
+    def counts(self) -> Columns:
+        """``[L]`` rows of every layer."""
+        return np.array([self._count(name) for name in self.layers], dtype=np.intp)
+
+    def _count(self, name: str) -> int:
+        if name in self.owners:
+            return 0
+        return int(self.of_channels[name].max()) + 1 if name in self.of_channels else 1
+
+    @cached_property
+    def starts(self) -> Columns:
+        """``[L]`` the first row of every layer."""
+        return np.concatenate([[0], np.cumsum(self.counts)[:-1]]).astype(np.intp)
+
+    @cached_property
+    def shares(self) -> Array:
+        """``[R]`` the share of its layer's channels that a row has."""
+        found = [
+            np.bincount(self.of_channels[name]) / len(self.of_channels[name])
+            if name in self.of_channels
+            else np.ones(count)
+            for name, count in zip(self.layers, self.counts.tolist(), strict=True)
+        ]
+        return np.concatenate(found)
+
+    @cached_property
+    def row_names(self) -> tuple[str, ...]:
+        """``[R]``: a layer's name, or with the number of the part, ``conv1[3]``."""
+        return tuple(
+            f"{name}[{part}]" if name in self.of_channels else name
+            for name, count in zip(self.layers, self.counts.tolist(), strict=True)
+            for part in range(count)
+        )
+
+    @property
+    def ties(self) -> tuple[tuple[str, ...], ...]:
+        """Layers that share a weight, and so all of its parts."""
+        return merge_ties([(owner, name) for name, owner in self.owners.items()], self.layers)
+
+    def rows_of(self, name: str) -> slice:
+        """The rows of a layer; of one that shares a weight those of its owner."""
+        place = self.layers.index(self.owners.get(name, name))
+        start = int(self.starts[place])
+        return slice(start, start + int(self.counts[place]))
+
+    def spread(self, values: Array) -> Array:
+        """``[R, B]`` from ``[L, B]``: every row gets its share of what its layer has.
+
+        What a layer has that shares another one's weight goes to that.
+        """
+        owned = np.array(values, dtype=np.float64)
+        for name, owner in self.owners.items():
+            owned[self.layers.index(owner)] += owned[self.layers.index(name)]
+        return np.repeat(owned, self.counts, axis=0) * self.shares[:, None]
+
+    def table(self, table: CostTable, constant: float = 0.0) -> CostTable:
+        """``[R, B]`` of a cost ``[L, B]`` that is a sum over channels.
+
+        Args:
+            table: Of layers, without costs of pairs.
+            constant: What saying which part has which precision costs.
+        """
+        values, names = self.spread(table.values), self.row_names
+        return replace(table, layers=names, values=values, constant=table.constant + constant)
+
+    def by_layer(self, cells: Array) -> Array:
+        """``[L]`` sums of ``[R]`` over the rows of every layer."""
+        sums = np.concatenate([[0.0], np.cumsum(cells)])
+        return np.asarray(sums[self.starts + self.counts] - sums[self.starts])
+
+    def precisions_of(
+        self, columns: Columns, precisions: Sequence[Precision]
+    ) -> dict[str, Precision]:
+        """Layer name to precision of a choice ``[R]`` among ``[B]``."""
+        return {name: self._precision(name, columns, precisions) for name in self.layers}
+
+    def _precision(
+        self, name: str, columns: Columns, precisions: Sequence[Precision]
+    ) -> Precision:
+        owner, chosen = self.owners.get(name, name), columns[self.rows_of(name)]
+        first: Precision = precisions[int(chosen[0])]
+        if (chosen == chosen[0]).all():
+            return first
+        numbers = [precision.weight.number for precision in precisions]
+        parts, block = self.of_channels[owner], self.blocks.get(owner, 1)
+        by_block = chosen if block > 1 else chosen[parts]
+        found = ChannelBits.of(numbers, by_block, len(parts), block)
+        assert isinstance(found, ChannelBits)  # there are two columns, hence two formats
+        weight = replace(first.weight, number=found.numbers[-1], channels=found)
+        return replace(first, weight=weight)
+
+    def columns_of(
+        self, chosen: Mapping[str, Precision], precisions: Sequence[Precision]
+    ) -> Columns:
+        """``[R]``, the inverse of ``precisions_of``.
+
+        Raises:
+            UnknownNameError: If a precision is none of those.
+        """
+        place = {precision: column for column, precision in enumerate(precisions)}
+        found = np.zeros(int(self.counts.sum()), dtype=np.intp)
+        for name in self.layers:
+            if name not in self.owners:
+                found[self.rows_of(name)] = self._columns(name, chosen[name], place)
+        return found
+
+    def _columns(
+        self, name: str, precision: Precision, place: Mapping[Precision, int]
+    ) -> Columns:
+        own = [replace(precision, weight=weight) for weight in precision.weight.by_channel]
+        for each in own:
+            if each not in place:
+                raise UnknownNameError("precision", str(each), map(str, place))
+        found = np.array([place[each] for each in own], dtype=np.intp)
+        channels = precision.weight.channels
+        if channels is None or name not in self.of_channels:
+            return found[:1]
+        _, first = np.unique(self.of_channels[name], return_index=True)
+        return found[channels.columns[first]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "layers": list(self.layers),
+            "of_channels": {name: parts.tolist() for name, parts in self.of_channels.items()},
+            "blocks": dict(self.blocks),
+            "owners": dict(self.owners),
+            "code_bits": self.code_bits,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            FileFormatError: If a part is no whole number.
+        """
+        parts = {n: whole_numbers(x, f"parts: {n}") for n, x in data["of_channels"].items()}
+        return cls(
+            tuple(data["layers"]), parts, data["blocks"], data["owners"], data["code_bits"]
+        )
+
+
+def can_split(weight: TensorFormat, like: TensorFormat) -> bool:
+    """Whether channels of one weight may be in these two formats: they differ in bits alone."""
+    both = weight.has_channels and like.has_channels
+    return both and replace(weight, number=like.number) == like

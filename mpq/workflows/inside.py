@@ -1,0 +1,187 @@
+"""Bits inside layers: the answer, with parts of its layers at weights of different bits."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from mpq._support.arrays import Array, Columns, Mask
+from mpq.errors import InfeasibleError, InputError
+from mpq.hardware_profiles.part_costs import check_part_resource, part_costs
+from mpq.problem.constraints import Constraints
+from mpq.problem.parts import Parts, can_split
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Solution
+from mpq.problem.split import BLOCKS, Split
+from mpq.report.safeguard import AnswerCheck, Excess
+from mpq.sensitivity import Sensitivity
+from mpq.sensitivity.auto import AutoEstimator
+from mpq.sensitivity.output_sketch import OutputSketch
+from mpq.solvers import SOLVERS
+from mpq.solvers.queries.solve import solve
+from mpq.workflows.defaults import SOLVER
+from mpq.workflows.method import Method
+from mpq.workflows.setup import Prepared
+from mpq.workflows.task import Task
+
+_ESTIMATORS: Final = (AutoEstimator, OutputSketch)
+
+
+def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
+    """Refuses what does not go with parts of layers, before anything runs.
+
+    Args:
+        task: What was asked.
+        method: How.
+        resources: That are limited.
+
+    Raises:
+        InputError: Names the part, and what to do.
+    """
+    if task.parts is None:
+        return
+    for resource in resources:
+        check_part_resource(resource)
+    if not isinstance(method.estimator, _ESTIMATORS):
+        raise InputError(
+            f"split (--split) needs prices of channels, which sensitivity "
+            f"{method.estimator.name!r} has not: take auto or sketch"
+        )
+    asked = {
+        "minimize": method.objective is not None,
+        "a solver that measures": method.solver.is_measuring,
+        "to (--to)": task.to is not None,
+        "sequential_rounding (--sequential-rounding)": task.sequential_rounding,
+        "recalibrate (--recalibrate)": task.recalibrate,
+        "bias_correction (--bias-correction)": task.bias_correction,
+        "tune (--tune)": task.tune is not None,
+        "workers (--workers)": task.workers is not None,
+    }
+    for what, is_asked in asked.items():
+        if is_asked:
+            raise InputError(f"split (--split) does not go with {what}: leave one of them out")
+
+
+def answer_in_parts(
+    prepared: Prepared, problem: Problem, solution: Solution, found: Sensitivity
+) -> tuple[Problem, Solution, AnswerCheck | None]:
+    """The answer in parts, where it loses less on held-out examples than that of whole layers.
+
+    Inputs keep their precisions: rows are parts of weights. Prices are those of channels by
+    themselves, which add up like noise where codes fit data; where weights are rounded to nearest
+    they are scaled so that a layer's add up to its own. Takes a solve, and a forward pass over the
+    held-out examples.
+
+    Args:
+        prepared: Network, prices and examples.
+        problem: That of whole layers.
+        solution: Its answer.
+        found: The estimate.
+
+    Returns:
+        The problem and its answer, and the answers beside each other; the problem that was given
+        where no part can be chosen.
+    """
+    asked = _divided(prepared, problem, solution, found)
+    if asked is None:
+        return problem, solution, None
+    try:
+        parted = solve(SOLVERS.build(SOLVER, prepared.task.seed), asked)
+    except InfeasibleError:  # saying which part has which bits is what is too much
+        return problem, solution, None
+    assert parted.columns is not None
+    pair = solution.precisions(problem), parted.precisions(asked)
+    whole, inside = (prepared.on_held_out.measure(precisions) for precisions in pair)
+    excess = Excess.of(whole.by_example, inside.by_example)
+    check = AnswerCheck(excess, excess.mean > 0)
+    return (asked, parted, check) if check.is_replaced else (problem, solution, check)
+
+
+def _divided(
+    prepared: Prepared, problem: Problem, solution: Solution, found: Sensitivity
+) -> Problem | None:
+    """The problem of parts; ``None`` where no layer can be divided."""
+    split, layers = prepared.task.parts, prepared.pricing.layers
+    assert split is not None and solution.columns is not None
+    owners = {x.name: x.weight_of for x in layers if x.weight_of is not None}
+    losses, open_to = _channel_losses(found, owners), _open_columns(problem, solution.columns)
+    rows = enumerate(problem.loss.layers)
+    names = [name for row, name in rows if name in losses and open_to[row].sum() > 1]
+    if not names:
+        return None
+    of_channels = {name: split.parts(losses[name]) for name in names}
+    blocks, code_bits = dict.fromkeys(names, split.block), _code_bits(split, of_channels, open_to, problem)
+    parts = Parts(problem.loss.layers, of_channels, blocks, owners, code_bits)
+    values = _row_losses(parts, losses, found, problem)
+    budgets = (
+        replace(b, tables=tuple(part_costs(parts, table, layers) for table in b.tables))
+        for b in problem.budgets
+    )
+    return Problem(
+        replace(problem.loss, layers=parts.row_names, values=values),
+        Constraints(tuple(budgets)),
+        mask=np.repeat(open_to, parts.counts, axis=0),
+        parts=parts,
+    )
+
+
+def _open_columns(problem: Problem, columns: Columns) -> Mask:
+    """``[L, B]`` what a weight's parts may take: the answer's input, and formats like its own.
+
+    A layer whose weight has no such formats keeps what it has.
+    """
+    precisions = problem.loss.precisions
+    allowed = problem.grouped.allowed[problem.grouped.group_of]
+    found = np.zeros_like(allowed)
+    for row, column in enumerate(columns.tolist()):
+        chosen = precisions[column]
+        for other, precision in enumerate(precisions):
+            is_alike = can_split(chosen.weight, precision.weight)
+            is_same = precision.activation == chosen.activation
+            found[row, other] = allowed[row, other] and is_alike and is_same
+        found[row, column] = True
+    return found
+
+
+def _channel_losses(found: Sensitivity, owners: dict[str, str]) -> dict[str, Array]:
+    """Layer name to ``[O, B]``; what shares a weight is priced with its owner."""
+    losses = dict(found.channels)
+    for name, owner in owners.items():
+        if name in losses and owner in losses:
+            losses[owner] = losses[owner] + losses.pop(name)
+        else:  # one of them was measured as a whole
+            losses.pop(owner, None)
+    return losses
+
+
+def _code_bits(
+    split: Split, of_channels: dict[str, Columns], open_to: Mask, problem: Problem
+) -> int:
+    """Of all layers, if each uses all that it may."""
+    total = 0
+    for row, name in enumerate(problem.loss.layers):
+        if name in of_channels:
+            parts = of_channels[name]
+            count = len(parts) if split.kind == BLOCKS else int(parts.max()) + 1
+            total += count * (int(open_to[row].sum()) - 1).bit_length()
+    return total
+
+
+def _row_losses(
+    parts: Parts, losses: dict[str, Array], found: Sensitivity, problem: Problem
+) -> Array:
+    """``[R, B]`` whose sums over a layer are what the layer is priced at."""
+    table = problem.loss if found.by_channels is None else found.by_channels
+    rows = parts.spread(table.values)
+    for name, of_channel in parts.of_channels.items():
+        some = parts.rows_of(name)
+        by_part = np.zeros_like(rows[some])
+        np.add.at(by_part, of_channel, losses[name])
+        whole, weights = rows[some].sum(axis=0), by_part.sum(axis=0)
+        if found.by_channels is None:
+            scale = np.divide(whole, weights, out=np.ones_like(whole), where=weights > 0)
+            rows[some] = by_part * scale
+        else:  # what is left is the input's
+            rows[some] = by_part + (whole - weights) * parts.shares[some, None]
+    return rows

@@ -209,9 +209,10 @@ def _check_assignment(assignment: object) -> None:
 
 
 def _check_inputs(tool: str, assignment: Assignment) -> None:
-    """Refuses inputs that nothing but the simulation computes with."""
+    """Refuses inputs and weights that nothing but the simulation computes with."""
     for layer in assignment.layers:
-        why = layer.precision.activation.why_simulated
+        precision = layer.precision
+        why = precision.activation.why_simulated or precision.weight.why_simulated
         if why:
             raise PrecisionError(
                 f"{tool} cannot hold layer {layer.name!r} at {layer.precision}: {why}; it is "

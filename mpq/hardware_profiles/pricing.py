@@ -242,7 +242,9 @@ class Pricing:
             return self._without_device(resource, chosen)
         # Only precisions in use: for others a profile may lack a number, and refuse.
         candidates = tuple(dict.fromkeys(chosen))
-        table = (self._file if resource == FILE_BYTES else partial(self.table, resource))(candidates)
+        table = (self._file if resource == FILE_BYTES else partial(self.table, resource))(
+            candidates
+        )
         columns = [candidates.index(precision) for precision in chosen]
         return table.total(np.array(columns, dtype=np.intp))
 

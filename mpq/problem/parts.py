@@ -114,9 +114,7 @@ class Parts:
         """Layer name to precision of a choice ``[R]`` among ``[B]``."""
         return {name: self._precision(name, columns, precisions) for name in self.layers}
 
-    def _precision(
-        self, name: str, columns: Columns, precisions: Sequence[Precision]
-    ) -> Precision:
+    def _precision(self, name: str, columns: Columns, precisions: Sequence[Precision]) -> Precision:
         owner, chosen = self.owners.get(name, name), columns[self.rows_of(name)]
         first: Precision = precisions[int(chosen[0])]
         if (chosen == chosen[0]).all():
@@ -144,9 +142,7 @@ class Parts:
                 found[self.rows_of(name)] = self._columns(name, chosen[name], place)
         return found
 
-    def _columns(
-        self, name: str, precision: Precision, place: Mapping[Precision, int]
-    ) -> Columns:
+    def _columns(self, name: str, precision: Precision, place: Mapping[Precision, int]) -> Columns:
         own = [replace(precision, weight=weight) for weight in precision.weight.by_channel]
         for each in own:
             if each not in place:
@@ -176,9 +172,7 @@ class Parts:
             FileFormatError: If a part is no whole number.
         """
         parts = {n: whole_numbers(x, f"parts: {n}") for n, x in data["of_channels"].items()}
-        return cls(
-            tuple(data["layers"]), parts, data["blocks"], data["owners"], data["code_bits"]
-        )
+        return cls(tuple(data["layers"]), parts, data["blocks"], data["owners"], data["code_bits"])
 
 
 def can_split(weight: TensorFormat, like: TensorFormat) -> bool:

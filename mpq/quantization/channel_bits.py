@@ -10,7 +10,7 @@ import numpy as np
 
 from mpq._support.arrays import Columns
 from mpq.errors import PrecisionError
-from mpq.quantization.formats import NUMBER_FORMATS, spelled_format
+from mpq.quantization.formats import spelled_format
 from mpq.quantization.number_format import NumberFormat
 
 MOST_BITS: Final = 8

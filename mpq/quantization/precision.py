@@ -167,7 +167,9 @@ class TensorFormat:
 
     @property
     def why_simulated(self) -> str:
-        """Why inputs in this format are computed with in the simulation alone; empty: not so."""
+        """Why tensors in this format are computed with in the simulation alone; empty: not so."""
+        if self.channels is not None:
+            return "no kernel here reads output channels of different bits"
         if self.number.is_for_inputs:
             return f"no kernel here multiplies codes of {self.number.name}"
         return {

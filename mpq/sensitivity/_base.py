@@ -49,6 +49,8 @@ class SensitivityEstimator(Bounded, ABC):
     summary: ClassVar[str]
     is_measuring: ClassVar[bool] = False
     """Whether every cell is measured by itself, so that nothing is left to check."""
+    prices_channels: ClassVar[bool] = False
+    """Whether it knows what every output channel loses (``Sensitivity.channels``)."""
     asks_workers: ClassVar[bool] = False
     """Whether it can have cells measured by other processes (``Estimation.workers``)."""
 

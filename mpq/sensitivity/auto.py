@@ -44,6 +44,7 @@ class AutoEstimator(RefinableEstimator, DivisibleEstimator):
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "the sketch, checked; measured where predictions fail (default)"
     asks_workers: ClassVar[bool] = True
+    prices_channels: ClassVar[bool] = True
 
     num_probes: int = 0
     seed: int = 0

@@ -50,6 +50,7 @@ class DiagonalFisher(SensitivityEstimator):
 
     name: ClassVar[str] = "fisher"
     summary: ClassVar[str] = "diagonal Fisher x squared error (SqueezeLLM), 1 forward + 1 backward"
+    prices_channels: ClassVar[bool] = True
 
     labels: str = "sampled"
     seed: int = 0
@@ -67,7 +68,8 @@ class DiagonalFisher(SensitivityEstimator):
         for batch in labelled_passes(on, found, fisher_gradient, self.labels, self.seed):
             found.end(batch)
             examples += batch.size
-        return Sensitivity(on.table(0.5 * found.sums() / examples, self.name))
+        table = on.table(0.5 * found.sums() / examples, self.name)
+        return Sensitivity(table, channels=found.by_channel(0.5 / examples))
 
 
 class _Fisher:
@@ -117,7 +119,15 @@ class _Fisher:
 
     def sums(self) -> Array:
         """``[L, B]`` squared products of errors and gradients, of weights and of inputs."""
+        summed = [found.sum(dim=0) for found in self._by_weight.values()]
         weights, inputs = (
-            on_one_device(sums.values()).cpu().numpy() for sums in (self._by_weight, self._by_input)
+            on_one_device(sums).cpu().numpy() for sums in (summed, self._by_input.values())
         )
         return self.on.weights.by_candidate(weights) + self.on.inputs.by_candidate(inputs)
+
+    def by_channel(self, factor: float) -> dict[str, Array]:
+        """Layer name to ``[O, B]``, the weights' part of the sums times a factor."""
+        return {
+            name: factor * self.on.weights.by_candidate(found.cpu().numpy())
+            for name, found in self._by_weight.items()
+        }

@@ -13,7 +13,7 @@ from mpq.sensitivity.curvature.gauss_newton import gauss_newton_traces
 from mpq.sensitivity.curvature.hessian_products import LOSSES, check_option, objective
 from mpq.sensitivity.curvature.pyhessian_backend import BACKENDS, pyhessian_traces, refuse_inputs
 from mpq.sensitivity.estimation import Estimation
-from mpq.sensitivity.passes.rounding_errors import input_errors, weight_errors
+from mpq.sensitivity.passes.rounding_errors import channel_errors, input_errors
 
 _MATRICES = ("gauss-newton", "hessian")
 _FEW, _MANY = 2, 64
@@ -61,6 +61,7 @@ class HessianTrace(SensitivityEstimator):
 
     name: ClassVar[str] = "hessian-trace"
     summary: ClassVar[str] = "HAWQ-V2/V3: curvature trace x squared error, 2 backward passes"
+    prices_channels: ClassVar[bool] = True
 
     num_probes: int = 0
     matrix: str = "gauss-newton"
@@ -96,7 +97,9 @@ class HessianTrace(SensitivityEstimator):
         sizes = np.array([layer.num_weights for layer in on.network.layers])
         # An error without a preferred direction has 1/n of its squared length along each
         # eigenvector: it meets the mean eigenvalue, the trace over n.
-        weight = 0.5 * weight_errors(on) / sizes[:, None]  # [L, B], per unit of trace
+        by_channel = channel_errors(on)
+        errors = np.stack([found.sum(axis=0) for found in by_channel.values()])
+        weight = 0.5 * errors / sizes[:, None]  # [L, B], per unit of trace
         of_input = input_errors(on)  # [L, B]
         values = (
             traces.weight.clip(min=0)[:, None] * weight
@@ -106,9 +109,11 @@ class HessianTrace(SensitivityEstimator):
         error = traces.weight_error[:, None] * weight + traces.input_error[:, None] * 0.5 * of_input
         # One draw leaves errors of nan, and a table is all finite or not given.
         is_known = bool(np.isfinite(traces.weight_error + traces.input_error).all())
+        rates = dict(zip(on.names, 0.5 * traces.weight.clip(min=0) / sizes, strict=True))
         return Sensitivity(
             on.table(values, self.name),
             standard_error=on.table(error, self.name) if is_known else None,
+            channels={name: rates[name] * found for name, found in by_channel.items()},
         )
 
 

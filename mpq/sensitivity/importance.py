@@ -7,7 +7,7 @@ import numpy as np
 from mpq._support.arrays import Array
 from mpq.problem.cost_table import CostTable
 from mpq.sensitivity.estimation import Estimation
-from mpq.sensitivity.weight_error import relative_errors
+from mpq.sensitivity.weight_error import channel_errors, relative_errors
 
 
 def importance_table(on: Estimation, importance: Sequence[float] | Array, name: str) -> CostTable:
@@ -33,5 +33,5 @@ def importance_table(on: Estimation, importance: Sequence[float] | Array, name: 
     """
     column = np.asarray(importance, dtype=np.float64)[:, None]
     with np.errstate(invalid="ignore"):  # an infinite importance is refused by the table
-        values = column * relative_errors(on)
+        values = column * relative_errors(on, channel_errors(on))
     return on.table(values, name, "relative")

@@ -102,6 +102,7 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
 
     name: ClassVar[str] = "sketch"
     summary: ClassVar[str] = "output sketch with interactions, 1 forward + 1 backward"
+    prices_channels: ClassVar[bool] = True
 
     num_probes: int = 0
     temperature: float = TEMPERATURE
@@ -249,9 +250,7 @@ class _Pass:
         return cls(
             on,
             {
-                layer.name: ChannelProducts(
-                    count, layer.num_channels, weights, devices[layer.name]
-                )
+                layer.name: ChannelProducts(count, layer.num_channels, weights, devices[layer.name])
                 for layer in on.network.layers
             },
             {

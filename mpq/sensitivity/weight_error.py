@@ -1,5 +1,6 @@
 """Weight error: how much rounding changes a layer's numbers, without any data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -39,23 +40,36 @@ class WeightError(SensitivityEstimator):
 
     name: ClassVar[str] = "weight-error"
     summary: ClassVar[str] = "relative squared error of the numbers, no data needed"
+    prices_channels: ClassVar[bool] = True
 
     def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``; no example is read."""
-        return Sensitivity(on.table(relative_errors(on), self.name, "relative"))
+        by_channel = channel_errors(on)
+        table = on.table(relative_errors(on, by_channel), self.name, "relative")
+        return Sensitivity(table, channels=by_channel)
 
 
-def relative_errors(on: Estimation) -> Array:
-    """``[L, B]`` relative squared errors of weight plus input, the input standard normal."""
+def relative_errors(on: Estimation, by_channel: Mapping[str, Array]) -> Array:
+    """``[L, B]`` relative squared errors of weight plus input, the input standard normal.
+
+    Args:
+        on: Network and candidates.
+        by_channel: ``channel_errors``.
+    """
     of_input = on.inputs.by_candidate(np.array([normal_error(f) for f in on.inputs.formats]))
-    of_weight = np.stack([_errors(on, name) for name in on.names])
+    of_weight = np.stack([errors.sum(axis=0) for errors in by_channel.values()])
     # An embedding reads ids, which no format changes.
     reads_numbers = np.array([layer.kind != "embedding" for layer in on.network.layers])
-    return on.weights.by_candidate(of_weight) + reads_numbers[:, None] * of_input
+    return of_weight + reads_numbers[:, None] * of_input
+
+
+def channel_errors(on: Estimation) -> dict[str, Array]:
+    """Layer name to ``[O, B]``, squared errors of channels relative to the whole weight."""
+    return {name: on.weights.by_candidate(_errors(on, name)) for name in on.names}
 
 
 def _errors(on: Estimation, name: str) -> Array:
-    """``[F]``; 0 for a weight of zeros, which every format holds."""
+    """``[O, F]``; 0 for a weight of zeros, which every format holds."""
     changes = WeightChanges.of_original(on, name)
     tiles = (changes.rows[some] for some in row_tiles(changes.rows))
     power = sum(float(tile.double().square().sum()) for tile in tiles)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final
 
 import numpy as np
 
@@ -15,17 +14,13 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.problem.split import BLOCKS, Split
 from mpq.report.safeguard import AnswerCheck, Excess
-from mpq.sensitivity import Sensitivity
-from mpq.sensitivity.auto import AutoEstimator
-from mpq.sensitivity.output_sketch import OutputSketch
+from mpq.sensitivity import ESTIMATORS, Sensitivity
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.method import Method
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
-
-_ESTIMATORS: Final = (AutoEstimator, OutputSketch)
 
 
 def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
@@ -43,10 +38,11 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
         return
     for resource in resources:
         check_part_resource(resource)
-    if not isinstance(method.estimator, _ESTIMATORS):
+    if not method.estimator.prices_channels:
+        able = ", ".join(part.name for part in ESTIMATORS if part.prices_channels)
         raise InputError(
-            f"split (--split) needs prices of channels, which sensitivity "
-            f"{method.estimator.name!r} has not: take auto or sketch"
+            f"split (--split) needs prices of channels, which the estimator "
+            f"{method.estimator.name!r} does not know: take {able}"
         )
     asked = {
         "minimize": method.objective is not None,
@@ -64,7 +60,7 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
 
 
 def answer_in_parts(
-    prepared: Prepared, problem: Problem, solution: Solution, found: Sensitivity
+    prepared: Prepared, split: Split, problem: Problem, solution: Solution, found: Sensitivity
 ) -> tuple[Problem, Solution, AnswerCheck | None]:
     """The answer in parts, where it loses less on held-out examples than that of whole layers.
 
@@ -75,6 +71,7 @@ def answer_in_parts(
 
     Args:
         prepared: Network, prices and examples.
+        split: Which parts layers have.
         problem: That of whole layers.
         solution: Its answer.
         found: The estimate.
@@ -83,7 +80,7 @@ def answer_in_parts(
         The problem and its answer, and the answers beside each other; the problem that was given
         where no part can be chosen.
     """
-    asked = _divided(prepared, problem, solution, found)
+    asked = divided(prepared, split, problem, solution, found)
     if asked is None:
         return problem, solution, None
     try:
@@ -98,12 +95,12 @@ def answer_in_parts(
     return (asked, parted, check) if check.is_replaced else (problem, solution, check)
 
 
-def _divided(
-    prepared: Prepared, problem: Problem, solution: Solution, found: Sensitivity
+def divided(
+    prepared: Prepared, split: Split, problem: Problem, solution: Solution, found: Sensitivity
 ) -> Problem | None:
-    """The problem of parts; ``None`` where no layer can be divided."""
-    split, layers = prepared.task.parts, prepared.pricing.layers
-    assert split is not None and solution.columns is not None
+    """The problem of parts; ``None`` where no layer can be divided. Arguments as above."""
+    layers = prepared.pricing.layers
+    assert solution.columns is not None
     owners = {x.name: x.weight_of for x in layers if x.weight_of is not None}
     losses, open_to = _channel_losses(found, owners), _open_columns(problem, solution.columns)
     rows = enumerate(problem.loss.layers)
@@ -111,7 +108,10 @@ def _divided(
     if not names:
         return None
     of_channels = {name: split.parts(losses[name]) for name in names}
-    blocks, code_bits = dict.fromkeys(names, split.block), _code_bits(split, of_channels, open_to, problem)
+    blocks, code_bits = (
+        dict.fromkeys(names, split.block),
+        _code_bits(split, of_channels, open_to, problem),
+    )
     parts = Parts(problem.loss.layers, of_channels, blocks, owners, code_bits)
     values = _row_losses(parts, losses, found, problem)
     budgets = (

@@ -181,8 +181,9 @@ def _answered(
     if safeguard.replaced_by is not None:
         # Another answer, whose codes and ranges are those that all share so far.
         finish = finished(prepared, problem, solution, accepts)
-    if prepared.task.parts is not None:
-        problem, solution, inside = answer_in_parts(prepared, problem, solution, found)
+    split = prepared.task.parts
+    if split is not None:
+        problem, solution, inside = answer_in_parts(prepared, split, problem, solution, found)
         safeguard = replace(safeguard, inside=inside)
     result = Session(prepared).record(
         problem, solution, method.solver, method.estimator.name, rounds, found.check, safeguard,

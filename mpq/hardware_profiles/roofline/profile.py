@@ -118,7 +118,8 @@ class Roofline:
 
         A layer without arithmetic (an embedding) runs in every weight format that any layer does.
         """
-        if precision.activation.why_simulated and layer.kind != "embedding":
+        is_read = precision.activation.why_simulated and layer.kind != "embedding"
+        if is_read or precision.weight.why_simulated:
             return None
         weight, activation = precision.weight.number.name, precision.activation.number.name
         # In the file's order: some list a format under two arithmetics, the faster one first.
@@ -133,7 +134,7 @@ class Roofline:
 
     def runs_somewhere(self, precision: Precision) -> bool:
         """Whether any layer that computes could run at this precision."""
-        if precision.activation.why_simulated:
+        if precision.activation.why_simulated or precision.weight.why_simulated:
             return False
         weight, activation = precision.weight.number.name, precision.activation.number.name
         # Whatever the `layer_kinds`: one kind of layer is enough.

@@ -21,9 +21,9 @@ from mpq.sensitivity.passes.weight_gradients import CallGradients, PlainCall
 def squared_products(
     calls: Sequence[CallGradients], changes: WeightChanges, num_examples: int
 ) -> Tensor:
-    r"""What squared changes of a weight count by the squared gradients of one batch.
+    r"""What squared changes of a weight's channels count by the squared gradients of one batch.
 
-    .. math:: P_f = \sum_n \sum_i \Bigl(\sum_c g_{c n i} \, (Q_f(W) - W)_i\Bigr)^2
+    .. math:: P_{o f} = \sum_n \sum_k \Bigl(\sum_c g_{c n o k} \, (Q_f(W) - W)_{o k}\Bigr)^2
 
     Weights of linear layers are met some channels at a time, and of embeddings only the rows that
     are read: no gradient of a whole weight is made, neither for an example nor for the batch.
@@ -38,7 +38,7 @@ def squared_products(
         num_examples: In the batch, ``N``.
 
     Returns:
-        ``[F]`` in float64.
+        ``[O, F]`` in float64.
     """
     kind = kind_of(changes.layer_module)
     plain = [call for call in calls if isinstance(call, PlainCall)]
@@ -58,7 +58,7 @@ def _linear(calls: Sequence[Part], changes: WeightChanges) -> Tensor:
     for some in tiles:
         change = buffer[:, : some.stop - some.start]
         changes.of(some, change)
-        found += _counted(change, _squares(calls, some, change[0]))
+        found[some] = _counted(change, _squares(calls, some, change[0]))
     return found
 
 
@@ -84,7 +84,7 @@ def _table(calls: Sequence[Part], changes: WeightChanges) -> Tensor:
         change = changes.empty(len(rows))
         changes.of(rows, change)
         squares = torch.zeros_like(change[0]).index_add_(0, place, some.square())
-        found += _counted(change, squares)
+        found.index_add_(0, rows, _counted(change, squares))
     return found
 
 
@@ -99,9 +99,10 @@ def _of_rows(calls: Sequence[Part]) -> tuple[Tensor, Tensor]:
 
 
 def _counted(change: Tensor, squares: Tensor) -> Tensor:
-    """``[F]`` of changes ``[F, r, K]``, each square times what it counts."""
+    """``[r, F]`` of changes ``[F, r, K]``, each square times what it counts."""
     # In float64, which holds squares of the smallest numbers, too.
-    return torch.stack([one.double().square_().mul_(squares).sum() for one in change])
+    found = [one.double().square_().mul_(squares).sum(dim=1) for one in change]
+    return torch.stack(found, dim=1)
 
 
 def _whole(calls: Sequence[CallGradients], changes: WeightChanges, num_examples: int) -> Tensor:

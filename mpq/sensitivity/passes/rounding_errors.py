@@ -14,11 +14,17 @@ from mpq.sensitivity.passes.weight_changes import WeightChanges
 
 def weight_errors(on: Estimation) -> Array:
     """Squared error of every layer's weight at every candidate, ``[L, B]``."""
-    found = np.zeros((len(on.names), len(on.weights.formats)))
-    for row, name in enumerate(track(on.names, "rounded weights")):
+    return np.stack([found.sum(axis=0) for found in channel_errors(on).values()])
+
+
+def channel_errors(on: Estimation) -> dict[str, Array]:
+    """Layer name to ``[O, B]``, squared errors of every output channel's weights."""
+    found = dict[str, Array]()
+    for name in track(on.names, "rounded weights"):
         # By format and not by candidate: w4a8 and w4a16 have one weight, rounded once.
-        found[row] = WeightChanges.of_original(on, name).squares().cpu().numpy()
-    return on.weights.by_candidate(found)
+        squares = WeightChanges.of_original(on, name).squares().cpu().numpy()
+        found[name] = on.weights.by_candidate(squares)
+    return found
 
 
 def input_errors(on: Estimation) -> Array:

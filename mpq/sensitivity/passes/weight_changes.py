@@ -74,11 +74,12 @@ class WeightChanges:
         return torch.empty(shape, device=self.rows.device, dtype=torch.float32)
 
     def no_squares(self) -> Tensor:
-        """``[F]`` float64 zeros, where squares are added up."""
-        return torch.zeros(len(self.formats), dtype=torch.float64, device=self.rows.device)
+        """``[O, F]`` float64 zeros, where squares are added up."""
+        shape = (len(self.rows), len(self.formats))
+        return torch.zeros(shape, dtype=torch.float64, device=self.rows.device)
 
     def squares(self, counts: Tensor | None = None) -> Tensor:
-        """``[F]`` float64: squared changes, added up over the weight.
+        """``[O, F]`` float64: squared changes, added up over each channel.
 
         Args:
             counts: ``[D]`` in the weight's own layout, what each square counts; ``None``: 1.
@@ -92,7 +93,8 @@ class WeightChanges:
             # Format by format in float64, which holds squares of the smallest numbers, too.
             for column, change in enumerate(tile):
                 squares = change.double().square_()
-                found[column] += (squares if by_row is None else squares.mul_(by_row[some])).sum()
+                counted = squares if by_row is None else squares.mul_(by_row[some])
+                found[some, column] = counted.sum(dim=1)
         return found
 
     @cached_property

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.network.modules import weight_of
+from mpq.network.weight_layout import layout_of
 from mpq.quantization import rounding
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import ORIGINAL, Precision
@@ -60,19 +61,21 @@ def gradient(module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
 
 
 def expected(module: nn.Module, gradients: Sequence[Tensor]) -> list[float]:
-    """``[F]`` from examples' gradients ``[D]``, by the formula."""
+    """``[F O]`` from examples' gradients ``[D]``, by the formula."""
     weight, quantizer = weight_of(module).detach(), Quantizer(ActivationRanges({}))
     changes = [quantizer.weight("layer", module, f).double() - weight for f in FORMATS]
-    return [
-        sum(float((g * change.flatten()).square().sum()) for g in gradients) for change in changes
-    ]
+    to_rows = layout_of(module).to_rows
+    products = [[to_rows(g.view_as(change) * change) for g in gradients] for change in changes]
+    squares = [torch.stack(of_format).square().sum(dim=(0, 2)) for of_format in products]
+    flat: list[float] = torch.cat(squares).tolist()
+    return flat
 
 
 def found(module: nn.Module, *calls: PlainCall) -> list[float]:
     quantizer, weight = Quantizer(ActivationRanges({})), weight_of(module).detach()
     changes = WeightChanges("layer", module, weight, ORIGINAL.weight, FORMATS, quantizer)
-    by_format: list[float] = squared_products(calls, changes, NUM_EXAMPLES).tolist()
-    return by_format
+    flat: list[float] = squared_products(calls, changes, NUM_EXAMPLES).T.flatten().tolist()
+    return flat
 
 
 def call(module: nn.Module, data: Callable[[], Tensor], is_split: bool = True) -> PlainCall:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mpq.network.examples import Batch, Calibration
 from mpq.network.network import Network
 from mpq.network.signs import ExampleSigns
+from mpq.network.weight_layout import layout_of
 from mpq.quantization import rounding
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
@@ -239,9 +240,11 @@ def test_squares_are_those_of_the_whole_change(name: str) -> None:
 
         for column, wanted in enumerate(on.weights.formats):
             change = on.rounded_weight(layer, wanted) - on.network.weight(layer)
-            squares = change.double().flatten() ** 2
-            assert float(plain[column]) == pytest.approx(float(squares.sum()))
-            assert float(counted[column]) == pytest.approx(float(squares @ counts.double()))
+            to_rows = layout_of(on.network.layer_module(layer)).to_rows
+            squares, counting = change.double() ** 2, counts.double().view(change.shape)
+            by_channel = to_rows(squares).sum(dim=1), to_rows(squares * counting).sum(dim=1)
+            torch.testing.assert_close(plain[:, column], by_channel[0])
+            torch.testing.assert_close(counted[:, column], by_channel[1])
 
 
 def test_codes_that_were_found_with_data_are_read_in_tiles() -> None:

@@ -1,0 +1,115 @@
+"""Rows that are parts of layers: what they cost, and which precision a choice of them is."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mpq.errors import InputError, UnknownNameError
+from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
+from mpq.problem.cost_table import CostTable
+from mpq.problem.parts import Parts, can_split
+from mpq.problem.problem import Problem
+from mpq.problem.split import Split
+from mpq.quantization.precision import Precision
+from mpq.solvers import SOLVERS
+
+PRECISIONS = tuple(map(Precision.parse, ("w2", "w4", "w8")))
+LAYERS = ("embed", "conv", "fc", "head")
+PARTS = Parts(
+    LAYERS,
+    {"conv": np.array([0, 1, 0, 2]), "fc": np.array([0, 0, 1, 1, 2])},
+    {"fc": 2},
+    {"head": "embed"},
+    code_bits=14,
+)
+
+
+def table(name: str = "weight_bytes") -> CostTable:
+    values = np.array([[8.0, 16, 32], [4, 8, 16], [10, 20, 40], [0, 0, 0]])
+    return CostTable(name, "bytes", LAYERS, PRECISIONS, values, constant=3.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("channels", [0, 1, 2, 3, 4]),
+        ("channels:2", [0, 0, 1, 1, 2]),
+        ("blocks:2", [0, 1, 0, 1, 0]),
+        ("blocks:9", [1, 3, 0, 4, 2]),
+    ],
+)
+def test_parts_of_a_layer(text: str, expected: list[int]) -> None:
+    """Neighbours, or channels that lose about as much: also where one loses nothing."""
+    losses = np.array([[2.0, 1], [4, 2], [0, 0], [9, 9], [3, 1]])
+    split = Split.parse(text)
+    assert split is not None
+
+    assert split.parts(losses).tolist() == expected
+    assert str(split) == text
+
+
+@pytest.mark.parametrize("text", ["blocks", "channels:0", "columns:128", "blocks:x", ""])
+def test_a_split_that_is_none_is_refused(text: str) -> None:
+    """With what is one."""
+    with pytest.raises(InputError, match="blocks:4"):
+        Split.parse(text)
+
+
+def test_rows_share_what_layers_cost() -> None:
+    """By channels; they add up to it again, and what shares a weight is with its owner."""
+    spread = PARTS.table(table(), constant=2.0)
+
+    assert spread.layers == ("embed", "conv[0]", "conv[1]", "conv[2]", "fc[0]", "fc[1]", "fc[2]")
+    assert spread.values[:, 1].tolist() == [16, 4, 2, 2, 8, 8, 4]
+    assert spread.constant == 5.0
+    assert PARTS.by_layer(spread.values[:, 2]).tolist() == [32, 16, 40, 0]
+
+
+def test_a_choice_of_rows_is_a_precision_for_every_layer() -> None:
+    """And back; layers that are whole have a plain one, and a weight has one for all layers."""
+    columns = np.array([2, 0, 1, 0, 1, 1, 1])
+
+    found = PARTS.precisions_of(columns, PRECISIONS)
+
+    expected = {"embed": "w8a32", "conv": "w[2,4]:0100a32", "fc": "w4a32", "head": "w8a32"}
+    assert {name: str(precision) for name, precision in found.items()} == expected
+    assert PARTS.columns_of(found, PRECISIONS).tolist() == columns.tolist()
+    blocks = PARTS.precisions_of(np.array([0, 0, 0, 0, 2, 1, 2]), PRECISIONS)
+    assert str(blocks["fc"]) == "w[4,8]:5/2x101a32"
+    assert PARTS.columns_of(blocks, PRECISIONS).tolist() == [0, 0, 0, 0, 2, 1, 2]
+    with pytest.raises(UnknownNameError, match="w3a32"):
+        PARTS.columns_of({**found, "fc": Precision.parse("w3")}, PRECISIONS)
+
+
+def test_formats_that_channels_may_mix() -> None:
+    """They differ in bits alone, and are integers with scales of their own."""
+    w2, w4, others = (
+        Precision.parse("w2g8").weight,
+        Precision.parse("w4g8").weight,
+        ["w4", "w4g16", "w4zg8", "w16", "wfp4g8", "w4t", "w4g8sfp8", "w9g8"],
+    )
+
+    assert can_split(w2, w4)
+    assert not any(can_split(w2, Precision.parse(text).weight) for text in others)
+    assert not can_split(Precision.parse("fp32").weight, w4)
+
+
+def test_a_problem_of_parts_is_solved_and_kept() -> None:
+    """The optimum over parts, which no choice of whole layers reaches; JSON has all of it."""
+    cost = PARTS.table(table())
+    values = np.outer([1.0, 9, 1, 1, 9, 1, 1], [4.0, 1, 0.1])
+    loss = replace(cost, name="loss", unit="nats", values=values, constant=0.0)
+    problem = Problem(loss, Constraints((Budget.of(cost, 55.0),)), parts=PARTS)
+
+    solution = SOLVERS.build("ilp").solve(problem)
+    again = Problem.from_json(problem.to_json())
+
+    assert solution.columns is not None
+    chosen = problem.precisions_of(solution.columns)
+    assert any(precision.weight.channels is not None for precision in chosen.values())
+    assert again.precisions_of(solution.columns) == chosen
+    assert again.columns_of(chosen).tolist() == solution.columns.tolist()
+    with pytest.raises(InputError, match="there are 7 parts"):
+        Problem(table("loss"), parts=PARTS)

@@ -1,0 +1,95 @@
+"""Output channels with bits of their own: spelled, counted, rounded, kept."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mpq.errors import PrecisionError
+from mpq.quantization.channel_bits import ChannelBits
+from mpq.quantization.formats import NUMBER_FORMATS
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.stored import of_channels
+
+SPELLED = ["w[2,3,4]:0120a8", "w[2,4]g64:01a16", "w[3,8]zg32sbf16:100a32", "w[2,4]:10/4x010a8"]
+INTEGERS = [NUMBER_FORMATS[f"int{bits}"] for bits in (2, 3, 4, 8)]
+
+
+@pytest.mark.parametrize("text", SPELLED)
+def test_what_is_written_is_read(text: str) -> None:
+    """The spelling says all."""
+    found = Precision.parse(text)
+
+    assert str(found) == text
+    assert Precision.parse(str(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("w[2,4]a8", "a digit for each"),
+        ("w4:01a8", "a digit for each"),
+        ("w[2,4]t:01", "scales of their own"),
+        ("w[2,4]g64sfp8:01", "scales of their own"),
+        ("w[2,4]:00", "each width occurs"),
+        ("w[2,4]:02", "each width occurs"),
+        ("w[4,2]:01", "rising"),
+        ("w[2,9]:01", "up to 8 bits"),
+        ("w[2,4]:9/4x01", "9 channels in blocks of 4"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(text: str, why: str) -> None:
+    """With the reason."""
+    with pytest.raises(PrecisionError, match=why):
+        Precision.parse(text)
+
+
+def test_a_column_for_every_block() -> None:
+    """Formats that nobody has are left out; one alone is no mix."""
+    mixed = ChannelBits.of(INTEGERS, [3, 0, 3], num_channels=5, block=2)
+
+    assert isinstance(mixed, ChannelBits)
+    assert [number.bits for number in mixed.numbers] == [2, 8]
+    assert mixed.columns.tolist() == [1, 1, 0, 0, 1]
+    assert (mixed.mean_bits, mixed.code_bits) == (pytest.approx(28 / 5), 3)
+    assert ChannelBits.of(INTEGERS, [1, 1, 1]) == NUMBER_FORMATS["int3"]
+
+
+@pytest.mark.parametrize("text", ["w[2,3,8]g16:0120a16", "w[2,3,8]z:0120a16", "w[3,4]:4/2x01a16"])
+def test_every_channel_is_that_of_its_format(text: str) -> None:
+    """Rounded, as codes and counted in bits, each as the whole weight in its format has it."""
+    torch.manual_seed(0)
+    layer, quantizer = nn.Linear(40, 4), Quantizer(ActivationRanges({}))
+    mixed = Precision.parse(text).weight
+    assert mixed.channels is not None
+    own = [mixed.by_channel[column] for column in mixed.channels.columns]
+
+    found = quantizer.weight("fc", layer, mixed)
+
+    for row, tensor_format in enumerate(own):
+        assert torch.equal(found[row], quantizer.weight("fc", layer, tensor_format)[row])
+    assert torch.equal(quantizer.codes("fc", layer, mixed).numbers(), found)
+    expected = sum(x.stored_bits(40, 1) for x in own) + mixed.channels.code_bits
+    assert mixed.stored_bits(160, 4) == expected
+    with pytest.raises(PrecisionError, match="the weight has 5"):
+        mixed.stored_bits(200, 5)
+
+
+def test_kept_codes_of_channels() -> None:
+    """Put together from those of whole weights, they are the simulation's, and checked."""
+    torch.manual_seed(0)
+    layer, quantizer = nn.Linear(24, 3), Quantizer(ActivationRanges({}))
+    mixed = Precision.parse("w[2,4]:011a16").weight
+    rows = layer.weight.detach()
+    parts = [quantizer.codes("fc", layer, own).stored(rows) for own in mixed.by_channel]
+
+    kept = of_channels(parts, mixed)
+
+    by_kept = Quantizer(ActivationRanges({}), stored={("fc", mixed): kept})
+    assert torch.equal(by_kept.weight("fc", layer, mixed), quantizer.weight("fc", layer, mixed))
+    assert kept.why_not(mixed, (3, 24)) == ""
+    assert "reach from" in kept.why_not(Precision.parse("w[2,4]:101a16").weight, (3, 24))
+    assert "channels, not 4" in kept.why_not(Precision.parse("w[2,4]:0110a16").weight, (3, 24))
+    assert np.array_equal(kept.codes[0], parts[0].codes[0])

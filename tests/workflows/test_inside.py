@@ -1,0 +1,210 @@
+"""Searches whose layers are divided: bits for channels, or for blocks of them."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import mpq
+from mpq.cli.__main__ import app
+from mpq.errors import InputError
+from mpq.hardware_profiles.part_costs import part_costs
+from mpq.network.layer import Layer
+from tests.workflows.networks import Net, batches
+
+CANDIDATES = ["w2", "w3", "w4", "w8"]
+
+
+def network() -> nn.Module:
+    """Channels of very different size: some matter a lot more than others."""
+    torch.manual_seed(0)
+    net = Net().eval()
+    with torch.no_grad():
+        for layer in (net.conv, net.hidden, net.head):
+            scale = torch.logspace(-1.5, 0.5, len(layer.weight))
+            layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
+    return net
+
+
+def task(split: str = "channels", rounding: str = "gptq", **others: object) -> mpq.Task:
+    return mpq.Task(
+        network(), batches(6), batches(8)[6:], candidates=CANDIDATES, rounding=rounding,
+        split=split, **others,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@cache
+def searched(split: str, rounding: str = "gptq") -> mpq.SearchResult:
+    return mpq.search(task(split, rounding), ["weight_bytes=1x:w4"])
+
+
+@pytest.mark.parametrize("rounding", ["gptq", "nearest"])
+@pytest.mark.parametrize("split", ["channels", "channels:4", "blocks:3"])
+def test_parts_within_the_same_bytes(split: str, rounding: str) -> None:
+    """They lose less than whole layers, in bytes that are counted with what names their bits."""
+    found = searched(split, rounding)
+
+    precisions = found.assignment.precisions
+    mixed = [p.weight for p in precisions.values() if p.weight.channels is not None]
+    assert mixed
+    assert found.safeguard is not None
+    assert found.safeguard.inside is not None
+    assert found.safeguard.inside.is_replaced
+    whole = mpq.search(task("none", rounding), ["weight_bytes=1x:w4"])
+    assert found.measured.divergence < whole.measured.divergence
+    (budget,) = found.problem.budgets
+    used = found.comparison("result").costs["weight_bytes"]
+    assert used <= budget.used(found.columns) <= budget.limit
+    layers = {layer.name: layer for layer in found.layers}
+    bits = (
+        precision.weight.stored_bits(layers[name].num_weights, layers[name].num_channels)
+        for name, precision in precisions.items()
+    )
+    rounded_up = sum(-(-each // 8) for each in bits)
+    assert used - found.cost_table("weight_bytes").constant == pytest.approx(
+        rounded_up - _added(found)
+    )
+
+
+def _added(found: mpq.SearchResult) -> float:
+    """What the constant has for codes of parts and bytes that are rounded up."""
+    parts = found.problem.parts
+    assert parts is not None
+    return parts.code_bits / 8 + len(parts.of_channels)
+
+
+@pytest.mark.parametrize("rounding", ["gptq", "nearest"])
+def test_prices_of_parts_are_those_of_layers(rounding: str) -> None:
+    """To a millionth, the layer's table (nearest), or its prices by channels."""
+    found, layers = searched("channels", rounding), searched("none", rounding)
+
+    parts = found.problem.parts
+    assert parts is not None
+    for column in range(len(CANDIDATES)):
+        sums = parts.by_layer(found.problem.loss.values[:, column])
+        if rounding == "nearest":
+            expected = layers.problem.loss.values[:, column]
+            np.testing.assert_allclose(sums, expected, rtol=1e-6)
+        assert (sums > 0).all()
+
+
+def test_what_is_saved_is_what_was_found(tmp_path: Path) -> None:
+    """Read again in full, evaluated to the same loss; a frontier needs no network."""
+    found = searched("channels")
+
+    found.save(tmp_path)
+
+    again, assignment = mpq.load(tmp_path), mpq.Assignment.load(tmp_path)
+    assert assignment == again.assignment == found.assignment
+    assert again.problem.precisions_of(again.columns) == found.assignment.precisions
+    lost = mpq.evaluate(network(), assignment, batches(8)[6:])["quantized"].divergence
+    assert lost == pytest.approx(found.measured.divergence, rel=1e-6)
+    table = again.layer_table()
+    assert table["weight_bytes"].sum() <= found.comparison("result").costs["weight_bytes"] + 1e-6
+    points = again.frontier(num_points=3).points
+    assert any(p.weight.channels is not None for x in points for p in x.precisions.values())
+
+
+def test_codes_of_few_bits_may_be_to_nearest() -> None:
+    """Channels of one weight, some rounded with regard to data: all are kept, and found again."""
+    asked = task("channels")
+    found = mpq.search(asked, ["weight_bytes=1x:w4"])
+    name, mixed = next(
+        (n, p.weight) for n, p in found.assignment.precisions.items() if p.weight.channels
+    )
+    session = mpq.Session.of(asked)
+    quantizer = session.prepared.quantizer
+    left = {k: v for k, v in quantizer.stored.items() if k != (name, mixed.by_channel[0])}
+    object.__setattr__(session.prepared.quantizer, "stored", left)
+
+    kept = session._stored_weight(quantizer, name, mixed)
+
+    assert kept is not None
+    layer_module = session.network.layer_module(name)
+    rounded = quantizer.weight(name, layer_module, mixed)
+    again = mpq.quantization.quantizer.Quantizer(quantizer.ranges, stored={(name, mixed): kept})
+    assert torch.equal(again.weight(name, layer_module, mixed), rounded)
+
+
+def test_a_shared_weight_has_the_same_parts() -> None:
+    """An embedding whose weight is the classifier's: its rows are that one's channels."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(20, 12)
+            self.mix = nn.Linear(12, 12)
+            self.head = nn.Linear(12, 20, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.head(torch.tanh(self.mix(self.embed(x))))
+            return found
+
+    torch.manual_seed(1)
+    data, net = [torch.randint(20, (8, 6)) for _ in range(4)], Tied().eval()
+    with torch.no_grad():
+        net.embed.weight.mul_(torch.logspace(-1, 0.5, 20)[:, None])
+    asked = mpq.Task(net, data, candidates=CANDIDATES, rounding="nearest", split="channels")
+
+    found = mpq.search(asked, ["effective_bits=7"])
+
+    assert found.problem.parts is not None
+    assert found.problem.parts.owners == {"head": "embed"}
+    precisions = found.assignment.precisions
+    assert precisions["head"] == precisions["embed"]
+    assert found.assignment.ties == (("embed", "head"),)
+
+
+@pytest.mark.parametrize(
+    ("limit", "options", "sensitivity", "why"),
+    [
+        ("weight_bytes=1x:w4", {}, "measured", "take .*auto"),
+        ("weight_bytes=1x:w4", {"sequential_rounding": True}, "auto", "sequential-rounding"),
+        ("weight_bytes=1x:w4", {"tune": "scales"}, "auto", "--tune"),
+        ("weight_bytes=1x:w4", {"to": "onnx-qdq"}, "auto", "--to"),
+        ("latency=1ms", {}, "auto", "no device has a kernel"),
+    ],
+)
+def test_what_does_not_go_with_parts_is_refused(
+    limit: str, options: dict[str, object], sensitivity: str, why: str
+) -> None:
+    """Before anything runs, by name."""
+    asked = task("channels", "gptq", **options)
+
+    with pytest.raises(InputError, match=why):
+        mpq.search(asked, [limit], sensitivity=sensitivity)
+
+
+def test_the_command_line_divides_layers(tmp_path: Path) -> None:
+    """And says what was found."""
+    words = ["search", "--split", "blocks:2", "--precisions", "w2,w8", "--rounding", "nearest"]
+    words += ["--limit", "effective_bits=5", "--output", str(tmp_path)]
+
+    done = CliRunner().invoke(app, words)
+
+    assert done.exit_code == 0, done.output
+    assert "bits inside layers gave an answer" in done.output
+    assert (tmp_path / "assignment.json").exists()
+
+
+def test_costs_of_parts_name_what_they_add() -> None:
+    """A byte for each layer's last one, and the codes."""
+    found = searched("channels")
+    parts = found.problem.parts
+    assert parts is not None
+    (table,) = (x for x in found.tables if x.name == "effective_bits")
+
+    rows = part_costs(parts, table, found.layers)
+
+    num_weights = sum(map(_num_weights, found.layers))
+    assert rows.constant == pytest.approx(parts.code_bits / num_weights)
+    np.testing.assert_allclose(parts.by_layer(rows.values[:, 0]), table.values[:, 0])
+
+
+def _num_weights(layer: Layer) -> int:
+    return layer.num_weights

@@ -81,6 +81,7 @@ class Estimation:
             ``None``: all, and nowhere.
         ranks: The processes that are asked the same, and can share what is looked at.
         workers: Other processes, which can measure some cells each.
+        divides: Whether prices of channels are asked for (``Sensitivity.channels``).
 
     Raises:
         ModelError: Within ``torch.autocast``.
@@ -93,6 +94,7 @@ class Estimation:
     division: Division | None = None
     ranks: Ranks | None = None
     workers: TaskWorkers | None = None
+    divides: bool = False
 
     def __post_init__(self) -> None:
         check_no_autocast()

@@ -69,7 +69,7 @@ class DiagonalFisher(SensitivityEstimator):
             found.end(batch)
             examples += batch.size
         table = on.table(0.5 * found.sums() / examples, self.name)
-        return Sensitivity(table, channels=found.by_channel(0.5 / examples))
+        return Sensitivity(table, channels=found.by_channel(0.5 / examples) if on.divides else {})
 
 
 class _Fisher:

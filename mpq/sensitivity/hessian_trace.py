@@ -113,7 +113,7 @@ class HessianTrace(SensitivityEstimator):
         return Sensitivity(
             on.table(values, self.name),
             standard_error=on.table(error, self.name) if is_known else None,
-            channels={name: rates[name] * found for name, found in by_channel.items()},
+            channels={n: rates[n] * x for n, x in by_channel.items()} if on.divides else {},
         )
 
 

@@ -6,27 +6,26 @@ from functools import partial
 from math import ceil, sqrt
 from typing import ClassVar, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mpq._support.arrays import Array
 from mpq.errors import InputError
 from mpq.network.examples import Batch
-from mpq.network.metric import OutputMetric
 from mpq.network.network import Network
-from mpq.network.outputs import position_weights
 from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
 from mpq.quantization.quantizer import quantized
 from mpq.sensitivity._base import DivisibleEstimator, RefinableEstimator, Sensitivity
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
+from mpq.sensitivity.passes.channel_model import ChannelModel, channel_losses
 from mpq.sensitivity.passes.channel_prices import ChannelPrices
 from mpq.sensitivity.passes.channel_products import ChannelProducts
-from mpq.sensitivity.passes.checkpoint import Resumable, State, left_batches
+from mpq.sensitivity.passes.checkpoint import Resumable, left_batches
 from mpq.sensitivity.passes.factor_rows import FactorRows
 from mpq.sensitivity.passes.one_device import on_one_device
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
+from mpq.sensitivity.passes.slopes import Slopes
 from mpq.sensitivity.passes.weight_changes import PassProducts, WeightChanges, add_products
 from mpq.sensitivity.passes.weight_gradients import CallGradients
 
@@ -138,85 +137,52 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
 
     def estimate_at(self, on: Estimation, incumbent: Mapping[str, Precision]) -> Sensitivity:
         """See ``RefinableEstimator.estimate_at``."""
-        rows, channels, probes, slopes = self._collected(on, incumbent)
+        rows, channels, probes, slopes, model = self._collected(on, incumbent)
         # Lengths of probes have been added up over all batches only here.
         rows.scale = probes.scale
         share = self.channels
-        alone = rows.table ** (1 - share) * channels.table(probes.scale) ** share
+        of_channels = channels.table(probes.scale, on.weights.columns)
+        alone = rows.table ** (1 - share) * of_channels**share
         slope = slopes.table(probes.scale) / on.data.num_examples
         has_pairs = self.interactions and (share == 0 or self.shrinkage is not None)
         pairs = rows.interactions(self.shrinkage) if has_pairs else None
         table = on.table(alone + slope, self.name)
-        if incumbent:
-            return Sensitivity(table, pairs)
-        parts = dict(zip(on.names, channels.by_channel(probes.scale), strict=True))
-        if share or not on.quantizer.stored:
+        parts = {} if model is None else channel_losses(on, channels, probes.scale, model)
+        if share or incumbent or not on.quantizer.stored:
             return Sensitivity(table, pairs, channels=parts)
-        other = on.table(channels.table(probes.scale), self.name)
+        other = on.table(of_channels, self.name)
         return Sensitivity(table, pairs, by_channels=other, channels=parts)
 
     def _collected(
         self, on: Estimation, incumbent: Mapping[str, Precision]
-    ) -> tuple[FactorRows, ChannelPrices, Probes, "_Slopes"]:
+    ) -> tuple[FactorRows, ChannelPrices, Probes, Slopes, ChannelModel | None]:
         """What the batches give."""
         metric, num_examples = on.network.metric, on.data.num_examples
         probes = Probes(metric, self.temperature, self.seed)
-        slopes = _Slopes(metric, self.temperature, on.shape)
-        rows, sketch = FactorRows(*on.shape), _Sketch(on, incumbent)
+        slopes = Slopes(metric, self.temperature, on.shape)
+        model = ChannelModel(on.network.layers) if on.divides and not incumbent else None
+        rows, sketch = FactorRows(*on.shape), _Sketch(on, incumbent, model)
         group = _GROUP if num_examples >= _GROUP * _MIN_ROWS else 1
         num_probes = self.for_examples(num_examples).num_probes
         counts = [layer.num_channels for layer in on.network.layers]
-        channels = ChannelPrices(counts, len(on.candidates))
+        channels = ChannelPrices(counts, len(on.weights.formats), len(on.candidates))
         parts: dict[str, Resumable] = {
             "rows": rows, "channels": channels, "probes": probes, "slopes": slopes,
         }  # fmt: skip
+        parts |= {} if model is None else {"model": model}
         own = partial(left_batches, parts=parts, division=on.division)
         for batch in on.batches("output sketch", own):
             original = _original(on.network, batch) if incumbent else None
             drawn = [partial(probes.draw, batch, original, number) for number in range(num_probes)]
             for found in sketch.passes(batch, drawn, group):
                 rows.add(found.rows, batch.size)
-                channels.add(found.weight_squares, found.input_squares, batch.size)
+                channels.add(found.by_weight.values(), found.input_squares, batch)
             if original is not None:
                 slope = partial(slopes.draw, batch, original)
                 # A slope is linear in the change, so that the batch as one group gives its sum.
                 (found,) = sketch.passes(batch, [slope], batch.size)
                 slopes.values += found.rows[0]
-        return rows, channels, probes, slopes
-
-
-class _Slopes:
-    """Sums what an incumbent loses, and what every change does to that, to first order."""
-
-    def __init__(self, metric: OutputMetric, temperature: float, shape: tuple[int, int]) -> None:
-        self._plain, self._softened = metric, metric.softened(temperature)
-        self.values = np.zeros(shape)
-        self._lost = 0.0
-
-    def draw(self, batch: Batch, original: Tensor, outputs: Tensor) -> Tensor:
-        """``[N, P, C]`` gradient of the softened divergence with respect to the outputs."""
-        weights = position_weights(batch, outputs)
-        # What the incumbent loses is known without softening; only slopes need that.
-        self._lost += float((self._plain.divergence(original, outputs) * weights).sum())
-        with torch.enable_grad():
-            at = outputs.detach().requires_grad_()
-            lost = (self._softened.divergence(original, at) * weights).sum()
-            (slope,) = torch.autograd.grad(lost, at)
-        return slope
-
-    @property
-    def state(self) -> State:
-        """See ``Resumable``."""
-        return {"values": self.values, "lost": np.array(self._lost)}
-
-    def restore(self, state: State) -> None:
-        """See ``Resumable``."""
-        self.values, self._lost = state["values"], float(state["lost"])
-
-    def table(self, scale: float) -> Array:
-        """``[L, B]`` summed over examples, what the incumbent loses spread evenly over layers."""
-        # An assignment takes one cell of each layer, so that shares of 1/L add up to the whole.
-        return scale * self.values + self._lost / len(self.values)
+        return rows, channels, probes, slopes, model
 
 
 def _original(network: Network, batch: Batch) -> Tensor:
@@ -269,12 +235,6 @@ class _Pass:
         return (of_weights + of_inputs).transpose(0, 1).cpu().double().numpy()
 
     @property
-    def weight_squares(self) -> Array:
-        """``[C, B]`` of the channels of all layers, see ``ChannelPrices``."""
-        found = torch.cat([x.squares.cpu() for x in self.by_weight.values()])
-        return self.on.weights.by_candidate(found).double().numpy()
-
-    @property
     def input_squares(self) -> Array:
         """``[L, B]``."""
         found = self._of_inputs.square().sum(dim=1)
@@ -296,9 +256,12 @@ class _Sketch:
     once; where they take more than ``_HELD_BYTES``, for those that wait.
     """
 
-    def __init__(self, on: Estimation, incumbent: Mapping[str, Precision]) -> None:
+    def __init__(
+        self, on: Estimation, incumbent: Mapping[str, Precision], model: ChannelModel | None
+    ) -> None:
         self.on = on
         self.incumbent = incumbent
+        self.model = model
         # Within ``quantized`` a layer holds another weight; changes are those of the original.
         self.weights = {name: on.network.weight(name) for name in on.names}
         self._passes: list[_Pass] = []
@@ -394,6 +357,8 @@ class _Sketch:
         """See ``GradientReader``."""
         if not x.numel():
             return
+        if self.model is not None:
+            self.model.add(tap, x, g)
         gradients = tap.weight_gradients(x, g.float())
         calls = self._waiting.setdefault(tap.name, {}).setdefault(len(self._passes) - 1, [])
         calls.append(gradients)

@@ -46,7 +46,7 @@ class WeightError(SensitivityEstimator):
         """See ``SensitivityEstimator.estimate``; no example is read."""
         by_channel = channel_errors(on)
         table = on.table(relative_errors(on, by_channel), self.name, "relative")
-        return Sensitivity(table, channels=by_channel)
+        return Sensitivity(table, channels=by_channel if on.divides else {})
 
 
 def relative_errors(on: Estimation, by_channel: Mapping[str, Array]) -> Array:

@@ -43,7 +43,8 @@ class KeptEstimate:
     def of(cls, cache: Cache, on: Estimation, estimator: SensitivityEstimator, seed: int) -> Self:
         """Of what an estimator is asked."""
         parts = network_parts(on.network, on.data, on.quantizer, on.candidates)
-        return cls(cache, {**parts, "by": repr(estimator), "seed": str(seed)})
+        divided = {"divides": "yes"} if on.divides else {}
+        return cls(cache, {**parts, **divided, "by": repr(estimator), "seed": str(seed)})
 
     @property
     def name(self) -> str:

@@ -199,8 +199,9 @@ class Prepared:
     def asked(self) -> Estimation:
         """What an estimator is asked."""
         return Estimation(
-            self.network, self.calibration, self.quantizer, self.candidates, ranks=self.ranks
-        )
+            self.network, self.calibration, self.quantizer, self.candidates, ranks=self.ranks,
+            divides=self.task.parts is not None,
+        )  # fmt: skip
 
     @cached_property
     def calibrated(self) -> CalibratedRanges:

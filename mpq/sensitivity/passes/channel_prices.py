@@ -1,11 +1,14 @@
 """Prices of layers whose channels do not interact."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import final
 
 import numpy as np
+import torch
 
 from mpq._support.arrays import Array
+from mpq.network.batch import Batch
+from mpq.sensitivity.passes.channel_products import ChannelProducts
 from mpq.sensitivity.passes.checkpoint import State
 
 
@@ -19,41 +22,59 @@ class ChannelPrices:
 
     Args:
         channels: ``[L]`` output channels of every layer.
+        num_formats: ``F`` formats of weights.
         num_candidates: ``B``.
     """
 
-    def __init__(self, channels: Sequence[int], num_candidates: int) -> None:
+    def __init__(self, channels: Sequence[int], num_formats: int, num_candidates: int) -> None:
         self._starts = np.cumsum([0, *channels[:-1]])
-        self._of_weights = np.zeros((sum(channels), num_candidates))
+        self._squares = np.zeros((sum(channels), num_formats))
+        self._fourths = np.zeros((sum(channels), num_formats))
         self._of_inputs = np.zeros((len(channels), num_candidates))
-        self._examples = 0
+        self._examples, self._rows = 0, 0
 
-    def add(self, of_weights: Array, of_inputs: Array, num_examples: int) -> None:
-        """Of more examples: channels of all layers ``[C, B]``, and inputs ``[L, B]``."""
-        self._of_weights += of_weights
+    def add(self, of_weights: Iterable[ChannelProducts], of_inputs: Array, batch: Batch) -> None:
+        """Of more examples: products of all layers, and squares of inputs ``[L, B]``."""
+        found = list(of_weights)
+        self._squares += torch.cat([x.squares.cpu() for x in found]).numpy()
+        self._fourths += torch.cat([x.fourths.cpu() for x in found]).numpy()
         self._of_inputs += of_inputs
-        self._examples += num_examples
+        self._examples += batch.size
+        self._rows += len(found[0].whole)
 
-    def table(self, scale: float) -> Array:
-        """``[L, B]``, with the probes' scale."""
-        summed = np.add.reduceat(self._of_weights, self._starts, axis=0)
+    def table(self, scale: float, columns: Sequence[int]) -> Array:
+        """``[L, B]``, with the probes' scale.
+
+        Args:
+            scale: Of the probes.
+            columns: ``[B]`` every candidate's format of weights.
+        """
+        summed = np.add.reduceat(self._squares, self._starts, axis=0)[:, list(columns)]
         return np.asarray(0.5 * scale * (summed + self._of_inputs) / self._examples)
 
     def by_channel(self, scale: float) -> list[Array]:
-        """``[O, B]`` of every layer: what its channels' weights are priced at, without inputs."""
-        found = 0.5 * scale * self._of_weights / self._examples
+        """``[O, F]`` of every layer: what its channels' weights are priced at."""
+        return np.split(0.5 * scale * self._squares / self._examples, self._starts[1:])
+
+    @property
+    def variances(self) -> list[Array]:
+        """``[O, F]`` of every layer: of each price, relative to its square."""
+        squares = np.where(self._squares > 0, self._squares, 1.0) ** 2
+        found = np.maximum(self._rows * self._fourths / squares - 1.0, 0.0) / max(self._rows, 1)
         return np.split(found, self._starts[1:])
 
     @property
     def state(self) -> State:
         """See ``Resumable``."""
         return {
-            "weights": self._of_weights,
+            "squares": self._squares,
+            "fourths": self._fourths,
             "inputs": self._of_inputs,
-            "examples": np.array(self._examples),
+            "counts": np.array([self._examples, self._rows]),
         }
 
     def restore(self, state: State) -> None:
         """See ``Resumable``."""
-        self._of_weights, self._of_inputs = state["weights"], state["inputs"]
-        self._examples = int(state["examples"])
+        self._squares, self._fourths = state["squares"], state["fourths"]
+        self._of_inputs = state["inputs"]
+        self._examples, self._rows = state["counts"].tolist()

@@ -28,16 +28,22 @@ class ChannelProducts:
         """``[S, F]`` summed over channels."""
         self.squares = torch.zeros(num_channels, num_formats, device=device, dtype=torch.float32)
         """``[O, F]`` squared, and summed over groups."""
+        self.fourths = torch.zeros(num_channels, num_formats, device=device, dtype=torch.float64)
+        """``[O, F]`` squares squared, and summed over groups."""
 
     def add(self, some: slice, products: Tensor) -> None:
         """``[S, r, F]`` of some channels, with all calls of the layer in them."""
         self.whole += products.sum(dim=1)
-        self.squares[some] += products.square().sum(dim=0)
+        squares = products.square()
+        self.squares[some] += squares.sum(dim=0)
+        self.fourths[some] += squares.double().square_().sum(dim=0)
 
     def add_rows(self, owners: Tensor, channels: Tensor, products: Tensor) -> None:
         """``[M, F]`` of single channels ``[M]``, ``owners [M]`` the group that each is of."""
         self.whole.index_add_(0, owners, products)
-        self.squares.index_add_(0, channels, products.square())
+        squares = products.square()
+        self.squares.index_add_(0, channels, squares)
+        self.fourths.index_add_(0, channels, squares.double().square_())
 
     def add_batch(self, channels: slice | Tensor, products: Tensor) -> None:
         """``[r, F]`` of some channels, of which the batch as a whole is known alone.
@@ -46,7 +52,9 @@ class ChannelProducts:
         is, in the mean, the sum of the squares: spread evenly over groups, it counts as such.
         """
         self.whole += products.sum(dim=0) / len(self.whole) ** 0.5
-        if isinstance(channels, slice):
-            self.squares[channels] += products.square()
-        else:
-            self.squares.index_add_(0, channels, products.square())
+        squares = products.square()
+        for sums, powers in ((self.squares, squares), (self.fourths, squares.double().square_())):
+            if isinstance(channels, slice):
+                sums[channels] += powers
+            else:
+                sums.index_add_(0, channels, powers)

@@ -10,12 +10,14 @@ from typing import Any, final
 from torch import nn
 
 from mpq._support.files import write_files
+from mpq._support.json_object import quoted
 from mpq._support.registry import Registry
 from mpq.backends._base import Backend, Exported
 from mpq.backends.auto_round import AutoRound
 from mpq.backends.c.target import C
 from mpq.backends.compressed_tensors import CompressedTensors
 from mpq.backends.decoded import DecodesApart, check_can_stream
+from mpq.backends.divided import of_whole_weights
 from mpq.backends.gguf import Gguf
 from mpq.backends.litert.target import LiteRt
 from mpq.backends.mlx import Mlx
@@ -36,6 +38,7 @@ from mpq.backends.torchao import TorchAo
 from mpq.errors import InputError, PrecisionError
 from mpq.network.mapped import streaming
 from mpq.problem.assignment import Assignment
+from mpq.quantization.precision import Precision
 
 BACKENDS: Registry[Backend] = Registry(
     "backend",
@@ -128,6 +131,7 @@ def export(
     allow_randomness: int | None = None,
     held_out: Any = None,
     memory: int | str | None = None,
+    channels: str | None = None,
 ) -> ExportedFile:
     """Writes a file for another tool.
 
@@ -144,6 +148,9 @@ def export(
         memory: What this process may hold, as in ``Task``: a network that would not fit is streamed
             from its files, where the target can be written so. Its weights are then decoded one by
             one, and nothing is run.
+        channels: How weights whose channels have bits of their own are written for a tool that has
+            one width for each: ``divide`` (a layer for each width, outputs side by side), or
+            ``widen`` (all in the widest, with the same numbers). Default: they are refused.
 
     Raises:
         InputError: If there is no such backend, it writes no files, or lacks the network or data;
@@ -174,6 +181,10 @@ def export(
             "search without --tune and --bias-correction, or export the network itself (`mpq "
             "targets`)"
         )
+    if channels is not None:
+        if model is None:
+            raise InputError(f"{built.name} writes no weights: leave out channels (--channels)")
+        model, assignment = of_whole_weights(model, assignment, channels)
     if model is not None:
         model, assignment = transformed(model, assignment)
     if not isinstance(built, Text):
@@ -215,9 +226,15 @@ def _check_inputs(tool: str, assignment: Assignment) -> None:
         why = precision.activation.why_simulated or precision.weight.why_simulated
         if why:
             raise PrecisionError(
-                f"{tool} cannot hold layer {layer.name!r} at {layer.precision}: {why}; it is "
-                "simulated alone (mpq.quantize, mpq.evaluate)"
+                f"{tool} cannot hold layer {layer.name!r} at {quoted(str(layer.precision))}: "
+                f"{why}; {_instead(precision)}"
             )
+
+
+def _instead(precision: Precision) -> str:
+    if precision.weight.channels is None:
+        return "it is simulated alone (mpq.quantize, mpq.evaluate)"
+    return "write each width as a layer (--channels divide), or all in the widest (widen)"
 
 
 def target_of(spelled: str | Target) -> Target:

@@ -53,7 +53,7 @@ def _bits(assignment: Assignment) -> str:
     """Layer name to weight and activation bits, and nothing else."""
     layers = {
         layer.name: {
-            "weight_bits": layer.precision.weight.number.bits,
+            "weight_bits": layer.precision.weight.mean_bits,
             "activation_bits": layer.precision.activation.number.bits,
         }
         for layer in assignment.layers
@@ -75,7 +75,8 @@ def _rows(assignment: Assignment) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [heading]
     for layer in assignment.layers:
         weight, activation = layer.precision.weight.number, layer.precision.activation.number
-        formats = (weight.name, str(weight.bits), activation.name, str(activation.bits))
+        bits = f"{layer.precision.weight.mean_bits:g}"
+        formats = (weight.name, bits, activation.name, str(activation.bits))
         rows.append((layer.name, layer.kind, str(layer.precision), *formats))
     return rows
 

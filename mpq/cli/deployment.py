@@ -60,6 +60,13 @@ def export(
         str | None,
         typer.Option(help="vllm: print what it needs of a compressed-tensors folder (not run)."),
     ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights whose channels differ in bits: divide (a layer for each width) or widen "
+            "(all in the widest). Default: refused."
+        ),
+    ] = None,
     *,
     on: AssignedOptions,
     compared: AsSearchedOptions,
@@ -94,7 +101,9 @@ def export(
         for spec in (data or DEMO_DATA, tested)
     )
     as_searched = (compared.spelled, compared.allow_randomness)
-    made = run(found, output, backend, loaded, examples, *as_searched, held_out, on.memory)
+    made = run(
+        found, output, backend, loaded, examples, *as_searched, held_out, on.memory, channels
+    )
     answer = {
         "path": str(made.path),
         "verdict": made.verdict,

@@ -93,6 +93,11 @@ def compare(
             "compare measures how well losses are predicted, and no prediction is of an answer "
             "that is tuned: leave out tune (--tune)"
         )
+    if task.parts is not None:
+        raise InputError(
+            "compare measures how well losses of layers are predicted, which are whole there: "
+            "leave out split (--split)"
+        )
     if task.recalibrate:
         raise InputError(
             "compare measures how well losses are predicted, and no prediction is of ranges that "

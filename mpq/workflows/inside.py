@@ -38,6 +38,8 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
         return
     for resource in resources:
         check_part_resource(resource)
+    if task.streamed:
+        raise InputError(f"{task.streamed}. split (--split) is not done so: allow more memory")
     if not method.estimator.prices_channels:
         able = ", ".join(part.name for part in ESTIMATORS if part.prices_channels)
         raise InputError(

@@ -369,5 +369,6 @@ def _unplanned(task: Task, method: Method) -> Iterator[str]:
         "tuning": task.tune,
         OF_SOLVER: method.solver.is_measuring and isinf(method.solver.measuring_s(0.0)),
         "what is minimized": method.objective is not None,
+        "bits inside layers": task.parts is not None,
     }
     yield from (name for name, wanted in asked.items() if wanted)

@@ -1,0 +1,129 @@
+"""Weights whose channels differ in bits, written for tools that have one width for a weight."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mpq
+from mpq import BACKENDS
+from mpq.backends.divided import DIVIDE, WIDEN, of_whole_weights
+from mpq.backends.recipes._base import Recipe
+from mpq.errors import InputError, PrecisionError
+from mpq.problem.assignment import AssignedLayer, Assignment
+from mpq.quantization.precision import Precision
+
+
+class Net(nn.Module):
+    """Layers that can be divided, and some that cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(9, 8)
+        self.conv = nn.Conv1d(8, 6, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm1d(6)
+        self.grouped = nn.Conv1d(6, 6, 1, groups=2)
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.head = nn.Linear(6, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(self.embed(x).mT)).mT
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        found: Tensor = self.head(torch.relu(self.grouped(x.mT)).mT)
+        return found
+
+
+MIXED = {
+    "embed": "w[2,4]:010101010a32",
+    "conv": "w[2,3,8]:201102a8d",
+    "grouped": "w[2,4]:6/2x010a32",
+    "attention.q_proj": "w[3,4]g2:011010a32",
+    "head": "w[2,8]z:110010110a32",
+}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    net = Net().eval()
+    net.norm.running_mean.normal_()  # type: ignore[operator, union-attr]
+    return net
+
+
+def assigned(net: nn.Module) -> Assignment:
+    """Every layer of the search's, with channels of their own where ``MIXED`` says so."""
+    data = [torch.randint(9, (4, 10)) for _ in range(2)]
+    task = mpq.Task(net, data, candidates=["w8a8d", "w8"], rounding="nearest")
+    found = mpq.search(task, ["effective_bits=1x:w8"]).assignment
+
+    def changed(layer: AssignedLayer) -> AssignedLayer:
+        text = MIXED.get(layer.name)
+        return layer if text is None else replace(layer, precision=Precision.parse(text))
+
+    return replace(found, layers=tuple(map(changed, found.layers)), ties=())
+
+
+@pytest.mark.parametrize("way", [DIVIDE, WIDEN])
+def test_what_is_written_computes_the_same(way: str) -> None:
+    """Also where BatchNorm is folded, attention opened, and a layer cannot be divided."""
+    net, x = network(), torch.randint(9, (4, 10))
+    asked = assigned(net)
+    expected = mpq.quantize(net, asked)(x)
+
+    module, whole = of_whole_weights(net, asked, way)
+
+    assert all(layer.precision.weight.channels is None for layer in whole.layers)
+    torch.testing.assert_close(mpq.quantize(module, whole)(x), expected, rtol=1e-5, atol=1e-5)
+    names = [layer.name for layer in whole.layers]
+    assert ("conv.parts.2" in names) == (way == DIVIDE)
+    assert {"embed", "grouped"} <= {*names}
+    by_name = {layer.name: str(layer.precision) for layer in whole.layers}
+    assert by_name["embed"] == "w4a32"
+    if way == DIVIDE:
+        assert by_name["head.parts.1"] == "w8za32"
+        shapes = {layer.name: layer.weight_shape for layer in whole.layers}
+        assert shapes["conv.parts.0"] == (2, 8, 3)
+
+
+def test_what_has_whole_weights_stays() -> None:
+    """Network and assignment come back themselves."""
+    net = network()
+    asked = replace(assigned(net), layers=())
+
+    assert of_whole_weights(net, asked, DIVIDE) == (net, asked)
+    with pytest.raises(InputError, match="divide: .*widen: "):
+        of_whole_weights(net, asked, "glue")
+
+
+@pytest.mark.parametrize("way", [DIVIDE, WIDEN])
+def test_a_runtime_runs_it(way: str, tmp_path: Path) -> None:
+    """ONNX Runtime, whose outputs are compared with the simulation's."""
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    net, data = (
+        nn.Sequential(nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 4)).eval(),
+        [torch.randn(4, 2, 6, 6)],
+    )
+    task = mpq.Task(net, data * 2, candidates=["w2", "w8"], rounding="nearest", split="channels")
+    asked = mpq.search(task, ["effective_bits=5.5"]).assignment
+    assert any(layer.precision.weight.channels for layer in asked.layers)
+
+    made = mpq.export(asked, tmp_path / way, "onnx-qdq", net, data, channels=way)
+
+    assert made.deviation is not None
+    assert made.deviation < 1e-4
+
+
+@pytest.mark.parametrize("name", [part.name for part in BACKENDS if part.name != "text"])
+def test_every_tool_refuses_channels_of_different_bits(name: str, tmp_path: Path) -> None:
+    """By the layer's name, and with what to do; only the simulation computes with them."""
+    net = nn.Sequential(nn.Linear(4, 2)).eval()
+    layer = AssignedLayer("0", "linear", (2, 4), Precision.parse("w[2,8]:01a32"))
+    backend = BACKENDS.build(name)
+    if not backend.writes_files:
+        assert name == "simulate" or not isinstance(backend, Recipe)
+        return
+
+    with pytest.raises(PrecisionError, match="'0'.*--channels divide"):
+        mpq.export(Assignment((layer,)), tmp_path / "made", name, net, [torch.randn(2, 4)])

@@ -10,7 +10,7 @@ from typing import Any, final
 from torch import nn
 
 from mpq._support.files import write_files
-from mpq._support.json_object import quoted
+from mpq._support.names import shortened
 from mpq._support.registry import Registry
 from mpq.backends._base import Backend, Exported
 from mpq.backends.auto_round import AutoRound
@@ -21,6 +21,7 @@ from mpq.backends.divided import of_whole_weights
 from mpq.backends.gguf import Gguf
 from mpq.backends.litert.target import LiteRt
 from mpq.backends.mlx import Mlx
+from mpq.backends.numbers_refusal import OF_CHANNELS
 from mpq.backends.onnx.export import Onnx
 from mpq.backends.onnx.qdq import OnnxQdq
 from mpq.backends.openvino import OpenVino
@@ -38,7 +39,6 @@ from mpq.backends.torchao import TorchAo
 from mpq.errors import InputError, PrecisionError
 from mpq.network.mapped import streaming
 from mpq.problem.assignment import Assignment
-from mpq.quantization.precision import Precision
 
 BACKENDS: Registry[Backend] = Registry(
     "backend",
@@ -117,7 +117,7 @@ def quantize(
     _check_assignment(assignment)
     built = _network_backend(backend)
     if not isinstance(built, Simulate):
-        _check_inputs(built.name, assignment)
+        _check_numbers(built, assignment)
     return built.quantize(*transformed(model, assignment))
 
 
@@ -188,7 +188,7 @@ def export(
     if model is not None:
         model, assignment = transformed(model, assignment)
     if not isinstance(built, Text):
-        _check_inputs(built.name, assignment)
+        _check_numbers(built, assignment)
     if isinstance(built, Target):
         if model is None or calibration is None:
             raise InputError(f"the target {built.name} needs the network and examples")
@@ -219,22 +219,19 @@ def _check_assignment(assignment: object) -> None:
         )
 
 
-def _check_inputs(tool: str, assignment: Assignment) -> None:
-    """Refuses inputs and weights that nothing but the simulation computes with."""
+def _check_numbers(built: Backend, assignment: Assignment) -> None:
+    """Refuses what nothing but the simulation computes with."""
     for layer in assignment.layers:
-        precision = layer.precision
-        why = precision.activation.why_simulated or precision.weight.why_simulated
+        weight, read = layer.precision.weight, layer.precision.activation
+        # A target says by itself whether it holds several widths.
+        is_mixed = weight.channels is not None and not isinstance(built, Target)
+        why = OF_CHANNELS if is_mixed else read.why_simulated
         if why:
             raise PrecisionError(
-                f"{tool} cannot hold layer {layer.name!r} at {quoted(str(layer.precision))}: "
-                f"{why}; {_instead(precision)}"
+                f"{built.name} cannot hold layer {layer.name!r} at "
+                f"{shortened(str(layer.precision))}: {why}; it is simulated alone (mpq.quantize, "
+                "mpq.evaluate)"
             )
-
-
-def _instead(precision: Precision) -> str:
-    if precision.weight.channels is None:
-        return "it is simulated alone (mpq.quantize, mpq.evaluate)"
-    return "write each width as a layer (--channels divide), or all in the widest (widen)"
 
 
 def target_of(spelled: str | Target) -> Target:

@@ -1,21 +1,32 @@
 """Numbers that no tool, or not this one, stores or computes with, refused in one place for all."""
 
 from dataclasses import replace
+from typing import Final
 
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.rounding import scale_type_of
 
+OF_CHANNELS: Final = (
+    "its output channels differ in bits: write each width as a layer (--channels divide), or all "
+    "in the widest (--channels widen)"
+)
 
-def numbers_refusal(precision: Precision, numerics: Numerics | None) -> str:
+
+def numbers_refusal(
+    precision: Precision, numerics: Numerics | None, holds_channels: bool = False
+) -> str:
     """Why a tool has no place for channels, scales or inputs of a precision; empty: it may have.
 
     Args:
         precision: A layer's.
         numerics: What the tool stores; ``None``: it finds scales by itself.
+        holds_channels: Whether output channels may have bits of their own.
     """
     weight, read = precision.weight, precision.activation
-    return weight.why_simulated or _of_scales(weight, numerics) or read.why_simulated
+    if weight.channels is not None and not holds_channels:
+        return OF_CHANNELS
+    return _of_scales(weight, numerics) or read.why_simulated
 
 
 def _of_scales(weight: TensorFormat, numerics: Numerics | None) -> str:

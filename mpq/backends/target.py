@@ -161,6 +161,8 @@ class Target(Backend):
     last_digits: ClassVar[float] = 1e-6
     """Relative difference of its sums: of float32's, added up in another order."""
     needs_all: ClassVar[bool] = False
+    holds_channels: ClassVar[bool] = False
+    """Whether output channels of a weight may have bits of their own."""
     """Whether every layer has to be in a format that it holds: none stays as it came."""
     weight_suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
     """Of the files that count as weights."""
@@ -351,7 +353,8 @@ class Target(Backend):
         self, layer: LayerShape, precision: Precision, modules: Mapping[str, nn.Module] | None
     ) -> str:
         """``refusal``, and ``module_refusal`` where the network's modules are known."""
-        why = numbers_refusal(precision, self.arithmetic) or self.refusal(layer, precision)
+        why = numbers_refusal(precision, self.arithmetic, self.holds_channels)
+        why = why or self.refusal(layer, precision)
         if why or modules is None:
             return why
         return self.module_refusal(modules.get(layer.name))

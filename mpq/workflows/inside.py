@@ -49,7 +49,7 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
     asked = {
         "minimize": method.objective is not None,
         "a solver that measures": method.solver.is_measuring,
-        "to (--to)": task.to is not None,
+        f"to={task.to} (--to)": task.target is not None and not task.target.holds_channels,
         "sequential_rounding (--sequential-rounding)": task.sequential_rounding,
         "recalibrate (--recalibrate)": task.recalibrate,
         "bias_correction (--bias-correction)": task.bias_correction,
@@ -112,7 +112,7 @@ def divided(
     of_channels = {name: split.parts(losses[name]) for name in names}
     blocks, code_bits = (
         dict.fromkeys(names, split.block),
-        _code_bits(split, of_channels, open_to, problem),
+        _code_bits(prepared, split, of_channels, open_to),
     )
     parts = Parts(problem.loss.layers, of_channels, blocks, owners, code_bits)
     values = _row_losses(parts, losses, found, problem)
@@ -158,13 +158,15 @@ def _channel_losses(found: Sensitivity, owners: dict[str, str]) -> dict[str, Arr
 
 
 def _code_bits(
-    split: Split, of_channels: dict[str, Columns], open_to: Mask, problem: Problem
+    prepared: Prepared, split: Split, of_channels: dict[str, Columns], open_to: Mask
 ) -> int:
-    """Of all layers, if each uses all that it may."""
+    """Of all layers, if each uses all that it may; a target stores a byte for every channel."""
+    if prepared.task.target is not None:
+        return 8 * sum(map(len, of_channels.values()))
     total = 0
-    for row, name in enumerate(problem.loss.layers):
-        if name in of_channels:
-            parts = of_channels[name]
+    for row, layer in enumerate(prepared.pricing.layers):
+        if layer.name in of_channels:
+            parts = of_channels[layer.name]
             count = len(parts) if split.kind == BLOCKS else int(parts.max()) + 1
             total += count * (int(open_to[row].sum()) - 1).bit_length()
     return total

@@ -1,5 +1,6 @@
 """Searches whose layers are divided: bits for channels, or for blocks of them."""
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -166,7 +167,7 @@ def test_a_shared_weight_has_the_same_parts() -> None:
         ("weight_bytes=1x:w4", {}, "measured", "take .*auto"),
         ("weight_bytes=1x:w4", {"sequential_rounding": True}, "auto", "sequential-rounding"),
         ("weight_bytes=1x:w4", {"tune": "scales"}, "auto", "--tune"),
-        ("weight_bytes=1x:w4", {"to": "onnx-qdq"}, "auto", "--to"),
+        ("weight_bytes=1x:w4", {"to": "onnx-qdq"}, "auto", "to=onnx-qdq"),
         ("latency=1ms", {}, "auto", "no device has a kernel"),
     ],
 )
@@ -190,6 +191,24 @@ def test_the_command_line_divides_layers(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "bits inside layers gave an answer" in done.output
     assert (tmp_path / "assignment.json").exists()
+
+
+def test_a_target_that_holds_channels_keeps_the_bytes(tmp_path: Path) -> None:
+    """C, with a byte for the width of every channel: the file has what was promised."""
+    net = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 5)).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        net[0].weight.mul_(torch.logspace(-2, 0.5, 24)[:, None])  # type: ignore[operator]
+    data = [torch.randn(32, 12) for _ in range(4)]
+    candidates = ["w2a8", "w4a8", "w8a8"]
+    asked = mpq.Task(net, data, candidates=candidates, rounding="nearest", to="c", split="channels")
+
+    found = mpq.search(asked, ["file_bytes=1x:w4a8"])
+
+    assert any(p.weight.channels is not None for p in found.assignment.precisions.values())
+    mpq.export(found.assignment, tmp_path / "made", "c", net, data)
+    told = json.loads((tmp_path / "made" / "export.json").read_text())
+    assert told["file_bytes"] == found.comparison("result").costs["file_bytes"]
 
 
 def test_costs_of_parts_name_what_they_add() -> None:

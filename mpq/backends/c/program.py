@@ -27,17 +27,22 @@ class Weights:
 
     Args:
         name: The layer's.
-        bits: Of a weight's code.
+        widths: Bits of a weight's code, ``[O]`` of every output channel.
         codes: ``[O, K]`` signed.
         scales: ``[O]`` float32, or ``[1]``: only for people, and to decode the weights.
         bias: ``[O]`` in units of an output's code, with a binary point; ``None``: it has none.
     """
 
     name: str
-    bits: int
+    widths: Integers
     codes: Integers
     scales: np.ndarray[tuple[int], np.dtype[np.float32]]
     bias: Integers | None
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether channels have bits of their own."""
+        return len(np.unique(self.widths)) > 1
 
 
 @final
@@ -133,10 +138,10 @@ def program_of(
 @final
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A layer's numbers: codes ``[O, K]``, scales ``[O]`` or ``[1]``, bias ``[O]`` or ``None``."""
+    """Widths ``[O]``, codes ``[O, K]``, scales ``[O]`` or ``[1]``, bias ``[O]`` or ``None``."""
 
     name: str
-    bits: int
+    widths: Integers
     codes: Integers
     scales: np.ndarray[tuple[int], np.dtype[np.float32]]
     bias: np.ndarray[tuple[int], np.dtype[np.float64]] | None
@@ -145,10 +150,13 @@ class _Part:
     def of(cls, codes: Codes, module: nn.Module, layer: AssignedLayer) -> "_Part":
         weight = layer.precision.weight
         scales = codes.scale[:, 0].numpy().astype(np.float32)
+        columns = np.zeros(len(scales), dtype=np.intp)
+        columns = columns if weight.channels is None else weight.channels.columns
+        widths = np.array([each.number.bits for each in weight.by_channel], dtype=np.int64)
         bias = getattr(module, "bias", None)
         return cls(
             layer.name,
-            weight.number.bits,
+            widths[columns],
             codes.integers().numpy().astype(np.int64),
             scales[:1] if weight.granularity is Granularity.TENSOR else scales,
             None if bias is None else bias.detach().double().cpu().numpy(),
@@ -201,7 +209,7 @@ def _work(
     if bias is not None and np.abs(bias).max() > MOST:
         raise ModelError("its bias is thousands of times as large as the range of what it makes")
     weights = Weights(
-        part.name, part.bits, part.codes, part.scales,
+        part.name, part.widths, part.codes, part.scales,
         None if bias is None else bias.astype(np.int64),
     )  # fmt: skip
     return Work(step, ratios, added, weights, ends, is_backwards)

@@ -11,7 +11,6 @@ import torch
 
 from mpq.backends.c.fixed_point import FRACTION, Integers, Ratios
 from mpq.backends.c.program import Program, Weights, Work
-from mpq.quantization.codes import packed
 
 LINE: Final = 100
 """Characters of a line of the text."""
@@ -19,9 +18,14 @@ KERNELS: Final = {"mean": "mpq_mean", "max": "mpq_max", "move": "mpq_move"}
 
 
 def constant_bytes(weights: Weights) -> int:
-    """Bytes of a layer's constants: packed codes, five for every scale, four for every bias."""
-    biases = 0 if weights.bias is None else len(weights.bias)
-    return -(-weights.codes.size * weights.bits // 8) + 5 * len(weights.scales) + 4 * biases
+    """Bytes of a layer's constants: codes, five for each scale, four for each bias, widths."""
+    others = 4 * (0 if weights.bias is None else len(weights.bias))
+    others += len(weights.widths) if weights.is_mixed else 0
+    return -(-_code_bits(weights) // 8) + 5 * len(weights.scales) + others
+
+
+def _code_bits(weights: Weights) -> int:
+    return int(weights.widths.sum() * weights.codes.shape[1])
 
 
 def texts(program: Program, inputs: Integers, outputs: Integers) -> dict[str, str]:
@@ -96,11 +100,13 @@ def _argument(program: Program, number: int) -> str:
 def _constants(number: int, work: Work, weights: Weights) -> str:
     """The arrays of a layer."""
     parts = [
-        f"/* {_comment(weights.name)}: {weights.bits} bits */",
+        f"/* {_comment(weights.name)}: {_told_widths(weights)} bits */",
         _array("uint8_t", f"codes_{number}", packed_codes(weights)),
         _array("int32_t", f"multipliers_{number}", work.ratios.multipliers.tolist()),
         _array("uint8_t", f"shifts_{number}", work.ratios.shifts.tolist()),
     ]
+    if weights.is_mixed:
+        parts.append(_array("uint8_t", f"widths_{number}", weights.widths.tolist()))
     if weights.bias is not None:
         parts.append(_array("int32_t", f"bias_{number}", weights.bias.tolist()))
     return "\n".join(parts) + "\n"
@@ -108,10 +114,16 @@ def _constants(number: int, work: Work, weights: Weights) -> str:
 
 def packed_codes(weights: Weights) -> list[int]:
     """One dense stream of all codes, from 0 on; the last byte may not be full."""
-    unsigned = torch.from_numpy(weights.codes.reshape(1, -1) + 2 ** (weights.bits - 1))
-    size = -(-weights.codes.size * weights.bits // 8)
-    found: list[int] = packed(unsigned, weights.bits)[0, :size].tolist()
+    unsigned = (weights.codes + 2 ** (weights.widths[:, None] - 1)).astype(np.uint8)
+    places = np.unpackbits(unsigned[..., None], axis=-1, bitorder="little")  # [O, K, 8]
+    is_held = np.arange(8) < weights.widths[:, None, None]
+    stream = places[np.broadcast_to(is_held, places.shape)]
+    found: list[int] = np.packbits(stream, bitorder="little").tolist()
     return found
+
+
+def _told_widths(weights: Weights) -> str:
+    return ", ".join(map(str, np.unique(weights.widths).tolist()))
 
 
 def _step(program: Program, number: int, work: Work) -> str:
@@ -198,7 +210,8 @@ def _weights_function(number: int, weights: Weights) -> list[str]:
         "multipliers": f"multipliers_{number}",
         "shifts": f"shifts_{number}",
         "bias": "NULL" if weights.bias is None else f"bias_{number}",
-        "bits": weights.bits,
+        "widths": f"widths_{number}" if weights.is_mixed else "NULL",
+        "bits": int(weights.widths.max()),
         "is_shared": int(len(weights.scales) == 1 and len(weights.codes) > 1),
     }
     return [

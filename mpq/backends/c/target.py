@@ -69,6 +69,7 @@ class C(Target):
     last_digits: ClassVar[float] = 2.0 ** -(FRACTION + 1)
     judged: ClassVar[str] = MEDIAN
     needs_all: ClassVar[bool] = True
+    holds_channels: ClassVar[bool] = True
     takes_batches: ClassVar[bool] = False
     needs_float32: ClassVar[bool] = True
     notes: ClassVar[tuple[str, ...]] = (
@@ -105,12 +106,13 @@ class C(Target):
         return f"it knows Linear, Conv1d and Conv2d, and this is a {type(module).__name__}"
 
     def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
-        """See ``Target.stored_bits``: whole bytes of codes, and five for every scale."""
+        """See ``Target.stored_bits``: whole bytes of codes, five for every scale, widths."""
         num_channels, num_inputs = rows_of(layer)
         weight = precision.weight
         num_codes = num_channels * num_inputs
-        codes = -(-num_codes * weight.number.bits // 8)
-        return 8 * (codes + 5 * weight.num_scales(num_codes, num_channels))
+        codes = -(-round(num_codes * weight.mean_bits) // 8)
+        widths = 0 if weight.channels is None else num_channels
+        return 8 * (codes + 5 * weight.num_scales(num_codes, num_channels) + widths)
 
     def stored_kind(self, layer: LayerShape, precision: Precision) -> str:  # noqa: ARG002
         """See ``Target.stored_kind``."""

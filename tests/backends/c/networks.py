@@ -135,12 +135,17 @@ def examples(kind: type[nn.Module], count: int = 16) -> Tensor:
 
 
 def assigned(model: nn.Module, data: Tensor, mix: Sequence[str]) -> Assignment:
-    """One precision after the other; layers that read one tensor have one."""
+    """One precision after the other; layers that read one tensor have one.
+
+    ``w[2,5,8]a6`` is of channels that take one width after the other.
+    """
     network = Network.of(model, [data])
-    precisions, known = cycle(map(Precision.parse, mix)), dict[str, Precision]()
+    texts, chosen, known = cycle(mix), dict[str, str](), dict[str, Precision]()
     for layer in network.layers:
-        same = known.get(layer.input_of or "")
-        known[layer.name] = same if same is not None else next(precisions)
+        chosen[layer.name] = chosen.get(layer.input_of or "") or next(texts)
+        digits = "".join(str(channel % 3) for channel in range(layer.num_channels))
+        text = chosen[layer.name].replace("]", f"]:{digits}")
+        known[layer.name] = Precision.parse(text)
     ranges = ActivationRanges.calibrate(network, Calibration.of([data]), known.values(), "minmax")
     layers = (
         AssignedLayer(

@@ -19,13 +19,16 @@ ${scales}
 static void weights(uint32_t layer, const mpq_weights *constants, const float *scales,
                     uint32_t rows, uint32_t columns)
 {
-    uint32_t i;
+    uint32_t row, column, first = 0;
     printf("%lu %ld %lu %lu\n", (unsigned long)layer, (long)constants->bits, (unsigned long)rows,
            (unsigned long)columns);
-    for (i = 0; i < rows * columns; i++) {
-        float scale = scales[constants->is_shared ? 0 : i / columns];
-        float number = (float)mpq_weight(constants, i) * scale;
-        fwrite(&number, sizeof number, 1, stdout);
+    for (row = 0; row < rows; row++) {
+        float scale = scales[constants->is_shared ? 0 : row];
+        for (column = 0; column < columns; column++) {
+            float number = (float)mpq_weight(constants, first, row, column) * scale;
+            fwrite(&number, sizeof number, 1, stdout);
+        }
+        first += columns * (uint32_t)mpq_width(constants, row);
     }
 }
 

@@ -15,19 +15,19 @@ int64_t mpq_scaled(int64_t value, mpq_ratio ratio)
     return shifted(value * ratio.multiplier + half, ratio.shift);
 }
 
-static inline uint32_t code_at(const uint8_t *stream, uint32_t index, int32_t bits)
+/* The code at a bit of the stream. */
+static inline uint32_t code_in(const uint8_t *stream, uint32_t at, int32_t bits)
 {
-    uint32_t at, place, found;
-    if (bits == 8) {
-        return stream[index];
-    }
-    at = index * (uint32_t)bits;
-    place = at & 7u;
-    found = (uint32_t)stream[at >> 3] >> place;
+    uint32_t place = at & 7u, found = (uint32_t)stream[at >> 3] >> place;
     if (place + (uint32_t)bits > 8u) { /* a code may lie in two bytes */
         found |= (uint32_t)stream[(at >> 3) + 1u] << (8u - place);
     }
     return found & ((1u << bits) - 1u);
+}
+
+static inline uint32_t code_at(const uint8_t *stream, uint32_t index, int32_t bits)
+{
+    return bits == 8 ? stream[index] : code_in(stream, index * (uint32_t)bits, bits);
 }
 
 uint32_t mpq_code(const uint8_t *stream, uint32_t index, int32_t bits)
@@ -56,9 +56,17 @@ int32_t mpq_number(const mpq_tensor *tensor, uint32_t index)
     return (int32_t)mpq_code((const uint8_t *)tensor->data, index, tensor->bits) - tensor->zero;
 }
 
-int32_t mpq_weight(const mpq_weights *weights, uint32_t index)
+int32_t mpq_width(const mpq_weights *weights, uint32_t row)
 {
-    return (int32_t)mpq_code(weights->codes, index, weights->bits) - (1 << (weights->bits - 1));
+    return weights->widths == NULL ? weights->bits : weights->widths[row];
+}
+
+/* `first` is the bit at which the codes of the row begin. */
+int32_t mpq_weight(const mpq_weights *weights, uint32_t first, uint32_t row, uint32_t column)
+{
+    int32_t bits = mpq_width(weights, row);
+    return (int32_t)code_in(weights->codes, first + column * (uint32_t)bits, bits)
+           - (1 << (bits - 1));
 }
 
 /* A sum becomes a code: without its binary point, within what the tensor may hold. */
@@ -95,24 +103,27 @@ static void inside(int32_t start, int32_t step, int32_t count, int32_t size, int
     }
 }
 
-/* One sum of products: an output channel `o` at the window that begins at row `top`, column `left`. */
+/* One sum of products: an output channel `o`, whose codes begin at the bit `begin`, at the window
+ * that begins at row `top`, column `left`. */
 static int32_t products(const mpq_tensor *in, const mpq_shape *s, const mpq_weights *weights,
-                        int32_t o, int32_t top, int32_t left)
+                        int32_t o, uint32_t begin, int32_t top, int32_t left)
 {
     const uint8_t *numbers = (const uint8_t *)in->data, *codes = weights->codes;
     int32_t depth = s->in_channels / s->groups, c, y, x, y0, y1, x0, x1, sum = 0;
     int32_t first = o / (s->out_channels / s->groups) * depth;
-    int32_t bits = weights->bits, middle = 1 << (bits - 1), zero = in->zero, in_bits = in->bits;
+    int32_t bits = mpq_width(weights, (uint32_t)o), middle = 1 << (bits - 1);
+    int32_t zero = in->zero, in_bits = in->bits;
     inside(top, s->dilation_y, s->kernel_height, s->in_height, &y0, &y1);
     inside(left, s->dilation_x, s->kernel_width, s->in_width, &x0, &x1);
     for (c = 0; c < depth; c++) {
         for (y = y0; y < y1; y++) {
             int32_t row = (first + c) * s->in_height + top + y * s->dilation_y;
             uint32_t at = (uint32_t)(row * s->in_width + left + x0 * s->dilation_x);
-            uint32_t w = (uint32_t)(((o * depth + c) * s->kernel_height + y) * s->kernel_width + x0);
-            for (x = x0; x < x1; x++, w++, at += (uint32_t)s->dilation_x) {
+            uint32_t w = (uint32_t)((c * s->kernel_height + y) * s->kernel_width + x0);
+            uint32_t place = begin + w * (uint32_t)bits;
+            for (x = x0; x < x1; x++, place += (uint32_t)bits, at += (uint32_t)s->dilation_x) {
                 int32_t number = (int32_t)code_at(numbers, at, in_bits) - zero;
-                sum += number * ((int32_t)code_at(codes, w, bits) - middle);
+                sum += number * ((int32_t)code_in(codes, place, bits) - middle);
             }
         }
     }
@@ -122,8 +133,9 @@ static int32_t products(const mpq_tensor *in, const mpq_shape *s, const mpq_weig
 void mpq_layer(const mpq_tensor *in, const mpq_tensor *out, const mpq_shape *shape,
                const mpq_weights *weights, const mpq_tensor *added, mpq_ratio added_ratio)
 {
-    int32_t o, y, x;
-    uint32_t index = 0;
+    int32_t o, y, x, depth = shape->in_channels / shape->groups;
+    uint32_t index = 0, begin = 0;
+    uint32_t count = (uint32_t)(depth * shape->kernel_height * shape->kernel_width);
     for (o = 0; o < shape->out_channels; o++) {
         int32_t scale = weights->is_shared ? 0 : o;
         mpq_ratio ratio;
@@ -131,7 +143,7 @@ void mpq_layer(const mpq_tensor *in, const mpq_tensor *out, const mpq_shape *sha
         ratio.shift = weights->shifts[scale];
         for (y = 0; y < shape->out_height; y++) {
             for (x = 0; x < shape->out_width; x++, index++) {
-                int64_t sum = mpq_scaled(products(in, shape, weights, o,
+                int64_t sum = mpq_scaled(products(in, shape, weights, o, begin,
                                                   y * shape->stride_y - shape->pad_y,
                                                   x * shape->stride_x - shape->pad_x),
                                          ratio);
@@ -144,6 +156,7 @@ void mpq_layer(const mpq_tensor *in, const mpq_tensor *out, const mpq_shape *sha
                 store(out, index, sum);
             }
         }
+        begin += count * (uint32_t)mpq_width(weights, (uint32_t)o);
     }
 }
 

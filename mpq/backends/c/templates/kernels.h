@@ -25,10 +25,11 @@ typedef struct {
 /* A layer's constants. */
 typedef struct {
     const uint8_t *codes;        /* [outputs, weights] in one dense stream of bits */
+    const uint8_t *widths;       /* bits of a code for each output channel; NULL: all have `bits` */
     const int32_t *multipliers;  /* one for each output channel, or one for all */
     const uint8_t *shifts;
     const int32_t *bias;         /* with a binary point; may be missing */
-    int32_t bits;                /* of a code; 2^(bits - 1) stands for 0 */
+    int32_t bits;                /* of a code, the most; 2^(bits - 1) stands for 0 */
     int32_t is_shared;           /* whether there is one multiplier for all */
 } mpq_weights;
 
@@ -46,7 +47,8 @@ typedef struct {
 uint32_t mpq_code(const uint8_t *stream, uint32_t index, int32_t bits);
 int32_t mpq_number(const mpq_tensor *tensor, uint32_t index);
 void mpq_put(const mpq_tensor *tensor, uint32_t index, uint32_t code);
-int32_t mpq_weight(const mpq_weights *weights, uint32_t index);
+int32_t mpq_width(const mpq_weights *weights, uint32_t row);
+int32_t mpq_weight(const mpq_weights *weights, uint32_t first, uint32_t row, uint32_t column);
 int64_t mpq_scaled(int64_t value, mpq_ratio ratio);
 
 /* Sums of products; numbers of `added` (may be missing) are added to them. */

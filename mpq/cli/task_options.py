@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mpq.cli import options as o
 from mpq.network.workload import Workload
+from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.ranges import Ranges
 from mpq.workflows.task import METRIC, Rules, Task
 
@@ -204,6 +205,37 @@ class RunOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class KVCacheOptions:
+    """What keys and values of earlier tokens may become, and how many there are."""
+
+    formats: o.KVCacheFormats = None
+    tokens: o.KVTokens = None
+    batch_size: o.KVBatchSize = KVCache.batch_size
+    first: o.KVFirst = KVCache.first
+    window: o.KVWindow = KVCache.window
+
+    def kv_cache(self) -> KVCache | None:
+        """The cache that the options describe; ``None``: it is not searched.
+
+        Raises:
+            InputError: If its formats are given without a number of tokens, or the other way round.
+        """
+        from mpq.errors import InputError
+
+        given = listed(self.formats)
+        if given is None and self.tokens is None:
+            if (self.batch_size, self.first, self.window) != (KVCache.batch_size, 0, 0):
+                raise InputError("options of the key-value cache go with --kv-cache and --kv-tokens")
+            return None
+        if given is None or self.tokens is None:
+            raise InputError(
+                "--kv-cache says what keys and values may be stored in, and --kv-tokens of how many "
+                "tokens: give both, such as --kv-cache a8d,a4d --kv-tokens 32768"
+            )
+        return KVCache(self.tokens, given, self.batch_size, self.first, self.window)
+
+
+@dataclass(frozen=True, eq=False)
 class TaskOptions:
     """A network, its data, and what its layers may become."""
 
@@ -216,6 +248,7 @@ class TaskOptions:
     compared: MetricOptions = MetricOptions()
     workload: WorkloadOptions = WorkloadOptions()
     ranges: RangeOptions = RangeOptions()
+    kv_cache: KVCacheOptions = KVCacheOptions()
     run: RunOptions = RunOptions()
 
     def task(self, device: str | None) -> Task:
@@ -228,7 +261,7 @@ class TaskOptions:
 
         source, draws = self.source, self.run.draws
         # First of all: that --data is missing is said before the model's code runs.
-        spec = source.data_spec
+        spec, kv_cache = source.data_spec, self.kv_cache.kv_cache()
         held_out = held_out_spec(self.eval_data, source.is_all_demo)
         model = load_model(source.model, source.weights)
         return Task(
@@ -250,6 +283,7 @@ class TaskOptions:
             bias_correction=self.candidates.bias_correction,
             tune=self.candidates.tune,
             transforms=listed_parts(self.ranges.transform),
+            kv_cache=kv_cache,
             seed=draws.seed,
             allow_randomness=draws.allow_randomness,
             memory=self.run.memory,

@@ -32,6 +32,7 @@ from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
 from mpq.workflows.streamable import check_streamed
 from mpq.workflows.task import Task, check_task
+from mpq.workflows.cache_estimate import check_prices_caches
 from mpq.workflows.tuning import Examples, Tuner
 
 
@@ -220,6 +221,7 @@ def _estimate(prepared: Prepared, method: Method) -> Sensitivity:
     """With a few cells beside their measurement, where not every cell was measured anyway."""
     estimator = method.estimator
     seed, workers = prepared.task.seed, prepared.task.built_workers
+    check_prices_caches(estimator, prepared.task)
     is_by_workers = workers is not None and workers.kind == "ray"
     if is_by_workers and not (estimator.asks_workers or method.solver.is_measuring):
         able = ", ".join(part.name for part in ESTIMATORS if part.asks_workers)

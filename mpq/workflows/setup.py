@@ -139,7 +139,7 @@ class Prepared:
         """Of a network and its model, which may be transformed."""
         rules = task.rules
         fixed = _by_layer(network, rules.fixed, "--fix")
-        allowed = _by_layer(network, rules.allowed, "--allow")
+        allowed = _caches(network, task) | _by_layer(network, rules.allowed, "--allow")
         _check_fixed(fixed, allowed)
         ties, target, unshipped = _ties(network, rules), task.target, dict[str, str]()
         if target is not None:
@@ -158,6 +158,7 @@ class Prepared:
             network.constant_bytes if target is None else _constant_bytes(network, target),
             packed_bits if target is None else _bits_there(model, target),
             NO_TARGET if target is None else _file_prices(model, network, target),
+            task.kv_cache,
         )
         candidates = tuple(dict.fromkeys((*task.precisions, *own)))
         return cls(task, network, *data, pricing, candidates, fixed, allowed, ties, unshipped)
@@ -293,7 +294,7 @@ def _found(task: Task, model: nn.Module) -> Network:
     def found(data: Calibration) -> Network:
         return Network.of(
             model, data, rules.include, rules.exclude, rules.fold, task.output_metric,
-            task.allow_randomness,
+            task.allow_randomness, None if task.kv_cache is None else task.kv_cache.kept,
         )  # fmt: skip
 
     network = halved("finding layers", Calibration.of(task.calibration), found)
@@ -301,6 +302,13 @@ def _found(task: Task, model: nn.Module) -> Network:
         return network
     without_caches(network.module)
     return replace(network, blocks=blocks_of(network.module, task.blocks))
+
+
+def _caches(network: Network, task: Task) -> dict[str, tuple[Precision, ...]]:
+    """Candidates of the layers that are key-value caches."""
+    if task.kv_cache is None:
+        return {}
+    return {x.name: task.kv_cache.precisions for x in network.layers if x.is_cache}
 
 
 def _bits_there(model: nn.Module, target: Target) -> StoredBits:

@@ -139,7 +139,7 @@ class PartialMoments:
             InputError: As there.
             GradientError: As there.
         """
-        chosen = on.network.layers if layers is None else layers
+        chosen = on.network.weighted if layers is None else layers
         if not 0 <= guidance <= 1:
             raise InputError(f"guidance is a share from 0 to 1; got {guidance}")
         if dense_inputs < 1 or positions < 0:

@@ -1,0 +1,20 @@
+"""Which estimators price a key-value cache."""
+
+from mpq.errors import InputError
+from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
+from mpq.workflows.task import Task
+
+
+def check_prices_caches(estimator: SensitivityEstimator, task: Task) -> None:
+    """Refuses an estimator to which a layer without weights costs nothing, or has no meaning.
+
+    Raises:
+        InputError: If the task has a key-value cache, and the estimator prices none.
+    """
+    if task.kv_cache is None or estimator.prices_caches:
+        return
+    able = ", ".join(part.name for part in ESTIMATORS if part.prices_caches)
+    raise InputError(
+        f"the estimator {estimator.name!r} prices weights, which a key-value cache has none of: "
+        f"take {able}, or leave out kv_cache (--kv-cache)"
+    )

@@ -208,13 +208,13 @@ class RunOptions:
 class KVCacheOptions:
     """What keys and values of earlier tokens may become, and how many there are."""
 
-    formats: o.KVCacheFormats = None
-    tokens: o.KVTokens = None
-    batch_size: o.KVBatchSize = KVCache.batch_size
-    first: o.KVFirst = KVCache.first
-    window: o.KVWindow = KVCache.window
+    kv_cache: o.KVCacheFormats = None
+    kv_tokens: o.KVTokens = None
+    kv_batch_size: o.KVBatchSize = KVCache.batch_size
+    kv_first: o.KVFirst = KVCache.first
+    kv_window: o.KVWindow = KVCache.window
 
-    def kv_cache(self) -> KVCache | None:
+    def cache(self) -> KVCache | None:
         """The cache that the options describe; ``None``: it is not searched.
 
         Raises:
@@ -222,17 +222,17 @@ class KVCacheOptions:
         """
         from mpq.errors import InputError
 
-        given = listed(self.formats)
-        if given is None and self.tokens is None:
-            if (self.batch_size, self.first, self.window) != (KVCache.batch_size, 0, 0):
+        given = listed(self.kv_cache)
+        if given is None and self.kv_tokens is None:
+            if (self.kv_batch_size, self.kv_first, self.kv_window) != (KVCache.batch_size, 0, 0):
                 raise InputError("options of the key-value cache go with --kv-cache and --kv-tokens")
             return None
-        if given is None or self.tokens is None:
+        if given is None or self.kv_tokens is None:
             raise InputError(
                 "--kv-cache says what keys and values may be stored in, and --kv-tokens of how many "
                 "tokens: give both, such as --kv-cache a8d,a4d --kv-tokens 32768"
             )
-        return KVCache(self.tokens, given, self.batch_size, self.first, self.window)
+        return KVCache(self.kv_tokens, given, self.kv_batch_size, self.kv_first, self.kv_window)
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +248,7 @@ class TaskOptions:
     compared: MetricOptions = MetricOptions()
     workload: WorkloadOptions = WorkloadOptions()
     ranges: RangeOptions = RangeOptions()
-    kv_cache: KVCacheOptions = KVCacheOptions()
+    cached: KVCacheOptions = KVCacheOptions()
     run: RunOptions = RunOptions()
 
     def task(self, device: str | None) -> Task:
@@ -261,7 +261,7 @@ class TaskOptions:
 
         source, draws = self.source, self.run.draws
         # First of all: that --data is missing is said before the model's code runs.
-        spec, kv_cache = source.data_spec, self.kv_cache.kv_cache()
+        spec, kv_cache = source.data_spec, self.cached.cache()
         held_out = held_out_spec(self.eval_data, source.is_all_demo)
         model = load_model(source.model, source.weights)
         return Task(

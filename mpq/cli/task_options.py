@@ -224,12 +224,15 @@ class KVCacheOptions:
 
         given = listed(self.kv_cache)
         if given is None and self.kv_tokens is None:
-            if (self.kv_batch_size, self.kv_first, self.kv_window) != (KVCache.batch_size, 0, 0):
-                raise InputError("options of the key-value cache go with --kv-cache and --kv-tokens")
+            others = (self.kv_batch_size, self.kv_first, self.kv_window)
+            if others != (KVCache.batch_size, KVCache.first, KVCache.window):
+                raise InputError(
+                    "--kv-batch-size, --kv-first and --kv-window go with --kv-cache and --kv-tokens"
+                )
             return None
         if given is None or self.kv_tokens is None:
             raise InputError(
-                "--kv-cache says what keys and values may be stored in, and --kv-tokens of how many "
+                "--kv-cache says what keys and values may be stored in, --kv-tokens of how many "
                 "tokens: give both, such as --kv-cache a8d,a4d --kv-tokens 32768"
             )
         return KVCache(self.kv_tokens, given, self.kv_batch_size, self.kv_first, self.kv_window)

@@ -32,7 +32,7 @@ from mpq.hardware_profiles.peak_ram import (
     undominated,
 )
 from mpq.hardware_profiles.profile import Profile
-from mpq.network.layer import Layer
+from mpq.network.layer import Layer, weighted
 from mpq.network.liveness import Lifetimes
 from mpq.network.workload import Workload, tokens_of
 from mpq.problem.budget import FILE_BYTES, Budget
@@ -199,14 +199,14 @@ class Pricing:
             return self._runnable(self._caches(resource, candidates))
         assert self.profile is not None
         # The layers as traced: a profile applies the workload itself, and knows of no cache.
-        found = self.profile.cost(resource, self._weighted, candidates, self.workload)
+        found = self.profile.cost(resource, weighted(self.layers), candidates, self.workload)
         return with_caches(found, self.layers)
 
     def uncertainty(self, resource: str, candidates: Sequence[Precision]) -> CostTable | None:
         """``[L, B]`` half widths of 95 % intervals, ``nan``: unknown; ``None`` if all are."""
         if self.profile is None or resource not in self.profile.resources:
             return None
-        found = self.profile.uncertainty(resource, self._weighted, candidates, self.workload)
+        found = self.profile.uncertainty(resource, weighted(self.layers), candidates, self.workload)
         found = with_caches(found, self.layers)
         # All unknown is the same as no answer: reports leave the column out.
         return None if np.isnan(found.values).all() else found
@@ -217,10 +217,6 @@ class Pricing:
         # Mean bits, activations and operations are of the layers alone.
         constant = self.constant_bytes if resource == WEIGHT_BYTES else 0
         return replace(table, constant=float(constant))
-
-    @property
-    def _weighted(self) -> tuple[Layer, ...]:
-        return tuple(layer for layer in self.layers if not layer.is_cache)
 
     def _caches(self, resource: str, candidates: Sequence[Precision]) -> CostTable:
         """Bytes of keys and values; or of weights as well, with all else that is stored."""

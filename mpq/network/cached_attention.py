@@ -139,9 +139,9 @@ def _route(module: nn.Module) -> None:
         # Ours: `deepcopy` has copied it with the module. Past the property, which would set those
         # of all parts of a network alike.
         config = vars(part).get("config")
-        name = getattr(config, "_attn_implementation", None)
-        if config is not None and name in _OURS:
-            config._attn_implementation_internal = _OURS[name]
+        known = getattr(config, "_attn_implementation", None)
+        if config is not None and known in _OURS:
+            config._attn_implementation_internal = _OURS[known]
 
 
 def _attend(
@@ -166,8 +166,9 @@ def _attend(
         for kind, x in zip(CACHES, (key, value), strict=True)
     )
     # Without a window every query sees the same, in the order of the sequence.
-    mask = mask_of(keys, query.shape[2], tokens, attention_mask) if tokens.window else attention_mask
-    return attend(module, query, keys.all, values.all, mask, **kwargs)
+    if tokens.window:
+        attention_mask = mask_of(keys, query.shape[2], tokens, attention_mask)
+    return attend(module, query, keys.all, values.all, attention_mask, **kwargs)
 
 
 def _original(name: str, module: nn.Module) -> Callable[..., Any]:

@@ -51,9 +51,7 @@ class Cached:
         return torch.cat([self.kept, self.held], dim=2) if len(self.kept_at) else self.held
 
 
-def mask_of(
-    cached: Cached, num_queries: int, tokens: KeptTokens, mask: Tensor | None
-) -> Tensor:
+def mask_of(cached: Cached, num_queries: int, tokens: KeptTokens, mask: Tensor | None) -> Tensor:
     """``[N, 1, Q, F + R]``: who sees which of ``Cached.all``, each token once.
 
     Args:

@@ -98,6 +98,11 @@ class Layer:
         return signature(self.name, self.kind, self.weight_shape)
 
 
+def weighted(layers: Iterable[Layer]) -> tuple[Layer, ...]:
+    """Those that have weights: all but key-value caches."""
+    return tuple(layer for layer in layers if not layer.is_cache)
+
+
 def signature(name: str, kind: str, weight_shape: Sequence[int]) -> str:
     """Name, kind and shape in one line."""
     return f"{name} {kind} {'x'.join(map(str, weight_shape))}"

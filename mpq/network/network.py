@@ -70,8 +70,7 @@ class Network:
         num_positions: Of an example of the first batch, in what the metric reads of the output.
         blocks: Modules of ``module`` that a pass with gradients runs twice, to keep what they read
             alone (``mpq.sensitivity.passes.borders``); none: it keeps all.
-        tokens_kept: Which tokens its key-value caches keep as they came; ``None``: these are no
-            layers.
+        tokens_kept: That key-value caches keep as they came; ``None``: caches are no layers.
     """
 
     module: nn.Module
@@ -120,8 +119,7 @@ class Network:
             metric: How the outputs of quantized networks are compared with the original's.
             allow_randomness: Where the generators of torch, numpy and Python start in every pass;
                 ``None``: they are left alone, and a network that draws is refused.
-            tokens_kept: Which tokens a key-value cache keeps as they came; ``None``: caches are no
-                layers.
+            tokens_kept: See the class.
 
         Raises:
             ModelError: If the model is in training mode, draws (in any batch), has weights that are
@@ -175,14 +173,9 @@ class Network:
         reach, ties = found.reach.of(layers), ties_of(layers)
         return cls(
             module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others,
-            allow_randomness, axes, unchecked_rows(batch), left_out, outputs.shape[1],
-            tokens_kept=tokens_kept,
+            allow_randomness, axes, unchecked_rows(batch), left_out, outputs.shape[1], (),
+            tokens_kept,
         )  # fmt: skip
-
-    @property
-    def weighted(self) -> tuple[Layer, ...]:
-        """The layers that have weights: all but key-value caches."""
-        return tuple(layer for layer in self.layers if not layer.is_cache)
 
     @property
     def uncalled(self) -> tuple[str, ...]:

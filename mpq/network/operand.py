@@ -62,7 +62,7 @@ class Operand(nn.Module):
         if not x.shape[2]:
             return x
         joined: Tensor = self(x.transpose(1, 2).flatten(2))
-        return joined.unflatten(2, (x.shape[1], x.shape[3])).transpose(1, 2)
+        return joined.reshape(len(x), -1, x.shape[1], x.shape[3]).transpose(1, 2)
 
     def _save_to_state_dict(self, *_: Any) -> None:
         """Nothing: the user's network knows no such parameter."""

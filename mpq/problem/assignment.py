@@ -245,14 +245,12 @@ class Assignment:
         ties = tuple(tuple(tie) for tie in data["ties"])
         metadata = Metadata(**{**known, "budgets": budgets})
         numerics = Numerics(**data.get("numerics", {}))
-        folded, weight_range = data["folded_batch_norm"], data["weight_range"]
+        folded, ranges = data["folded_batch_norm"], data["weight_range"]
         weights = weights_of(data.get("weights"), read_weights)
         changes = reparametrization_of(data.get("reparametrization"), read_weights)
         tuned = tuned_of(data.get("tuned"), read_weights)
         kept = KeptTokens(**data.get("tokens_kept", {}))
-        made = cls(
-            layers, ties, folded, weight_range, numerics, metadata, weights, changes, tuned, kept
-        )
+        made = cls(layers, ties, folded, ranges, numerics, metadata, weights, changes, tuned, kept)
         _check_consistent(made)
         if weights is not None:
             shaped = {x.name: (x.precision, x.weight_shape) for x in layers}

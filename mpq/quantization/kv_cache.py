@@ -71,8 +71,9 @@ def _precision(value: str | Precision) -> Precision:
     if not found.weight.is_exact:
         raise PrecisionError(f"{text!r}: a key-value cache has no weights; write it as a4d")
     if found.activation.granularity is Granularity.FIRST_APART:
-        raise PrecisionError(f"{text!r}: a key-value cache keeps first tokens: say how many (first)")
+        raise PrecisionError(
+            f"{text!r}: a cache keeps first tokens as they came: say how many (first, --kv-first)"
+        )
     if found.activation.number.is_for_inputs:
         raise PrecisionError(f"{text!r}: keys and values have either sign, and no such codes")
     return found
-

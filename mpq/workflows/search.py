@@ -19,6 +19,7 @@ from mpq.sensitivity.in_memory import in_memory
 from mpq.sensitivity.spot_check import spot_check
 from mpq.solvers import Solver
 from mpq.workflows.bias_correction import with_corrected_biases
+from mpq.workflows.cached_layers import check_prices_caches
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.finish import finished
 from mpq.workflows.kept_estimates import kept_estimate
@@ -32,7 +33,6 @@ from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
 from mpq.workflows.streamable import check_streamed
 from mpq.workflows.task import Task, check_task
-from mpq.workflows.cache_estimate import check_prices_caches
 from mpq.workflows.tuning import Examples, Tuner
 
 

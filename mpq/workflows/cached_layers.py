@@ -1,8 +1,19 @@
-"""Which estimators price a key-value cache."""
+"""Layers that are key-value caches: what they may become, and who prices them."""
+
+from collections.abc import Sequence
 
 from mpq.errors import InputError
+from mpq.network.layer import Layer
+from mpq.quantization.precision import Precision
 from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
 from mpq.workflows.task import Task
+
+
+def cache_candidates(layers: Sequence[Layer], task: Task) -> dict[str, tuple[Precision, ...]]:
+    """Candidates of those of the layers that are caches, by name."""
+    if task.kv_cache is None:
+        return {}
+    return {layer.name: task.kv_cache.precisions for layer in layers if layer.is_cache}
 
 
 def check_prices_caches(estimator: SensitivityEstimator, task: Task) -> None:

@@ -50,6 +50,7 @@ class DiagonalFisher(SensitivityEstimator):
 
     name: ClassVar[str] = "fisher"
     summary: ClassVar[str] = "diagonal Fisher x squared error (SqueezeLLM), 1 forward + 1 backward"
+    prices_caches: ClassVar[bool] = True
 
     labels: str = "sampled"
     seed: int = 0

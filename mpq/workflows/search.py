@@ -208,6 +208,7 @@ def estimated(
     prepared: Prepared, constraints: Constraints, estimator: SensitivityEstimator, solver: Solver
 ) -> Problem:
     """The problem with its loss, as far as the solver can take it; nothing kept is read."""
+    check_prices_caches(estimator, prepared.task)
     found = in_memory(estimator.name, prepared.asked, estimator.estimate)
     return _posed(found, constraints, solver)
 

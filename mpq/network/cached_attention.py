@@ -32,9 +32,15 @@ _TOKENS: Final = "_mpq_kept_tokens"
 @final
 @dataclass(frozen=True)
 class _Seen:
-    """What the caches of attention modules keep of a token, by the module's id."""
+    """What attention modules were called with.
+
+    Args:
+        found: What the caches of each keep of a token, by the module's id.
+        lengths: How many tokens there were.
+    """
 
     found: dict[int, tuple[CacheShape, CacheShape]] = field(default_factory=dict)
+    lengths: set[int] = field(default_factory=set)
 
     def add(self, module: nn.Module, key: Tensor, value: Tensor, window: int | None) -> None:
         """A call; only one that no token after the query is seen in can have a cache."""
@@ -45,6 +51,7 @@ class _Seen:
             for kind, x in zip(CACHES, (key, value), strict=True)
         )
         self.found.setdefault(id(module), (next(shapes), next(shapes)))
+        self.lengths.add(key.shape[2])
 
 
 _LOOKING: ContextVar[_Seen | None] = ContextVar("_LOOKING", default=None)
@@ -61,7 +68,8 @@ def open_caches(module: nn.Module, batch: Batch, tokens: KeptTokens) -> None:
         tokens: Which tokens' keys and values stay as they came.
 
     Raises:
-        ModelError: If there is no such attention.
+        ModelError: If there is no such attention, or the examples are so short that all tokens are
+            kept: every format would lose nothing.
     """
     _route(module)
     seen = _Seen()
@@ -73,6 +81,12 @@ def open_caches(module: nn.Module, batch: Batch, tokens: KeptTokens) -> None:
             "no attention was found whose keys and values could be quantized: it takes a causal "
             "one of transformers, with the implementation sdpa or eager; leave the key-value cache "
             "out (kv_cache, --kv-cache)"
+        )
+    if max(seen.lengths) <= tokens.first + tokens.window:
+        raise ModelError(
+            f"the examples have {max(seen.lengths)} tokens, and the key-value cache keeps the first "
+            f"{tokens.first} and the last {tokens.window} as they came, so that nothing would be "
+            "rounded: show longer examples, or keep fewer (first, window; --kv-first, --kv-window)"
         )
     for name, shapes in found.items():
         _give(module, name, shapes, tokens)

@@ -68,7 +68,7 @@ class _HeldLayer(CacheLayerMixin):  # type: ignore[misc]
             self.lazy_initialization(key_states, value_states)
         pairs = zip(self._stores, (key_states, value_states), strict=True)
         cached = [(store, store.add(x)) for store, x in pairs]
-        # As many tokens as there are, for who asks; our attention reads what they say of themselves.
+        # As many tokens as there are, for who asks; our attention reads what is told of them.
         return tuple(told(store.whole, found) for store, found in cached)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

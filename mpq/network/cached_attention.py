@@ -84,9 +84,9 @@ def open_caches(module: nn.Module, batch: Batch, tokens: KeptTokens) -> None:
         )
     if max(seen.lengths) <= tokens.first + tokens.window:
         raise ModelError(
-            f"the examples have {max(seen.lengths)} tokens, and the key-value cache keeps the first "
-            f"{tokens.first} and the last {tokens.window} as they came, so that nothing would be "
-            "rounded: show longer examples, or keep fewer (first, window; --kv-first, --kv-window)"
+            f"the examples have {max(seen.lengths)} tokens, and the key-value cache keeps the "
+            f"first {tokens.first} and the last {tokens.window} as they came, so that nothing "
+            "would be rounded: show longer examples, or keep fewer (--kv-first, --kv-window)"
         )
     for name, shapes in found.items():
         _give(module, name, shapes, tokens)

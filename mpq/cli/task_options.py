@@ -183,28 +183,6 @@ class DrawOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class CandidateOptions:
-    """What the layers may become, where they run, how the answer is made ready, and by whom."""
-
-    precisions: o.Precisions = None
-    to: o.Target = Task.to
-    sequential_rounding: o.SequentialRounding = Task.sequential_rounding
-    recalibrate: o.Recalibrate = Task.recalibrate
-    bias_correction: o.BiasCorrection = Task.bias_correction
-    tune: o.Tune = Task.tune
-    workers: o.Workers = Task.workers
-
-
-@dataclass(frozen=True, eq=False)
-class RunOptions:
-    """How the search runs: where random numbers start, and in what memory."""
-
-    draws: DrawOptions = DrawOptions()
-    memory: o.Memory = None
-    blocks: o.Blocks = Task.blocks
-
-
-@dataclass(frozen=True, eq=False)
 class KVCacheOptions:
     """What keys and values of earlier tokens may become, and how many there are."""
 
@@ -239,6 +217,29 @@ class KVCacheOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class CandidateOptions:
+    """What the layers may become, where they run, how the answer is made ready, and by whom."""
+
+    precisions: o.Precisions = None
+    to: o.Target = Task.to
+    sequential_rounding: o.SequentialRounding = Task.sequential_rounding
+    recalibrate: o.Recalibrate = Task.recalibrate
+    bias_correction: o.BiasCorrection = Task.bias_correction
+    tune: o.Tune = Task.tune
+    workers: o.Workers = Task.workers
+    cached: KVCacheOptions = KVCacheOptions()
+
+
+@dataclass(frozen=True, eq=False)
+class RunOptions:
+    """How the search runs: where random numbers start, and in what memory."""
+
+    draws: DrawOptions = DrawOptions()
+    memory: o.Memory = None
+    blocks: o.Blocks = Task.blocks
+
+
+@dataclass(frozen=True, eq=False)
 class TaskOptions:
     """A network, its data, and what its layers may become."""
 
@@ -251,7 +252,6 @@ class TaskOptions:
     compared: MetricOptions = MetricOptions()
     workload: WorkloadOptions = WorkloadOptions()
     ranges: RangeOptions = RangeOptions()
-    cached: KVCacheOptions = KVCacheOptions()
     run: RunOptions = RunOptions()
 
     def task(self, device: str | None) -> Task:
@@ -264,7 +264,7 @@ class TaskOptions:
 
         source, draws = self.source, self.run.draws
         # First of all: that --data is missing is said before the model's code runs.
-        spec, kv_cache = source.data_spec, self.cached.cache()
+        spec, kv_cache = source.data_spec, self.candidates.cached.cache()
         held_out = held_out_spec(self.eval_data, source.is_all_demo)
         model = load_model(source.model, source.weights)
         return Task(

@@ -139,7 +139,7 @@ def test_decoding_with_a_cache_is_the_pass_over_all(
     """Every token is rounded once; in double precision no other sum turns a number to its next."""
     from mpq.backends.quantized_cache import quantized_cache
 
-    network = decoder(*kept)
+    network: Any = decoder(*kept)
     ids, store, at, parts = examples(1, 3)[0]["input_ids"], quantized_cache(network), 0, []
 
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_generating_takes_a_cache_of_ours_or_any_other() -> None:
     """With transformers' own, keys and values are rounded whenever they are read: alike."""
     from mpq.backends.quantized_cache import quantized_cache
 
-    network = mpq.quantize(llama(), found().assignment)
+    network: Any = mpq.quantize(llama(), found().assignment)
     ids = examples(1, 3)[0]["input_ids"][:, :6]
     options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
 

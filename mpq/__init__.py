@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mpq.problem.limits import Limit as Limit
     from mpq.problem.problem import Problem as Problem
     from mpq.problem.solution import Solution as Solution
+    from mpq.quantization.kv_cache import KVCache as KVCache
     from mpq.quantization.precision import Precision as Precision
     from mpq.quantization.ranges import Ranges as Ranges
     from mpq.report.frontier import Frontier as Frontier
@@ -60,6 +61,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "network.metrics": ("METRICS",),
     "network.synthetic": ("DATA_SOURCES",),
     "network.workload": ("Workload",),
+    "quantization.kv_cache": ("KVCache",),
     "quantization.precision": ("Precision",),
     "quantization.ranges": ("Ranges",),
     "problem.assignment": ("Assignment",),

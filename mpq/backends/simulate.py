@@ -11,12 +11,14 @@ from mpq._support.pages import is_streaming
 from mpq.backends._base import Backend
 from mpq.errors import MismatchError, ModelError
 from mpq.network.batch_norm import changed_output, fold_batch_norm, fold_refusal
+from mpq.network.cached_attention import give_caches
 from mpq.network.computed_uses import assigned_uses
 from mpq.network.examples import Batch
-from mpq.network.layer import signature
+from mpq.network.layer import CACHES, signature
 from mpq.network.metric import OutputMetric
 from mpq.network.modules import check_model
 from mpq.network.open_weights import open_computed, open_weights, uses_of
+from mpq.network.operand import CacheShape
 from mpq.network.own_copy import own_copy
 from mpq.network.refusals import mark_simulated, simulated, weight_refusal
 from mpq.network.reparametrized import reparametrized
@@ -25,7 +27,7 @@ from mpq.network.tied_calls import tie_calls, tied_calls_of
 from mpq.network.tracing import kind_of
 from mpq.network.weight_use import Use
 from mpq.network.with_tuned import with_tuned
-from mpq.problem.assignment import Assignment
+from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import ORIGINAL
 from mpq.quantization.quantizer import Quantizer, install
@@ -89,7 +91,10 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
     check_model(model)
     module = own_copy(transformed(model, assignment)[0])
     _check_float(module, assignment)
-    uses = {x.name: Use(x.kind, x.weight_shape, x.is_transposed) for x in assignment.layers}
+    caches = {x.name: _cache_shape(x) for x in assignment.layers if x.kind in CACHES}
+    give_caches(module, caches, assignment.tokens_kept)
+    weighted = [x for x in assignment.layers if x.name not in caches]
+    uses = {x.name: Use(x.kind, x.weight_shape, x.is_transposed) for x in weighted}
     texts = {x.name: x.computed for x in assignment.layers if x.computed}
     computed = assigned_uses(module, ((name, uses.pop(name), text) for name, text in texts.items()))
     tied = tied_calls_of(module, uses)
@@ -101,6 +106,11 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
     _check(module, assignment)
     fold_batch_norm(module, assignment.folded)
     return module
+
+
+def _cache_shape(layer: AssignedLayer) -> CacheShape:
+    num_heads, head_size, _ = layer.weight_shape
+    return CacheShape(layer.kind, num_heads, head_size)
 
 
 def transformed(model: nn.Module, assignment: Assignment) -> tuple[nn.Module, Assignment]:

@@ -124,15 +124,16 @@ def _unshipped(result: "SearchResult") -> Iterator[str]:
 def _rounding(result: "SearchResult") -> Iterator[str]:
     """How weights became codes and ranges were chosen, where that looked at the loss."""
     made, weights = result.provenance, result.assignment.weights
+    num_weights = sum(not layer.is_cache for layer in result.layers)
     if weights is not None and made.tuning is not None and made.tuning.is_kept:
         yield (
-            f"{len(weights.by_layer)} of {len(result.assignment.layers)} weights have codes and "
+            f"{len(weights.by_layer)} of {num_weights} weights have codes and "
             f"scales of their own (--rounding {made.rounding}, and tuned); they are in "
             f"{WEIGHTS_FILE}"
         )
     elif weights is not None:
         yield (
-            f"{len(weights.by_layer)} of {len(result.assignment.layers)} weights rounded with "
+            f"{len(weights.by_layer)} of {num_weights} weights rounded with "
             f"regard to the calibration examples (--rounding {made.rounding}); their codes are "
             f"in {WEIGHTS_FILE}"
         )

@@ -222,6 +222,25 @@ Transform = Annotated[
         help="Equivalent transformations, with commas: rotate, smooth, ... See `mpq transforms`."
     ),
 ]
+KVCacheFormats = Annotated[
+    str | None,
+    typer.Option(
+        "--kv-cache",
+        help="What keys and values of earlier tokens may be stored in, with commas: a8d,a4d.",
+    ),
+]
+KVTokens = Annotated[
+    int | None, typer.Option("--kv-tokens", help="Length of the context that it is priced for.")
+]
+KVBatchSize = Annotated[
+    int, typer.Option("--kv-batch-size", help="Sequences that the cache is priced for.")
+]
+KVFirst = Annotated[
+    int, typer.Option("--kv-first", help="First tokens that the cache keeps as they came.")
+]
+KVWindow = Annotated[
+    int, typer.Option("--kv-window", help="Last tokens that the cache keeps as they came.")
+]
 Seed = Annotated[
     int,
     typer.Option(

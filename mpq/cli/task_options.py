@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mpq.cli import options as o
 from mpq.network.workload import Workload
+from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.ranges import Ranges
 from mpq.workflows.task import METRIC, Rules, Task
 
@@ -182,6 +183,40 @@ class DrawOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class KVCacheOptions:
+    """What keys and values of earlier tokens may become, and how many there are."""
+
+    kv_cache: o.KVCacheFormats = None
+    kv_tokens: o.KVTokens = None
+    kv_batch_size: o.KVBatchSize = KVCache.batch_size
+    kv_first: o.KVFirst = KVCache.first
+    kv_window: o.KVWindow = KVCache.window
+
+    def cache(self) -> KVCache | None:
+        """The cache that the options describe; ``None``: it is not searched.
+
+        Raises:
+            InputError: If its formats are given without a number of tokens, or the other way round.
+        """
+        from mpq.errors import InputError
+
+        given = listed(self.kv_cache)
+        if given is None and self.kv_tokens is None:
+            others = (self.kv_batch_size, self.kv_first, self.kv_window)
+            if others != (KVCache.batch_size, KVCache.first, KVCache.window):
+                raise InputError(
+                    "--kv-batch-size, --kv-first and --kv-window go with --kv-cache and --kv-tokens"
+                )
+            return None
+        if given is None or self.kv_tokens is None:
+            raise InputError(
+                "--kv-cache says what keys and values may be stored in, --kv-tokens of how many "
+                "tokens: give both, such as --kv-cache a8d,a4d --kv-tokens 32768"
+            )
+        return KVCache(self.kv_tokens, given, self.kv_batch_size, self.kv_first, self.kv_window)
+
+
+@dataclass(frozen=True, eq=False)
 class CandidateOptions:
     """What the layers may become, where they run, how the answer is made ready, and by whom."""
 
@@ -193,6 +228,7 @@ class CandidateOptions:
     bias_correction: o.BiasCorrection = Task.bias_correction
     tune: o.Tune = Task.tune
     workers: o.Workers = Task.workers
+    cached: KVCacheOptions = KVCacheOptions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +265,7 @@ class TaskOptions:
 
         source, draws = self.source, self.run.draws
         # First of all: that --data is missing is said before the model's code runs.
-        spec = source.data_spec
+        spec, kv_cache = source.data_spec, self.candidates.cached.cache()
         held_out = held_out_spec(self.eval_data, source.is_all_demo)
         model = load_model(source.model, source.weights)
         return Task(
@@ -252,6 +288,7 @@ class TaskOptions:
             bias_correction=self.candidates.bias_correction,
             tune=self.candidates.tune,
             transforms=listed_parts(self.ranges.transform),
+            kv_cache=kv_cache,
             seed=draws.seed,
             allow_randomness=draws.allow_randomness,
             memory=self.run.memory,

@@ -45,7 +45,10 @@ def file_table(
         prices: The target's.
     """
     rows = [
-        [0 if layer.weight_of is not None else prices.layer_bytes(layer, p) for p in candidates]
+        [
+            0 if layer.weight_of is not None or layer.is_cache else prices.layer_bytes(layer, p)
+            for p in candidates
+        ]
         for layer in layers
     ]
     values = np.array(rows, dtype=np.float64).reshape(len(layers), len(candidates))

@@ -22,12 +22,12 @@ def packed_bits(layer: Layer, precision: Precision) -> int:
 
 
 def weight_bits(layer: Layer, precision: Precision, stored_bits: StoredBits = packed_bits) -> int:
-    """Stored bits of a weight with its scales; 0 if another layer stores the same parameter.
+    """Stored bits of a weight with its scales; 0 if another layer stores it, or there is none.
 
     At fp32 it stays as it came, in the model's own dtype.
     """
     # A shared parameter is stored once, and counted for the first layer that uses it.
-    if layer.weight_of is not None:
+    if layer.weight_of is not None or layer.is_cache:
         return 0
     if precision.weight.is_exact:
         return layer.num_weights * layer.original_bits

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from mpq.errors import InputError
+from mpq.hardware_profiles.kv_cache_bytes import CACHE_RESOURCES, WEIGHT_AND_CACHE_BYTES
 from mpq.hardware_profiles.linear import LINEAR_RESOURCES, WEIGHT_BYTES
 from mpq.hardware_profiles.peak_ram import FLASH, PEAK_RAM
 from mpq.network.layer import Layer
@@ -11,7 +12,7 @@ from mpq.problem.budget import FILE_BYTES
 from mpq.problem.cost_table import CostTable
 from mpq.problem.parts import Parts
 
-PART_RESOURCES: Final = (*LINEAR_RESOURCES, FLASH, FILE_BYTES, PEAK_RAM)
+PART_RESOURCES: Final = (*LINEAR_RESOURCES, *CACHE_RESOURCES, FLASH, FILE_BYTES, PEAK_RAM)
 """Sums over channels, also those of a target's files if it holds parts. A device's seconds and
 joules are of whole layers."""
 
@@ -41,7 +42,7 @@ def part_costs(parts: Parts, table: CostTable, layers: Sequence[Layer]) -> CostT
         layers: ``L``.
     """
     constant = 0.0
-    if table.name in (WEIGHT_BYTES, FLASH, FILE_BYTES):
+    if table.name in (WEIGHT_BYTES, WEIGHT_AND_CACHE_BYTES, FLASH, FILE_BYTES):
         constant = parts.code_bits / 8 + len(parts.of_channels)
     elif table.name == "effective_bits":
         constant = parts.code_bits / sum(x.num_weights for x in layers if x.weight_of is None)

@@ -10,6 +10,15 @@ import numpy as np
 
 from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles.file_bytes import NO_TARGET, FilePrices, file_table
+from mpq.hardware_profiles.kv_cache_bytes import (
+    CACHE_RESOURCES,
+    KV_CACHE_BYTES,
+    NO_CACHE,
+    cache_bytes,
+    cache_table,
+    weight_and_cache_table,
+    with_caches,
+)
 from mpq.hardware_profiles.linear import (
     LINEAR_RESOURCES,
     WEIGHT_BYTES,
@@ -28,17 +37,20 @@ from mpq.hardware_profiles.peak_ram import (
     undominated,
 )
 from mpq.hardware_profiles.profile import Profile
-from mpq.network.layer import Layer
+from mpq.network.layer import Layer, weighted
 from mpq.network.liveness import Lifetimes
 from mpq.network.workload import Workload, tokens_of
 from mpq.problem.budget import FILE_BYTES, Budget
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit
+from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.precision import Precision
 
 DEVICE_RESOURCES = ("latency", "energy")
 """What only a device prices."""
-RESOURCES = (*DEVICE_RESOURCES, *LINEAR_RESOURCES, FLASH, FILE_BYTES, PEAK_RAM)
+RESOURCES = (
+    *DEVICE_RESOURCES, *LINEAR_RESOURCES, *CACHE_RESOURCES, FLASH, FILE_BYTES, PEAK_RAM,
+)  # fmt: skip
 """Everything that a budget can limit."""
 
 
@@ -59,6 +71,7 @@ class Pricing:
         constant_bytes: Size of all that is stored besides the layers' weights, for
             ``weight_bytes``: what the network takes at any precision. ``flash`` has none of it.
         file: Sizes of a deployment target's files, for ``file_bytes``; or why there are none.
+        kv_cache: How many tokens the key-value cache holds; ``None``: it is not searched.
 
     Raises:
         InputError: If the workload has a phase, and no layer a token axis.
@@ -72,6 +85,7 @@ class Pricing:
     constant_bytes: int = 0
     stored_bits: StoredBits = packed_bits
     file: FilePrices | str = NO_TARGET
+    kv_cache: KVCache | None = None
 
     def __post_init__(self) -> None:
         # Else a phase would change nothing, and the user believe that it did.
@@ -93,7 +107,8 @@ class Pricing:
         on_device = self.profile.resources if self.profile else ()
         in_files = () if isinstance(self.file, str) else (FILE_BYTES,)
         peak = (PEAK_RAM,) if self.lifetimes else ()
-        return (*on_device, *LINEAR_RESOURCES, FLASH, *in_files, *peak)
+        caches = () if self.kv_cache is None else CACHE_RESOURCES
+        return (*on_device, *LINEAR_RESOURCES, *caches, FLASH, *in_files, *peak)
 
     @property
     def sums(self) -> tuple[str, ...]:
@@ -185,15 +200,19 @@ class Pricing:
             return self._runnable(self._file(candidates))
         if resource in LINEAR_RESOURCES:
             return self._runnable(self._linear(resource, candidates))
+        if resource in CACHE_RESOURCES:
+            return self._runnable(self._caches(resource, candidates))
         assert self.profile is not None
-        # The layers as traced: a profile applies the workload itself.
-        return self.profile.cost(resource, self.layers, candidates, self.workload)
+        # The layers as traced: a profile applies the workload itself, and knows of no cache.
+        found = self.profile.cost(resource, weighted(self.layers), candidates, self.workload)
+        return with_caches(found, self.layers)
 
     def uncertainty(self, resource: str, candidates: Sequence[Precision]) -> CostTable | None:
         """``[L, B]`` half widths of 95 % intervals, ``nan``: unknown; ``None`` if all are."""
         if self.profile is None or resource not in self.profile.resources:
             return None
-        found = self.profile.uncertainty(resource, self.layers, candidates, self.workload)
+        found = self.profile.uncertainty(resource, weighted(self.layers), candidates, self.workload)
+        found = with_caches(found, self.layers)
         # All unknown is the same as no answer: reports leave the column out.
         return None if np.isnan(found.values).all() else found
 
@@ -203,6 +222,15 @@ class Pricing:
         # Mean bits, activations and operations are of the layers alone.
         constant = self.constant_bytes if resource == WEIGHT_BYTES else 0
         return replace(table, constant=float(constant))
+
+    def _caches(self, resource: str, candidates: Sequence[Precision]) -> CostTable:
+        """Bytes of keys and values; or of weights as well, with all else that is stored."""
+        if self.kv_cache is None:
+            raise InputError(f"{resource} {NO_CACHE}")
+        found = cache_table(self.layers, candidates, self.kv_cache)
+        if resource == KV_CACHE_BYTES:
+            return found
+        return weight_and_cache_table(self._linear(WEIGHT_BYTES, candidates), found)
 
     def _flash(self, candidates: Sequence[Precision]) -> CostTable:
         """Bytes of weights; the device's code in the constant, where its size is known."""
@@ -225,7 +253,8 @@ class Pricing:
         can_run = self.profile.can_run
         # At the workload's tokens, as a measured table decides by the shape.
         able = [
-            [can_run(layer, candidate) for candidate in table.precisions] for layer in self._layers
+            [layer.is_cache or can_run(layer, candidate) for candidate in table.precisions]
+            for layer in self._layers
         ]
         return replace(table, values=np.where(able, table.values, np.nan))
 
@@ -238,7 +267,7 @@ class Pricing:
             return peak_ram_bytes(self._lifetimes, precisions, self.workload.batch_size)[0]
         # In the order of the layers, which need not be that of the mapping.
         chosen = [precisions[layer.name] for layer in self.layers]
-        if resource in LINEAR_RESOURCES or resource == FLASH:
+        if resource in (*LINEAR_RESOURCES, *CACHE_RESOURCES, FLASH):
             return self._without_device(resource, chosen)
         # Only precisions in use: for others a profile may lack a number, and refuse.
         candidates = tuple(dict.fromkeys(chosen))
@@ -253,8 +282,19 @@ class Pricing:
         if resource == FLASH:
             amounts = flash_amounts(self._layers, chosen, self.stored_bits)
             return fsum([self._flash(()).constant, *amounts])
+        if resource in CACHE_RESOURCES:
+            return self._of_caches(resource, chosen)
         amounts = linear_amounts(resource, self._layers, chosen, self.stored_bits)
         return fsum([self._linear(resource, ()).constant, *amounts])
+
+    def _of_caches(self, resource: str, chosen: Sequence[Precision]) -> float:
+        cache = self.kv_cache
+        if cache is None:
+            raise InputError(f"{resource} {NO_CACHE}")
+        pairs = zip(self.layers, chosen, strict=True)
+        found = fsum(cache_bytes(layer, precision, cache) for layer, precision in pairs)
+        is_alone = resource == KV_CACHE_BYTES
+        return found if is_alone else found + self._without_device(WEIGHT_BYTES, chosen)
 
 
 def check_resource(resource: str, has_device: bool) -> None:

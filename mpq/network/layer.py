@@ -4,6 +4,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Final
+
+CACHES: Final = ("k_cache", "v_cache")
+"""Kinds of layers without weights, by which they are called within an attention module."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,9 @@ class Layer:
         name: As in ``model.named_modules()``; the projections inside ``nn.MultiheadAttention`` are
             ``<name>.q_proj``, ``.k_proj``, ``.v_proj`` and ``.out_proj``; see ``OpenRecurrent``,
             ``OpenCell``, ``OpenBag`` and ``OpenBilinear`` for other modules that are opened.
-        kind: ``linear``, ``conv1d`` to ``conv3d``, ``conv_transpose1d`` to ``3d``, ``embedding``.
+        kind: ``linear``, ``conv1d`` to ``conv3d``, ``conv_transpose1d`` to ``3d``, ``embedding``;
+            ``k_cache`` and ``v_cache``: what attention keeps of earlier tokens (``Operand``), which
+            has a weight ``[H, D, 0]`` of no numbers: heads, and numbers of one head.
         weight_shape: Shape of the weight as torch stores it; see ``RowLayout`` for its axes.
         num_channels: Output channels: how many scales a weight has, one per channel.
         input_shape: Shape of the first call's input, without the batch axis.
@@ -42,7 +48,9 @@ class Layer:
             shape is ``[O, I]`` all the same.
         computed: How its weight is computed from parameters and buffers, as ``expressions`` writes
             it; empty where it is a parameter, or a part of one.
-        original_bits: Of one number of the weight as it came: 32 in float32, 16 in bfloat16.
+        original_bits: Of one number of the weight as it came: 32 in float32, 16 in bfloat16; of a
+            cache, of one key or value.
+        most_tokens: Of a cache in a sliding window: how many tokens it keeps.
     """
 
     name: str
@@ -68,6 +76,12 @@ class Layer:
     is_transposed: bool = False
     original_bits: int = 32
     computed: str = ""
+    most_tokens: int | None = None
+
+    @property
+    def is_cache(self) -> bool:
+        """Whether it is what attention keeps of earlier tokens, and has no weight."""
+        return self.kind in CACHES
 
     @property
     def num_weights(self) -> int:
@@ -82,6 +96,11 @@ class Layer:
         'fc linear 10x64'
         """
         return signature(self.name, self.kind, self.weight_shape)
+
+
+def weighted(layers: Iterable[Layer]) -> tuple[Layer, ...]:
+    """Those that have weights: all but key-value caches."""
+    return tuple(layer for layer in layers if not layer.is_cache)
 
 
 def signature(name: str, kind: str, weight_shape: Sequence[int]) -> str:

@@ -15,6 +15,7 @@ from mpq.network.behaviour import (
     mixes_examples,
     unchecked_rows,
 )
+from mpq.network.cached_attention import open_caches
 from mpq.network.computed_check import opening_changes
 from mpq.network.computed_sources import held_by
 from mpq.network.computed_uses import ComputedUse
@@ -23,6 +24,7 @@ from mpq.network.example_axes import find_axes, find_second_axis
 from mpq.network.examples import Batch, Calibration
 from mpq.network.finding import Finding
 from mpq.network.free_weights import find_free_weights
+from mpq.network.kept_tokens import KeptTokens
 from mpq.network.layer import Layer, fingerprint, ties_of, with_owners
 from mpq.network.liveness import Lifetimes
 from mpq.network.memory import stored_bytes
@@ -68,6 +70,7 @@ class Network:
         num_positions: Of an example of the first batch, in what the metric reads of the output.
         blocks: Modules of ``module`` that a pass with gradients runs twice, to keep what they read
             alone (``mpq.sensitivity.passes.borders``); none: it keeps all.
+        tokens_kept: That key-value caches keep as they came; ``None``: caches are no layers.
     """
 
     module: nn.Module
@@ -86,6 +89,7 @@ class Network:
     left_out: tuple[str, ...] = ()
     num_positions: int = 1
     blocks: Sequence[nn.Module] = ()
+    tokens_kept: KeptTokens | None = None
 
     @classmethod
     @random_state_kept()
@@ -98,6 +102,7 @@ class Network:
         fold: bool = True,
         metric: OutputMetric = KL,
         allow_randomness: int | None = None,
+        tokens_kept: KeptTokens | None = None,
     ) -> Self:
         """Finds the layers with two forward passes over all batches, whose answers are compared.
 
@@ -114,6 +119,7 @@ class Network:
             metric: How the outputs of quantized networks are compared with the original's.
             allow_randomness: Where the generators of torch, numpy and Python start in every pass;
                 ``None``: they are left alone, and a network that draws is refused.
+            tokens_kept: See the class.
 
         Raises:
             ModelError: If the model is in training mode, draws (in any batch), has weights that are
@@ -128,6 +134,8 @@ class Network:
         batch = examples.first_of_several().to(device_of(module))
         # Before anything else runs: our copy shares the user's memory.
         with parameters_kept(model):
+            if tokens_kept is not None:
+                open_caches(module, batch, tokens_kept)
             # Before the first cut: to this network an input may be shared by all examples.
             axes = find_axes(module, batch, metric, allow_randomness is not None)
             examples, batch = examples.along(axes), replace(batch, axes=axes)
@@ -165,7 +173,8 @@ class Network:
         reach, ties = found.reach.of(layers), ties_of(layers)
         return cls(
             module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others,
-            allow_randomness, axes, unchecked_rows(batch), left_out, outputs.shape[1],
+            allow_randomness, axes, unchecked_rows(batch), left_out, outputs.shape[1], (),
+            tokens_kept,
         )  # fmt: skip
 
     @property

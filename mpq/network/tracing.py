@@ -17,6 +17,7 @@ from mpq.network.examples import Batch
 from mpq.network.layer import Layer
 from mpq.network.metric import KL, OutputMetric
 from mpq.network.opened import Opened
+from mpq.network.operand import Operand
 from mpq.network.own_forward import Forwards
 from mpq.network.refusals import weight_refusal
 from mpq.network.weight_layout import is_hugging_face_conv1d, layout_of
@@ -39,6 +40,8 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 def kind_of(module: nn.Module) -> str | None:
     """Kind of a quantizable layer, ``None`` for any other module."""
+    if isinstance(module, Operand):
+        return module.kind
     # No subclass of nn.Linear, but the same product with the weight stored as [I, O].
     if is_hugging_face_conv1d(module):
         return "linear"
@@ -83,7 +86,9 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
         ModelError: If the metric cannot read the output.
     """
     names = {name: m for name, m in module.named_modules() if _holds_weights(m)}
-    forwards = Forwards.of(module, batch, names)
+    # What hands on its input as it came has nothing of its own to find out.
+    plain = {name: m for name, m in names.items() if not isinstance(m, Operand)}
+    forwards = Forwards.of(module, batch, plain)
     names = {name: m for name, m in names.items() if name not in forwards.refused}
     # Subclasses may do more than normalise.
     norms = {name: m for name, m in module.named_modules() if type(m) in _NORMS}
@@ -153,8 +158,8 @@ def _unroundable(layers: Mapping[str, nn.Module]) -> dict[str, str]:
 
 def _holds_weights(module: nn.Module) -> bool:
     """Whether there is anything to quantize: ``nn.Linear(8, 0)`` holds nothing."""
-    if kind_of(module) is None:
-        return False
+    if kind_of(module) is None or isinstance(module, Operand):
+        return isinstance(module, Operand)
     weight = module.weight
     return not isinstance(weight, Tensor) or weight.numel() > 0
 
@@ -365,6 +370,7 @@ def _layer(
         is_transposed=bool(vars(module).get("is_transposed")),
         original_bits=8 * weight.element_size(),
         computed=vars(module).get("computed", ""),
+        most_tokens=vars(module).get("most_tokens"),
     )
 
 

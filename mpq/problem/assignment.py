@@ -15,6 +15,7 @@ from mpq._support.names import shortened
 from mpq._support.one_run import check_one_run
 from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError, PrecisionError
+from mpq.network.kept_tokens import KEPT_NONE, KeptTokens
 from mpq.network.layer import fingerprint, signature
 from mpq.network.reparametrization import Reparametrization
 from mpq.network.tuned_parameters import TunedParameters
@@ -146,6 +147,7 @@ class Assignment:
             again; ``None``: all are rounded to nearest.
         reparametrization: What is done to the network's parameters before anything else.
         tuned: Biases and norms that tuning changed after that.
+        tokens_kept: Which tokens its key-value caches keep as they came.
     """
 
     layers: tuple[AssignedLayer, ...]
@@ -157,6 +159,7 @@ class Assignment:
     weights: StoredWeights | None = None
     reparametrization: Reparametrization | None = None
     tuned: TunedParameters | None = None
+    tokens_kept: KeptTokens = KEPT_NONE
 
     @property
     def precisions(self) -> dict[str, Precision]:
@@ -201,6 +204,7 @@ class Assignment:
             "weight_range": self.weight_range,
             # Of few assignments: files without it are read by earlier versions as well.
             **({} if self.numerics == OWN else {"numerics": asdict(self.numerics)}),
+            **({} if self.tokens_kept == KEPT_NONE else {"tokens_kept": asdict(self.tokens_kept)}),
             **{name: part for name, part in beside.items() if part is not None},
             "folded_batch_norm": dict(self.folded),
             "ties": [list(tie) for tie in self.ties],
@@ -241,11 +245,12 @@ class Assignment:
         ties = tuple(tuple(tie) for tie in data["ties"])
         metadata = Metadata(**{**known, "budgets": budgets})
         numerics = Numerics(**data.get("numerics", {}))
-        folded, weight_range = data["folded_batch_norm"], data["weight_range"]
+        folded, ranges = data["folded_batch_norm"], data["weight_range"]
         weights = weights_of(data.get("weights"), read_weights)
         changes = reparametrization_of(data.get("reparametrization"), read_weights)
         tuned = tuned_of(data.get("tuned"), read_weights)
-        made = cls(layers, ties, folded, weight_range, numerics, metadata, weights, changes, tuned)
+        kept = KeptTokens(**data.get("tokens_kept", {}))
+        made = cls(layers, ties, folded, ranges, numerics, metadata, weights, changes, tuned, kept)
         _check_consistent(made)
         if weights is not None:
             shaped = {x.name: (x.precision, x.weight_shape) for x in layers}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mpq.errors import InputError
+from mpq.network.layer import CACHES
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.range_method import ActivationRange
 
@@ -76,6 +77,9 @@ def _channels(kind: str, weight_shape: Sequence[int], given: int) -> Sequence[in
     """How many input channels a layer may have."""
     if kind == "linear":
         return weight_shape  # a matrix is stored either way round
+    if kind in CACHES:
+        num_heads, head_size, *_ = weight_shape
+        return [num_heads * head_size]
     if kind.startswith("conv_transpose"):
         return weight_shape[:1]
     # Groups of a convolution read a part of the channels each.

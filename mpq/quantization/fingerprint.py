@@ -31,6 +31,7 @@ def measurement_key(
     return {
         # Only where it is set: journals of networks that draw nothing stay as they are.
         **({} if seed is None else {"allow_randomness": str(seed)}),
+        **({} if network.tokens_kept is None else {"tokens_kept": repr(network.tokens_kept)}),
         "layers": network.fingerprint,
         "weights": checksum(_tensors(network.module.state_dict().values())),
         "metric": repr(network.metric),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.network.examples import Batch
+from mpq.network.layer import CACHES
 from mpq.network.modules import weight_of
 from mpq.network.tracing import kind_of
 from mpq.quantization.grid import make_grid
@@ -197,7 +198,7 @@ class Samples:
 
 def channel_axis(layer_module: nn.Module) -> int:
     """Where a layer has its input channels, counted from the last axis."""
-    if kind_of(layer_module) == "linear":
+    if kind_of(layer_module) in ("linear", *CACHES):
         return -1
     return 1 - weight_of(layer_module).ndim
 

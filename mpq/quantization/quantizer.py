@@ -15,10 +15,12 @@ from mpq.network.arguments import input_of, with_input
 from mpq.network.mapped import release
 from mpq.network.modules import weight_of
 from mpq.network.network import Network
+from mpq.network.operand import Operand
 from mpq.network.own_forward import is_computed_again
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import layout_of
 from mpq.quantization.blocks import block_of, round_blocks
+from mpq.quantization.cached_rows import quantize_cached
 from mpq.quantization.codes import Codes
 from mpq.quantization.grid import Grid
 from mpq.quantization.input_sample import channel_axis
@@ -73,7 +75,7 @@ class Quantizer:
         The search for its range is done once per layer and format; the scales are kept.
         """
         weight = (weight_of(layer_module) if original is None else original).detach()
-        if tensor_format.is_exact:
+        if tensor_format.is_exact or not weight.numel():  # a cache has none
             return weight
         layout = layout_of(layer_module)
         rows = layout.to_rows(weight)
@@ -182,11 +184,14 @@ class Quantizer:
         """The layer's input after storing it in a format; integers (token ids) and nothing stay."""
         if tensor_format.is_exact or not x.is_floating_point() or not x.numel():
             return x
+        calibrated, axis = self.ranges.of(name, tensor_format), channel_axis(layer_module)
+        if isinstance(layer_module, Operand):
+            num_heads = layer_module.weight.shape[0]
+            return quantize_cached(x, tensor_format, calibrated, num_heads, self.numerics)
         # A Linear reads one vector per token. A convolution's kernel mixes positions, so that
         # nothing smaller than an example can have a scale of its own.
         is_linear = kind_of(layer_module) == "linear"
         token_axes = 1 if is_linear else x.ndim - 1
-        calibrated, axis = self.ranges.of(name, tensor_format), channel_axis(layer_module)
         return quantize_activation(x, tensor_format, calibrated, token_axes, self.numerics, axis)
 
     def float_block(self, precision: Precision, num_inputs: int) -> int | None:

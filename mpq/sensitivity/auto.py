@@ -43,6 +43,7 @@ class AutoEstimator(RefinableEstimator, DivisibleEstimator):
 
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "the sketch, checked; measured where predictions fail (default)"
+    prices_caches: ClassVar[bool] = True
     asks_workers: ClassVar[bool] = True
     prices_channels: ClassVar[bool] = True
 

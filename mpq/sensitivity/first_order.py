@@ -53,6 +53,7 @@ class FirstOrder(SensitivityEstimator):
 
     name: ClassVar[str] = "first-order"
     summary: ClassVar[str] = "|gradient x error|, AutoRound's DeltaLoss, 1 forward + 1 backward"
+    prices_caches: ClassVar[bool] = True
 
     labels: str = "sampled"
     elementwise: bool = True

@@ -51,6 +51,7 @@ class DiagonalFisher(SensitivityEstimator):
     name: ClassVar[str] = "fisher"
     summary: ClassVar[str] = "diagonal Fisher x squared error (SqueezeLLM), 1 forward + 1 backward"
     prices_channels: ClassVar[bool] = True
+    prices_caches: ClassVar[bool] = True
 
     labels: str = "sampled"
     seed: int = 0

@@ -49,6 +49,7 @@ class HessianForm(SensitivityEstimator):
 
     name: ClassVar[str] = "hessian-form"
     summary: ClassVar[str] = "exact second-order change of the loss, L x B Hessian products"
+    prices_caches: ClassVar[bool] = True
 
     loss: str = "divergence"
 

@@ -42,6 +42,7 @@ class LayerOutput(SensitivityEstimator):
 
     name: ClassVar[str] = "layer-output"
     summary: ClassVar[str] = "squared error of each layer's own output (GPTQ's Hessian proxy)"
+    prices_caches: ClassVar[bool] = True
 
     relative: bool = True
 

@@ -80,6 +80,7 @@ class Measured(DivisibleEstimator):
 
     name: ClassVar[str] = "measured"
     summary: ClassVar[str] = "divergence or loss measured one layer at a time, L x B passes"
+    prices_caches: ClassVar[bool] = True
     is_measuring: ClassVar[bool] = True
     asks_workers: ClassVar[bool] = True
 

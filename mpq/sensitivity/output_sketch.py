@@ -102,6 +102,7 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
     name: ClassVar[str] = "sketch"
     summary: ClassVar[str] = "output sketch with interactions, 1 forward + 1 backward"
     prices_channels: ClassVar[bool] = True
+    prices_caches: ClassVar[bool] = True
 
     num_probes: int = 0
     temperature: float = TEMPERATURE

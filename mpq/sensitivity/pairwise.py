@@ -69,6 +69,7 @@ class Pairwise(SensitivityEstimator):
 
     name: ClassVar[str] = "pairwise"
     summary: ClassVar[str] = "CLADO: divergence of every pair of layers, for small networks"
+    prices_caches: ClassVar[bool] = True
     is_measuring: ClassVar[bool] = True
     asks_workers: ClassVar[bool] = True
 

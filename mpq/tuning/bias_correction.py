@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mpq._support.progress import track
 from mpq.backends.simulate import prepared, quantizer_of, transformed, with_precisions
 from mpq.network.examples import Calibration
+from mpq.network.layer import CACHES
 from mpq.network.modules import share_parameters
 from mpq.network.same_start import begin_alike
 from mpq.problem.assignment import Assignment
@@ -121,7 +122,8 @@ class _Pair:
         # Before rounded weights take their places.
         vectors, _ = tuned_vectors(module, own, [layer.name for layer in rest.layers], rest.folded)
         module = with_precisions(module, rest, quantizer_of(rest))
-        names = [layer.name for layer in rest.layers if layer.kind != "embedding"]
+        without = ("embedding", *CACHES)  # what has no bias
+        names = [layer.name for layer in rest.layers if layer.kind not in without]
         return cls(begin_alike(original, seed), begin_alike(module, seed), own, vectors, names)
 
     def sites(self) -> tuple[dict[str, "_Site"], dict[str, str]]:

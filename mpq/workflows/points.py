@@ -90,14 +90,19 @@ def alternative_points(
 
 
 def row_point(
-    problem: Problem, solution: Solution, table: CostTable, row: ComparisonRow, target: str | None
+    problem: Problem,
+    solution: Solution,
+    table: CostTable,
+    row: ComparisonRow,
+    as_far_as_allowed: bool,
 ) -> FrontierPoint:
-    """The result, or a uniform precision, as it lies beside the frontier over a resource."""
+    """The result, or a uniform precision (``compared``), beside the frontier over a resource."""
     if row.label == "result":
         assert solution.columns is not None
         columns, status = solution.columns, solution.status
     else:
-        columns, status = compared(problem, Precision.parse(row.label), target), None
+        columns = compared(problem, Precision.parse(row.label), as_far_as_allowed)
+        status = None
     # The limit on this resource is what varies along the curve.
     others = problem.without(table.name).budgets
     return replace(

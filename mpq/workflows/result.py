@@ -15,6 +15,7 @@ from mpq._support import schema_versions
 from mpq._support.arrays import Columns
 from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles import check_sum
+from mpq.hardware_profiles.kv_cache_bytes import KV_CACHE_BYTES
 from mpq.hardware_profiles.part_costs import PART_RESOURCES, check_part_resource, part_costs
 from mpq.network.coverage import Coverage
 from mpq.network.layer import Layer
@@ -99,12 +100,17 @@ class SearchResult:
 
     @property
     def shown_tables(self) -> tuple[CostTable, ...]:
-        """``[L, B]`` each: latency, where it is known, bytes of weights, and what has a limit."""
+        """``[L, B]`` each: latency and cache, where known, bytes of weights, what is limited."""
         limited = (budget.resource for budget in self.problem.budgets)
-        names = dict.fromkeys(("latency", "weight_bytes", *limited))
+        names = dict.fromkeys(("latency", "weight_bytes", KV_CACHE_BYTES, *limited))
         is_shown = self.problem.parts is None
         known = {x.name: x for x in self.tables if is_shown or x.name in PART_RESOURCES}
         return tuple(known[name] for name in names if name in known)
+
+    @property
+    def _is_as_allowed(self) -> bool:
+        """Whether uniform precisions are as far as layers may take them, see ``compared``."""
+        return self.provenance.target is not None or any(x.is_cache for x in self.layers)
 
     @property
     def loss_name(self) -> str:
@@ -207,7 +213,7 @@ class SearchResult:
             return self._transformed(found if is_measured else self._checked(found))
         points = frontier_points(self.problem, table, solver or self._solver, num_points, hull)
         others = tuple(
-            row_point(self.problem, self.solution, table, row, self.provenance.target)
+            row_point(self.problem, self.solution, table, row, self._is_as_allowed)
             for row in self.comparisons
             # Its precision need not be a column, and then nothing here knows its costs.
             if row.label != "original"
@@ -350,7 +356,7 @@ def _to_dict(result: SearchResult) -> dict[str, Any]:
         },
         "provenance": asdict(result.provenance),
         "comparisons": [_row_to_dict(row) for row in result.comparisons],
-        "layers": [asdict(layer) for layer in result.layers],
+        "layers": [_layer_to_dict(layer) for layer in result.layers],
         "tables": [table.to_dict() for table in result.tables],
         "half_widths": [table.to_dict() for table in result.half_widths],
         "safeguard": None if result.safeguard is None else asdict(result.safeguard),
@@ -358,6 +364,14 @@ def _to_dict(result: SearchResult) -> dict[str, Any]:
         "spot_check": None if result.spot_check is None else asdict(result.spot_check),
         "trials": [{"columns": c.tolist(), "loss": loss} for c, loss in result.trials],
     }
+
+
+def _layer_to_dict(layer: Layer) -> dict[str, Any]:
+    found = asdict(layer)
+    # Of few layers: files without it are read by earlier versions as well.
+    if layer.most_tokens is None:
+        del found["most_tokens"]
+    return found
 
 
 def _known(value: float) -> float | None:

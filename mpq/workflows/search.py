@@ -19,6 +19,7 @@ from mpq.sensitivity.in_memory import in_memory
 from mpq.sensitivity.spot_check import spot_check
 from mpq.solvers import Solver
 from mpq.workflows.bias_correction import with_corrected_biases
+from mpq.workflows.cached_layers import check_prices_caches
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.finish import finished
 from mpq.workflows.inside import answer_in_parts, check_split
@@ -213,6 +214,7 @@ def estimated(
     prepared: Prepared, constraints: Constraints, estimator: SensitivityEstimator, solver: Solver
 ) -> Problem:
     """The problem with its loss, as far as the solver can take it; nothing kept is read."""
+    check_prices_caches(estimator, prepared.task)
     found = in_memory(estimator.name, prepared.asked, estimator.estimate)
     return _posed(found, constraints, solver)
 
@@ -226,6 +228,7 @@ def _estimate(prepared: Prepared, method: Method) -> Sensitivity:
     """With a few cells beside their measurement, where not every cell was measured anyway."""
     estimator = method.estimator
     seed, workers = prepared.task.seed, prepared.task.built_workers
+    check_prices_caches(estimator, prepared.task)
     is_by_workers = workers is not None and workers.kind == "ray"
     if is_by_workers and not (estimator.asks_workers or method.solver.is_measuring):
         able = ", ".join(part.name for part in ESTIMATORS if part.asks_workers)

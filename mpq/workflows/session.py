@@ -9,6 +9,9 @@ import torch
 
 from mpq._support.arrays import Columns
 from mpq._support.progress import track
+from mpq.hardware_profiles.kv_cache_bytes import KV_CACHE_BYTES
+from mpq.hardware_profiles.part_costs import PART_RESOURCES
+from mpq.network.kept_tokens import KEPT_NONE
 from mpq.network.mapped import streaming
 from mpq.network.metrics import METRICS
 from mpq.network.modules import weight_of
@@ -188,21 +191,26 @@ class Session:
         )
 
     def _shown(self, problem: Problem) -> tuple[str, ...]:
-        """Latency, where it is known, bytes of weights, and everything that has a limit."""
+        """Latency and the cache, where known, bytes of weights, and everything that has a limit."""
         limited = (budget.resource for budget in problem.budgets)
-        is_known = "latency" in self.prepared.pricing.resources and problem.parts is None
-        latency = ("latency",) if is_known else ()
-        return tuple(dict.fromkeys((*latency, "weight_bytes", *limited)))
+        known = self.prepared.pricing.resources
+        usual = ("latency", "weight_bytes", KV_CACHE_BYTES)
+        is_shown = problem.parts is None
+        shown = (x for x in usual if x in known and (is_shown or x in PART_RESOURCES))
+        return tuple(dict.fromkeys((*shown, *limited)))
 
     def _comparisons(self, problem: Problem, solution: Solution) -> dict[str, ComparisonRow]:
         tried: dict[str, dict[str, Precision]] = {
             "original": self.prepared.on_held_out.uniform(ORIGINAL),
             "result": solution.precisions(problem),
         }
+        task = self.prepared.task
+        # What caches alone may take is uniform in no network.
+        cached = () if task.kv_cache is None else task.kv_cache.precisions
         for precision in problem.loss.precisions:
             # The original has its row already, also where it is one of the candidates.
-            if precision != ORIGINAL:
-                columns = compared(problem, precision, self.prepared.task.to)
+            if precision != ORIGINAL and (precision not in cached or precision in task.precisions):
+                columns = compared(problem, precision, task.to is not None or bool(cached))
                 tried[str(precision)] = problem.precisions_of(columns)
         return {
             label: self._compared(label, problem, precisions)
@@ -238,6 +246,7 @@ class Session:
             self._metadata(problem, solution, measured, provenance),
             self._stored(solution.precisions(problem)),
             None if transformed is None else transformed.reparametrization,
+            tokens_kept=self.network.tokens_kept or KEPT_NONE,
         )
 
     def _stored(self, precisions: Mapping[str, Precision]) -> StoredWeights | None:

@@ -9,13 +9,11 @@ from torch import nn
 
 from mpq._support.cache import Cache
 from mpq._support.ranks import Ranks
-from mpq.backends.file_size import file_size_of
 from mpq.backends.searched import check_searched
 from mpq.backends.streamed import moment_memory
-from mpq.backends.target import Target
-from mpq.errors import InfeasibleError, InputError, MissingDependencyError
-from mpq.hardware_profiles import NO_TARGET, FilePrices, Pricing, Roofline
-from mpq.hardware_profiles.linear import StoredBits, packed_bits
+from mpq.errors import InfeasibleError, InputError
+from mpq.hardware_profiles import NO_TARGET, Pricing, Roofline
+from mpq.hardware_profiles.linear import packed_bits
 from mpq.network.blocks import blocks_of, without_caches
 from mpq.network.examples import Calibration
 from mpq.network.halving import halved
@@ -27,12 +25,13 @@ from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limit
 from mpq.problem.problem import Problem
 from mpq.quantization.numerics import OWN
-from mpq.quantization.precision import ORIGINAL, Precision
+from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Estimation
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.cached_layers import cache_candidates
 from mpq.workflows.calibrated_ranges import CalibratedRanges, calibrated_ranges
 from mpq.workflows.codes_cache import CodesCache
 from mpq.workflows.evaluate import Reference
@@ -41,6 +40,7 @@ from mpq.workflows.own_codes import OwnCodes
 from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
 from mpq.workflows.shared_measurements import CALIBRATION, HELD_OUT, SharedMeasurements
 from mpq.workflows.shippable import Shippable
+from mpq.workflows.target_prices import bits_there, constant_bytes, file_prices
 from mpq.workflows.task import Rules, Task
 from mpq.workflows.transformed import TransformedModel
 
@@ -139,7 +139,9 @@ class Prepared:
         """Of a network and its model, which may be transformed."""
         rules = task.rules
         fixed = _by_layer(network, rules.fixed, "--fix")
-        allowed = _by_layer(network, rules.allowed, "--allow")
+        allowed = cache_candidates(network.layers, task) | _by_layer(
+            network, rules.allowed, "--allow"
+        )
         _check_fixed(fixed, allowed)
         ties, target, unshipped = _ties(network, rules), task.target, dict[str, str]()
         if target is not None:
@@ -155,9 +157,10 @@ class Prepared:
             task.workload,
             network.lifetimes,
             network.num_unquantized,
-            network.constant_bytes if target is None else _constant_bytes(network, target),
-            packed_bits if target is None else _bits_there(model, target),
-            NO_TARGET if target is None else _file_prices(model, network, target),
+            network.constant_bytes if target is None else constant_bytes(network, target),
+            packed_bits if target is None else bits_there(model, target),
+            NO_TARGET if target is None else file_prices(model, network, target),
+            task.kv_cache,
         )
         candidates = tuple(dict.fromkeys((*task.precisions, *own)))
         return cls(task, network, *data, pricing, candidates, fixed, allowed, ties, unshipped)
@@ -294,7 +297,7 @@ def _found(task: Task, model: nn.Module) -> Network:
     def found(data: Calibration) -> Network:
         return Network.of(
             model, data, rules.include, rules.exclude, rules.fold, task.output_metric,
-            task.allow_randomness,
+            task.allow_randomness, task.kv_cache and task.kv_cache.kept,
         )  # fmt: skip
 
     network = halved("finding layers", Calibration.of(task.calibration), found)
@@ -302,42 +305,6 @@ def _found(task: Task, model: nn.Module) -> Network:
         return network
     without_caches(network.module)
     return replace(network, blocks=blocks_of(network.module, task.blocks))
-
-
-def _bits_there(model: nn.Module, target: Target) -> StoredBits:
-    """Bits of a weight in the target's file; what it cannot hold stays there as it came."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-
-    def stored_bits(layer: Layer, precision: Precision) -> int:
-        if target.why_not(layer, precision, modules):
-            return layer.num_weights * layer.original_bits
-        return target.stored_bits(layer, precision)
-
-    return stored_bits
-
-
-def _file_prices(model: nn.Module, network: Network, target: Target) -> FilePrices | str:
-    """Bytes of the target's files; or why it does not say, for whoever asks."""
-    try:
-        names = [layer.name for layer in network.layers]
-        size = file_size_of(target, model, network.module, names)
-    except (InputError, MissingDependencyError) as error:
-        return str(error)
-    modules = dict(model.named_modules(remove_duplicate=False))
-
-    def layer_bytes(layer: Layer, precision: Precision) -> int:
-        stays = bool(target.why_not(layer, precision, modules))
-        return size.layer_bytes(layer, ORIGINAL if stays else precision)
-
-    return FilePrices(size.constant_bytes, layer_bytes)
-
-
-def _constant_bytes(network: Network, target: Target) -> int:
-    """What the target stores besides the layers' weights, which may take other bytes there."""
-    # By identity: a parameter with two names is stored once.
-    others = {id(t): t for t in network.unquantized}
-    more = (target.constant_bytes(t) - t.numel() * t.element_size() for t in others.values())
-    return network.constant_bytes + sum(more)
 
 
 def _stored(layers: Sequence[Layer], rules: Rules) -> tuple[Layer, ...]:

@@ -9,7 +9,7 @@ from typing import Final, Self, final
 from mpq.errors import GradientError
 from mpq.network.examples import Calibration
 from mpq.network.folds import folds, parts
-from mpq.network.layer import Layer
+from mpq.network.layer import Layer, weighted
 from mpq.network.modules import weight_of
 from mpq.network.weight_layout import layout_of
 from mpq.rounding.diagonal_blocks import moment_shape
@@ -45,7 +45,7 @@ class MomentParts:
 
     @cached_property
     def _collected(self) -> PartialMoments:
-        return self._collect(self.data, self.on.network.layers)
+        return self._collect(self.data, weighted(self.on.network.layers))
 
     def _collect(self, data: Sequence[Calibration], layers: Sequence[Layer]) -> PartialMoments:
         """Guided by the loss where it has gradients; else plain, and why."""
@@ -133,7 +133,10 @@ def shares(
     """
     left_out = folds(on.data, share)
     data = parts(on.data, share)
-    if sum(moment_bytes(on, layer) for layer in on.network.layers) * len(data) > MOST_BYTES:
+    if (
+        sum(moment_bytes(on, layer) for layer in weighted(on.network.layers)) * len(data)
+        > MOST_BYTES
+    ):
         apart = [
             (Shown.all_of(replace(on, data=seen), seed, most_bytes), unseen)
             for seen, unseen in left_out
@@ -160,7 +163,7 @@ def _groups(on: Estimation, most_bytes: int) -> Iterator[list[Layer]]:
     """All layers in their order, as many as the bytes allow; at least those of one weight."""
     group: list[Layer] = []
     taken = 0
-    for layers in sharing_a_weight(on.network.layers):
+    for layers in sharing_a_weight(weighted(on.network.layers)):
         own = sum(moment_bytes(on, layer) for layer in layers)
         if group and taken + own > most_bytes:
             yield group

@@ -13,6 +13,7 @@ from mpq._support.workers import Workers
 from mpq.errors import InputError
 from mpq.network.patterns import Pattern, check_pattern
 from mpq.network.workload import Workload
+from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import Ranges
 
@@ -149,9 +150,11 @@ class Task:
         to: Where the result is to run: a target of ``mpq targets``, such as
             ``compressed-tensors``. Layers take what it can hold, in its bytes and its
             arithmetic; candidates default to its own.
-        split: Whether parts of layers get weights of different bits: ``channels`` (every output
-            channel), ``channels:16`` (blocks of 16 neighbours), ``blocks:4`` (four blocks of the
-            channels that are alike); ``none``: layers are whole.
+        split: Parts of layers that get weights of different bits: ``channels``, ``channels:16``
+            (blocks of 16 neighbours), ``blocks:4`` (of channels that are alike), or ``none``.
+        kv_cache: What keys and values of earlier tokens may be stored in, for how many tokens:
+            every causal attention of transformers has a layer ``k_cache`` and one ``v_cache`` then.
+            Default: they stay as they came.
         allow_randomness: For a network whose forward draws (dropout, masks, noise): where the
             generators of torch, numpy and Python start in every pass over a batch, so that two
             passes are equal. Default: such a network is refused.
@@ -180,6 +183,7 @@ class Task:
     seed: int = 0
     to: str | None = None
     split: str = "none"
+    kv_cache: KVCache | None = None
     allow_randomness: int | None = None
     memory: int | str | None = None
     blocks: str | None = None
@@ -204,10 +208,25 @@ class Task:
                 f"meet, and rounding {self.rounding!r} does not look at them: take another one of "
                 "`mpq roundings`, such as auto"
             )
+        if self.kv_cache is not None:
+            self._check_cache()
         seed = self.allow_randomness
         # A truth value is the seed 1 to Python, and hardly what was meant.
         if seed is not None and (isinstance(seed, bool) or not 0 <= seed < 2**63):
             raise InputError(f"allow_randomness is a seed, a whole number from 0 on; got {seed!r}")
+
+    def _check_cache(self) -> None:
+        workers = self.built_workers
+        if workers is not None and workers.kind == "ray":
+            raise InputError(
+                "a key-value cache is searched in this process or by torchrun: leave out --workers "
+                "ray, or --kv-cache"
+            )
+        if self.streamed:
+            raise InputError(
+                "a network that is streamed keeps no key-value cache while it is searched: leave "
+                "out kv_cache (--kv-cache), or memory (--memory)"
+            )
 
     @cached_property
     def profile(self) -> "Profile | None":

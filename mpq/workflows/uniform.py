@@ -36,11 +36,12 @@ def nearest(problem: Problem, precision: Precision) -> Columns:
     return columns
 
 
-def compared(problem: Problem, precision: Precision, target: str | None) -> Columns:
+def compared(problem: Problem, precision: Precision, as_far_as_allowed: bool) -> Columns:
     """Columns ``[L]`` that a comparison calls by a precision: it in every layer.
 
-    Of a search for a target what that can hold, since nothing else could be deployed instead.
+    As far as layers may take it, in a search for a target, since nothing else could be deployed
+    instead, and in one of key-value caches, which have candidates of their own.
     """
-    if target is not None:
+    if as_far_as_allowed:
         return nearest(problem, precision)
     return np.full(len(problem.loss.layers), problem.loss.index_of(precision), dtype=np.intp)

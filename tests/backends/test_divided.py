@@ -49,7 +49,7 @@ MIXED = {
 def network() -> nn.Module:
     torch.manual_seed(0)
     net = Net().eval()
-    net.norm.running_mean.normal_()  # type: ignore[operator, union-attr]
+    net.norm.running_mean.normal_()  # type: ignore[union-attr]
     return net
 
 

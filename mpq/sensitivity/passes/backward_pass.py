@@ -214,7 +214,7 @@ def _after(
     kwargs: dict[str, Any],
     output: Tensor,
 ) -> Tensor | None:
-    if is_computed_again():
+    if is_computed_again() or tap.layer.is_cache:  # without a weight
         return None
     given = input_of(args, kwargs)
     if given is not None and not given.numel():

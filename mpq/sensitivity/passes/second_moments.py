@@ -12,7 +12,7 @@ from mpq._support.ranks import Ranks
 from mpq.errors import InputError
 from mpq.network.examples import Batch, Calibration
 from mpq.network.halving import halved
-from mpq.network.layer import Layer
+from mpq.network.layer import Layer, weighted
 from mpq.network.modules import hooks, weight_of
 from mpq.network.own_forward import is_computed_again
 from mpq.network.weight_layout import layout_of
@@ -139,7 +139,7 @@ class PartialMoments:
             InputError: As there.
             GradientError: As there.
         """
-        chosen = on.network.layers if layers is None else layers
+        chosen = weighted(on.network.layers) if layers is None else layers
         if not 0 <= guidance <= 1:
             raise InputError(f"guidance is a share from 0 to 1; got {guidance}")
         if dense_inputs < 1 or positions < 0:

@@ -25,7 +25,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], str, int, tuple[int, ...]]] = {
 
 
 def layer_of(module: nn.Module, kind: str, groups: int) -> Layer:
-    shape = tuple(module.weight.shape)  # type: ignore[union-attr, arg-type]
+    shape = tuple(module.weight.shape)  # type: ignore[arg-type]
     return Layer("layer", kind, shape, shape[0], (), (), 0, 0, 0, groups=groups)
 
 
@@ -37,7 +37,7 @@ def test_the_model_is_its_formula(kind: str) -> None:
     module, x = make(), torch.randn(shape)
     g = torch.randn_like(module(x))
     layer = layer_of(module, kind_name, groups)
-    model, weight = ChannelModel([layer]), module.weight.detach()  # type: ignore[union-attr, operator]
+    model, weight = ChannelModel([layer]), module.weight.detach()  # type: ignore[operator]
     model.add(Tap(layer, module, 5), x, g)
     changes = WeightChanges(
         "layer", module, weight, ORIGINAL.weight, FORMATS, Quantizer(ActivationRanges({}))
@@ -112,7 +112,7 @@ def test_noisy_prices_are_drawn_to_the_model(num_examples: int) -> None:
 
     found = tempered(own, variance, model)
 
-    def error(tried: np.ndarray) -> float:  # type: ignore[type-arg]
+    def error(tried: np.ndarray) -> float:
         logs = np.log(tried / truth)
         return float(np.var(logs - logs.mean(axis=0)))
 

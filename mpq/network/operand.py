@@ -1,0 +1,77 @@
+"""What attention keeps of earlier tokens, as layers without weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from mpq.network.layer import CACHES
+
+
+@final
+@dataclass(frozen=True)
+class CacheShape:
+    """What an attention module keeps of one token, as keys or as values.
+
+    Args:
+        kind: One of ``CACHES``.
+        num_heads: Heads that keys and values have, ``H``.
+        head_size: Numbers of one head, ``D``.
+        most_tokens: That are kept: those of a sliding window; ``None``: all.
+    """
+
+    kind: str
+    num_heads: int
+    head_size: int
+    most_tokens: int | None = None
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int]:
+        """Of the layer's weight, which has no numbers."""
+        return self.num_heads, self.head_size, 0
+
+
+@final
+class Operand(nn.Module):
+    """Hands on the keys, or the values, that an attention's cache holds.
+
+    It is called with ``[N, T, H D]``, heads side by side, so that hooks round and price what it
+    reads as they do for any layer. Its weight ``[H, D, 0]`` has no numbers, takes no bytes, and is
+    in no state dict.
+
+    Args:
+        shape: What is kept of a token.
+        like: Has the device and the dtype of the keys.
+    """
+
+    def __init__(self, shape: CacheShape, like: Tensor) -> None:
+        super().__init__()
+        self.kind, self.most_tokens = shape.kind, shape.most_tokens
+        weight = torch.empty(shape.weight_shape, dtype=like.dtype, device=like.device)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, T, H D]``, as it came."""
+        return x
+
+    def of_heads(self, x: Tensor) -> Tensor:
+        """The same for ``[N, H, T, D]``, as attention has it."""
+        if not x.shape[2]:
+            return x
+        joined: Tensor = self(x.transpose(1, 2).flatten(2))
+        return joined.reshape(len(x), -1, x.shape[1], x.shape[3]).transpose(1, 2)
+
+    def _save_to_state_dict(self, *_: Any) -> None:
+        """Nothing: the user's network knows no such parameter."""
+
+    def _load_from_state_dict(self, *_: Any) -> None:
+        """Nothing either."""
+
+
+def operands_of(attention: nn.Module) -> Mapping[str, Operand]:
+    """The layers of an attention's cache, by kind; none where it has none."""
+    found = {kind: attention._modules.get(kind) for kind in CACHES}
+    return {kind: part for kind, part in found.items() if isinstance(part, Operand)}

@@ -2,8 +2,8 @@
 
     python benchmarks/inside_runtimes.py > benchmarks/inside_runtimes.json
 
-ResNet-20 with inputs of 8 bits, weights to nearest at the bytes of uniform w4a8, as whole layers, as
-channels and as two blocks of channels that are alike: written as portable C (which holds channels of
+ResNet-20 with inputs of 8 bits, weights to nearest at the bytes of uniform w4a8: whole layers,
+channels, and two blocks of channels that are alike. Written as portable C (which holds channels of
 different widths), and for ONNX Runtime with each width as a layer (``divide``) or all in the widest
 (``widen``). ``kl_nats`` is what the runtime itself loses on the examples that it ran, from the
 network that it came from. Examples a second are of this machine, one thread, and of batches as the

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mpq.quantization.channel_bits import ChannelBits
 from mpq.quantization.precision import TensorFormat
 
 
@@ -16,4 +17,13 @@ def format_to_dict(tensor_format: TensorFormat) -> dict[str, Any]:
         # Of few: files without it are read by earlier versions as well.
         **({} if tensor_format.scale is None else {"scale": tensor_format.scale}),
         **({"zero_point": "float"} if tensor_format.float_zero else {}),
+        **_channels_to_dict(tensor_format.channels),
     }
+
+
+def _channels_to_dict(channels: ChannelBits | None) -> dict[str, Any]:
+    """Bits of every output channel, where they differ; ``bits`` are then the most."""
+    if channels is None:
+        return {}
+    bits = [number.bits for number in channels.numbers]
+    return {"channel_bits": [bits[column] for column in channels.columns.tolist()]}

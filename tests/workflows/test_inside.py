@@ -104,6 +104,11 @@ def test_what_is_saved_is_what_was_found(tmp_path: Path) -> None:
     assert again.problem.precisions_of(again.columns) == found.assignment.precisions
     lost = mpq.evaluate(network(), assignment, batches(8)[6:])["quantized"].divergence
     assert lost == pytest.approx(found.measured.divergence, rel=1e-6)
+    told = json.loads((tmp_path / "assignment.json").read_text())["layers"]
+    bits = {x["name"]: np.mean(x["weight"].get("channel_bits", x["weight"]["bits"])) for x in told}
+    assert bits == {n: p.weight.mean_bits for n, p in assignment.precisions.items()}
+    with pytest.raises(InputError, match="whole layers"):
+        again.alternatives(2)
     table = again.layer_table()
     assert table["weight_bytes"].sum() <= found.comparison("result").costs["weight_bytes"] + 1e-6
     points = again.frontier(num_points=3).points

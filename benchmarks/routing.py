@@ -8,14 +8,14 @@ that the mean costs what ``static`` does. Which ones:
 
 - ``oracle``: those that lose most by the cheaper one, which nobody knows beforehand;
 - ``rule``: those for which a linear rule on cheap features of the image (mean and spread of every
-  colour, energy of differences of neighbours) expects the largest loss by it, fitted to the
-  calibration examples;
+  colour, energy of differences of neighbours) expects the largest loss by it, fitted to the held-out
+  examples of the searches;
 - ``cascade``: the cheaper one runs first, and where its two largest logits are nearest to each
   other the dearer one runs as well: fewer inputs go there, as these cost both;
 - ``drawn``: any.
 
-Mean losses on the fresh examples of ``rounding_search.py`` in nats, three seeds. Needs the published
-networks: MPQ_DATA, or ../shared/data.
+Mean losses on the fresh examples of ``rounding_search.py`` in nats. Needs the
+published networks: MPQ_DATA, or ../shared/data.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def row(seed: int, rounding: str) -> dict[str, Any]:
     ]
     cheap, static, dear = (cost(answer) for answer in answers)
     on_fresh = [losses(model, answer, fresh) for answer in answers]
-    # Fitted to examples that codes were made for, which is all that there are besides held-out ones.
+    # Fitted to held-out examples, which no codes were made for.
     low, _, high = (losses(model, answer, held_out) for answer in answers)
     expected = predicted(features(held_out), low - high, features(fresh))
     share = (static - cheap) / (dear - cheap)

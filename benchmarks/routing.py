@@ -8,8 +8,8 @@ that the mean costs what ``static`` does. Which ones:
 
 - ``oracle``: those that lose most by the cheaper one, which nobody knows beforehand;
 - ``rule``: those for which a linear rule on cheap features of the image (mean and spread of every
-  colour, energy of differences of neighbours) expects the largest loss by it, fitted to the held-out
-  examples of the searches;
+  colour, energy of differences of neighbours) expects the largest loss by it, fitted to held-out
+  examples;
 - ``cascade``: the cheaper one runs first, and where its two largest logits are nearest to each
   other the dearer one runs as well: fewer inputs go there, as these cost both;
 - ``drawn``: any.

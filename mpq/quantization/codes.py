@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpq.quantization.branch_numbers import BranchNumbers
 from mpq.quantization.grid import Grid, integer_range, places, places_of_levels
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.scale_formats import SCALE_FORMATS
@@ -34,6 +35,7 @@ class Codes:
         num_inputs: ``K``: without what fills up the last group.
         second: What the scales are stored relative to, ``[O, G]``, where they have second scales.
         levels: ``[O, N]`` of every channel, where it has a codebook.
+        branch: What is added to what the codes stand for.
     """
 
     tensor_format: TensorFormat
@@ -43,6 +45,7 @@ class Codes:
     num_inputs: int
     second: SecondScales | None = None
     levels: Tensor | None = None
+    branch: BranchNumbers | None = None
 
     @classmethod
     def of(cls, rows: Tensor, tensor_format: TensorFormat, grid: Grid) -> "Codes":
@@ -87,7 +90,7 @@ class Codes:
         last = filling.expand(len(codes), scale.shape[1] * group - num_inputs)
         filled = torch.cat([codes.float(), last], dim=1)
         second = _second_scales(stored, tensor_format, scale)
-        return cls(tensor_format, filled, scale, point, num_inputs, second, levels)
+        return cls(tensor_format, filled, scale, point, num_inputs, second, levels, stored.branch)
 
     def stored(self, rows: Tensor) -> StoredWeight:
         """The same, small enough to be kept for every layer and precision.
@@ -110,6 +113,7 @@ class Codes:
             step,
             mean,
             None if self.levels is None else self.levels.half().numpy(),
+            self.branch,
         )
 
     @property
@@ -134,10 +138,13 @@ class Codes:
         return integer_range(self.tensor_format.number, self.tensor_format.symmetric)[0]
 
     def numbers(self) -> Tensor:
-        """``[O, K]`` float32: the weight that the codes stand for."""
+        """``[O, K]`` float32: the weight that the codes and the branch stand for."""
         grouped = self.codes.reshape(*self.scale.shape, -1)
         found = (grouped - self.zero_point[..., None]) * self.scale[..., None]
-        return found.flatten(1)[:, : self.num_inputs]
+        found = found.flatten(1)[:, : self.num_inputs]
+        if self.branch is None:
+            return found
+        return found + torch.from_numpy(self.branch.numbers(self.num_inputs))
 
 
 def second_parts(

@@ -12,6 +12,7 @@ Spelling, for example ``w4g128a8``:
 ``g128``     one scale for every 128 consecutive weights of an output channel
 ``sfp8``     what scales are stored in, a name of ``mpq.quantization.scale_formats`` (default: fp16
              for scales of groups, fp32 for others, unless a target says otherwise)
+``+s0.5%``   beside the codes half a percent of the weights in fp16; ``+r16``: a product of rank 16
 ``a8``       activation: as for weights; without this part the activation stays fp32
 ``s``        symmetric (default for integer activations: affine, with a zero point)
 ``d``        dynamic: one scale per token, found while running (default: one static scale per
@@ -28,7 +29,7 @@ of inputs alone: ``4twin`` is ``w32a4twin``.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache, cached_property
 from typing import Self, final
@@ -38,6 +39,7 @@ from mpq.errors import PrecisionError
 from mpq.quantization.formats import NUMBER_FORMATS, shown_names, spelled_format, spellings
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.scale_formats import SCALE_FORMATS
+from mpq.quantization.side_branch import BRANCH, SideBranch, parsed_branch
 
 LEVEL_BITS = 16
 """Bits of one level of a codebook."""
@@ -79,6 +81,7 @@ class TensorFormat:
             groups and fp32 for others, or what a target's numerics say.
         float_zero: Whether the zero point is a fraction, and need not be one of the codes: it is
             stored in fp16 for groups, in fp32 for channels and tensors.
+        branch: What a weight has beside its codes, which is added to what they stand for.
 
     Raises:
         PrecisionError: If the parts contradict each other.
@@ -90,6 +93,7 @@ class TensorFormat:
     group_size: int | None = None
     scale: str | None = None
     float_zero: bool = False
+    branch: SideBranch | None = None
 
     def __post_init__(self) -> None:
         if self.number.needs_scale == (self.granularity is Granularity.NONE):
@@ -123,6 +127,11 @@ class TensorFormat:
             )
         if self.scale is not None:
             self._check_scale(self.scale)
+        if self.branch is not None and not self.number.needs_scale:
+            raise PrecisionError(
+                f"a branch stands beside codes, and {self.number.name} has none: leave "
+                f"+{self.branch} out"
+            )
 
     def _check_scale(self, scale: str) -> None:
         if scale not in SCALE_FORMATS:
@@ -145,17 +154,25 @@ class TensorFormat:
         told = [f"{name}={part!r}" for name, part in zip(names, parts, strict=True)]
         told += [] if self.scale is None else [f"scale={self.scale!r}"]
         told += [f"float_zero={self.float_zero}"] if self.float_zero else []
+        told += [] if self.branch is None else [f"branch={self.branch!r}"]
         return f"TensorFormat({', '.join(told)})"
 
     @property
     def why_simulated(self) -> str:
-        """Why inputs in this format are computed with in the simulation alone; empty: not so."""
+        """Why what is in this format is computed with in the simulation alone; empty: not so."""
+        if self.branch is not None:
+            return f"no tool here has a branch beside a weight's codes (+{self.branch})"
         if self.number.is_for_inputs:
             return f"no kernel here multiplies codes of {self.number.name}"
         return {
             Granularity.INPUT_CHANNEL: "no kernel here has a scale for every input channel",
             Granularity.FIRST_APART: "no kernel here has a scale for the first position alone",
         }.get(self.granularity, "")
+
+    @property
+    def plain(self) -> "TensorFormat":
+        """The format of the codes, without what stands beside them."""
+        return self if self.branch is None else replace(self, branch=None)
 
     @property
     def is_exact(self) -> bool:
@@ -179,7 +196,7 @@ class TensorFormat:
         return {Granularity.TENSOR: 1, Granularity.CHANNEL: num_channels}.get(self.granularity, 0)
 
     def stored_bits(self, num_elements: int, num_channels: int = 1) -> int:
-        """Bits in memory, scales and zero points included.
+        """Bits in memory, scales, zero points and branch included.
 
         >>> Precision.parse("w4g32").weight.stored_bits(64 * 64, 64) / 64**2
         4.5
@@ -194,7 +211,8 @@ class TensorFormat:
             scales += SCALE_BITS if self.number.has_tensor_scale else 0
         points = 0 if self.symmetric else count * self._zero_point_bits
         levels = num_channels * 2**self.number.bits * LEVEL_BITS if self.number.has_codebook else 0
-        return num_elements * self.number.bits + scales + points + levels
+        beside = self.branch.stored_bits(num_elements, num_channels) if self.branch else 0
+        return num_elements * self.number.bits + scales + points + levels + beside
 
     @property
     def _zero_point_bits(self) -> int:
@@ -215,7 +233,7 @@ def _pattern() -> re.Pattern[str]:
     )
     return re.compile(
         rf"w(?P<weight>{number})(?P<tensor>t?)(?P<zero>(?:zf?)?)(?:g(?P<group>[0-9]{{1,{_LONGEST}}}))?"
-        rf"(?:s(?P<scale>{scale}))?"
+        rf"(?:s(?P<scale>{scale}))?(?:\+{BRANCH})?"
         rf"(?:a(?P<activation>{number})(?P<symmetric>s?)"
         r"(?:(?P<dynamic>d)|(?P<channels>c)|(?P<first>f))?)?"
     )
@@ -225,8 +243,8 @@ def _help() -> str:
     *_, widest, original = sorted(int(text) for text in spellings() if text.isdigit())
     return (
         f"write w<bits>a<bits> such as w4a8 (2 to {widest}, or {original} bits), w4g128a16 "
-        f"for groups of 128, w4g64sfp8 for their scales in fp8, w8a8d for dynamic "
-        f"activations, or one of {', '.join(shown_names())}"
+        f"for groups of 128, w4g64sfp8 for their scales in fp8, w3g64+s0.5% and w3g64+r16 for a "
+        f"sparse or low-rank branch, w8a8d for dynamic activations, or one of {', '.join(shown_names())}"
     )
 
 
@@ -282,21 +300,24 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
     number, group = spelled_format(match["weight"]), match["group"]
     if number.is_for_inputs:
         raise PrecisionError(f"{match[0]!r}: {number.name} is for inputs; write w4a{number.name}")
+    branch = parsed_branch(match["percent"], match["rank"])
     if match["tensor"] and group:
         raise PrecisionError(f"{match[0]!r}: 't' (one scale) and 'g{group}' exclude each other")
     if not number.needs_scale:
         _refuse_flags(match, number, "tensor", "zero", "group", "scale")
-        return TensorFormat(number, Granularity.NONE)
+        return TensorFormat(number, Granularity.NONE, branch=branch)
     if number.is_microscaling:
         _refuse_own_groups(match, number)
-        return TensorFormat(number, Granularity.GROUP, group_size=number.block)
+        return TensorFormat(number, Granularity.GROUP, group_size=number.block, branch=branch)
     if group:
         granularity = Granularity.GROUP
     else:
         granularity = Granularity.TENSOR if match["tensor"] else Granularity.CHANNEL
     size = int(group) if group else None
-    has_fraction = match["zero"] == "zf"
-    return TensorFormat(number, granularity, not match["zero"], size, match["scale"], has_fraction)
+    has_fraction, scale = match["zero"] == "zf", match["scale"]
+    return TensorFormat(
+        number, granularity, not match["zero"], size, scale, has_fraction, branch
+    )
 
 
 def _activation_format(match: re.Match[str]) -> TensorFormat:
@@ -354,7 +375,8 @@ def spell_weight(weight: TensorFormat) -> str:
     text += "f" if weight.float_zero else ""
     has_group = weight.group_size and not weight.number.is_microscaling
     text += f"g{weight.group_size}" if has_group else ""
-    return text + ("" if weight.scale is None else f"s{weight.scale}")
+    text += "" if weight.scale is None else f"s{weight.scale}"
+    return text + ("" if weight.branch is None else f"+{weight.branch}")
 
 
 def spell_activation(activation: TensorFormat) -> str:

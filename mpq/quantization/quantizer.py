@@ -19,7 +19,9 @@ from mpq.network.own_forward import is_computed_again
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import layout_of
 from mpq.quantization.blocks import block_of, round_blocks
+from mpq.quantization.branch_fits import with_branches
 from mpq.quantization.codes import Codes
+from mpq.quantization.error_form import ErrorForm
 from mpq.quantization.grid import Grid
 from mpq.quantization.input_sample import channel_axis
 from mpq.quantization.numerics import OWN, Numerics
@@ -59,6 +61,7 @@ class Quantizer:
     shared: Mapping[str, str] = field(default_factory=dict, repr=False)
     _grids: dict[tuple[str, TensorFormat], Grid] = field(default_factory=dict, repr=False)
     _checked: set[str] = field(default_factory=set, repr=False)
+    _fitted: dict[tuple[str, TensorFormat], StoredWeight] = field(default_factory=dict, repr=False)
 
     def weight(
         self,
@@ -137,8 +140,10 @@ class Quantizer:
         return found
 
     def _stored(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> StoredWeight | None:
-        """Codes that were found with regard to data; refuses those of another weight."""
+        """Codes that were found before, or with a branch; refuses those of another weight."""
         stored = self.stored.get((name, tensor_format))
+        if stored is None and tensor_format.branch is not None:
+            return self.fitted(name, rows, tensor_format)
         if stored is not None and name not in self._checked:
             if not stored.is_of(rows[some].float().cpu().numpy() for some in row_tiles(rows)):
                 raise MismatchError(
@@ -149,8 +154,30 @@ class Quantizer:
             self._checked.add(name)
         return stored
 
+    def fitted(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> StoredWeight:
+        """Codes to nearest of a weight ``[O, K]`` with the branch that suits them, kept.
+
+        A branch is fitted to the whole weight, by its squared error.
+        """
+        key = (self.shared.get(name, name), tensor_format)
+        if key not in self._fitted:
+            self._fitted[key] = self._with_branch(rows, tensor_format)
+        return self._fitted[key]
+
+    @torch.no_grad()
+    def _with_branch(self, rows: Tensor, tensor_format: TensorFormat) -> StoredWeight:
+        rows, plain = rows.detach().float().cpu(), tensor_format.plain
+        method = RANGE_METHODS.build(self.weight_range)
+
+        def rounded(target: Tensor) -> Codes:
+            return Codes.of(target, plain, weight_grid(target, plain, method, self.numerics))
+
+        (found,) = with_branches(rows, [tensor_format], ErrorForm(), rounded(rows), rounded)
+        return found.stored(rows)
+
     def _grid(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Grid | None:
         # Not by the weight: a quantizer is of one network, whose original weights stay as they are.
+        tensor_format = tensor_format.plain
         key = (self.shared.get(name, name), tensor_format)
         if tensor_format.number.needs_scale and key not in self._grids:
             method = RANGE_METHODS.build(self.weight_range)

@@ -114,7 +114,7 @@ def quantize(
     _check_assignment(assignment)
     built = _network_backend(backend)
     if not isinstance(built, Simulate):
-        _check_inputs(built.name, assignment)
+        _check_simulated(built.name, assignment)
     return built.quantize(*transformed(model, assignment))
 
 
@@ -177,7 +177,7 @@ def export(
     if model is not None:
         model, assignment = transformed(model, assignment)
     if not isinstance(built, Text):
-        _check_inputs(built.name, assignment)
+        _check_simulated(built.name, assignment)
     if isinstance(built, Target):
         if model is None or calibration is None:
             raise InputError(f"the target {built.name} needs the network and examples")
@@ -208,10 +208,11 @@ def _check_assignment(assignment: object) -> None:
         )
 
 
-def _check_inputs(tool: str, assignment: Assignment) -> None:
-    """Refuses inputs that nothing but the simulation computes with."""
+def _check_simulated(tool: str, assignment: Assignment) -> None:
+    """Refuses weights and inputs that nothing but the simulation computes with."""
     for layer in assignment.layers:
-        why = layer.precision.activation.why_simulated
+        weight, activation = layer.precision.weight, layer.precision.activation
+        why = weight.why_simulated or activation.why_simulated
         if why:
             raise PrecisionError(
                 f"{tool} cannot hold layer {layer.name!r} at {layer.precision}: {why}; it is "

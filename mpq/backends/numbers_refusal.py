@@ -8,13 +8,14 @@ from mpq.quantization.rounding import scale_type_of
 
 
 def numbers_refusal(precision: Precision, numerics: Numerics | None) -> str:
-    """Why a tool has no place for the scales or inputs of a precision; empty: it may have.
+    """Why a tool has no place for scales, branch or inputs of a precision; empty: it may have.
 
     Args:
         precision: A layer's.
         numerics: What the tool stores; ``None``: it finds scales by itself.
     """
-    return _of_scales(precision.weight, numerics) or precision.activation.why_simulated
+    weight, activation = precision.weight, precision.activation
+    return weight.why_simulated or _of_scales(weight, numerics) or activation.why_simulated
 
 
 def _of_scales(weight: TensorFormat, numerics: Numerics | None) -> str:

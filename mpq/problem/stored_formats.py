@@ -16,4 +16,5 @@ def format_to_dict(tensor_format: TensorFormat) -> dict[str, Any]:
         # Of few: files without it are read by earlier versions as well.
         **({} if tensor_format.scale is None else {"scale": tensor_format.scale}),
         **({"zero_point": "float"} if tensor_format.float_zero else {}),
+        **({} if tensor_format.branch is None else {"branch": str(tensor_format.branch)}),
     }

@@ -1,8 +1,8 @@
 """A weight as codes with a branch beside them: which numbers each of them has."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, final
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import torch

@@ -158,7 +158,9 @@ def branch_of(arrays: "Mapping[str, np.ndarray[Any, Any]]") -> BranchNumbers | N
     """The branch among a weight's arrays; ``None``: it has none."""
     if set(OF_SPARSE) <= arrays.keys():
         return SparseNumbers(*_named(arrays, OF_SPARSE))
-    return LowRankNumbers(*_named(arrays, OF_LOW_RANK)) if set(OF_LOW_RANK) <= arrays.keys() else None
+    if set(OF_LOW_RANK) <= arrays.keys():
+        return LowRankNumbers(*_named(arrays, OF_LOW_RANK))
+    return None
 
 
 def _named(

@@ -1,4 +1,4 @@
-"""What errors of a weight's rows cost, as branches are fitted by it: a quadratic form, or squares."""
+"""What errors of a weight's rows cost, by which branches are fitted: a quadratic form."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -81,8 +81,8 @@ class ErrorForm:
         """``[O, r]`` and ``[r, K]`` whose product, taken from errors, leaves the least cost.
 
         The first ``r'`` columns and rows are those of rank ``r'``. By the eigenvectors of the
-        smaller Gram matrix of ``E L``. Groups of rows that have forms of their own share the mean of
-        these: then it is not the least.
+        smaller Gram matrix of ``E L``. Groups of rows that have forms of their own share the mean
+        of these: then it is not the least.
 
         Args:
             errors: ``[O, K]``.
@@ -144,7 +144,8 @@ class ErrorForm:
         if not found:
             return torch.ones(num_rows, 1, dtype=torch.float64)
         of_groups = torch.cat(found, dim=1)
-        return of_groups.repeat_interleave(num_rows // len(of_groups), dim=0)
+        by_row: Tensor = of_groups.repeat_interleave(num_rows // len(of_groups), dim=0)
+        return by_row
 
 
 def _factor(block: Tensor) -> Tensor:
@@ -154,12 +155,14 @@ def _factor(block: Tensor) -> Tensor:
             "the second moment of a layer's inputs is not positive semidefinite: a branch cannot "
             "be fitted by it"
         )
-    return lower
+    found: Tensor = lower
+    return found
 
 
 def _largest(gram: Tensor, count: int) -> Tensor:
     """``[n, count]`` eigenvectors of a symmetric matrix, those of the largest eigenvalues first."""
-    return torch.linalg.eigh(gram).eigenvectors[:, -count:].flip(1)
+    found: Tensor = torch.linalg.eigh(gram).eigenvectors
+    return found[:, -count:].flip(1)
 
 
 def _balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

@@ -243,8 +243,8 @@ def _help() -> str:
     *_, widest, original = sorted(int(text) for text in spellings() if text.isdigit())
     return (
         f"write w<bits>a<bits> such as w4a8 (2 to {widest}, or {original} bits), w4g128a16 "
-        f"for groups of 128, w4g64sfp8 for their scales in fp8, w3g64+s0.5% and w3g64+r16 for a "
-        f"sparse or low-rank branch, w8a8d for dynamic activations, or one of {', '.join(shown_names())}"
+        f"for groups of 128, w4g64sfp8 for their scales in fp8, w3g64+s0.5% or w3g64+r16 for what "
+        f"stands beside codes, w8a8d for dynamic activations, or one of {', '.join(shown_names())}"
     )
 
 
@@ -315,9 +315,7 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
         granularity = Granularity.TENSOR if match["tensor"] else Granularity.CHANNEL
     size = int(group) if group else None
     has_fraction, scale = match["zero"] == "zf", match["scale"]
-    return TensorFormat(
-        number, granularity, not match["zero"], size, scale, has_fraction, branch
-    )
+    return TensorFormat(number, granularity, not match["zero"], size, scale, has_fraction, branch)
 
 
 def _activation_format(match: re.Match[str]) -> TensorFormat:

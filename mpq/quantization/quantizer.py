@@ -143,7 +143,7 @@ class Quantizer:
         """Codes that were found before, or with a branch; refuses those of another weight."""
         stored = self.stored.get((name, tensor_format))
         if stored is None and tensor_format.branch is not None:
-            return self.fitted(name, rows, tensor_format)
+            return self._of_branch(name, rows, tensor_format)
         if stored is not None and name not in self._checked:
             if not stored.is_of(rows[some].float().cpu().numpy() for some in row_tiles(rows)):
                 raise MismatchError(
@@ -154,8 +154,23 @@ class Quantizer:
             self._checked.add(name)
         return stored
 
-    def fitted(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> StoredWeight:
-        """Codes to nearest of a weight ``[O, K]`` with the branch that suits them, kept.
+    def kept(
+        self, name: str, layer_module: nn.Module, tensor_format: TensorFormat
+    ) -> StoredWeight | None:
+        """What an assignment keeps of a weight; ``None``: it is rounded to nearest again.
+
+        Args:
+            name: The layer's.
+            layer_module: Its module, which holds the original weight.
+            tensor_format: Any format of weights.
+        """
+        if tensor_format.branch is None:
+            return self.stored.get((name, tensor_format))
+        rows = layout_of(layer_module).to_rows(weight_of(layer_module).detach())
+        return self._stored(name, rows, tensor_format)
+
+    def _of_branch(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> StoredWeight:
+        """Codes to nearest of a weight ``[O, K]`` with the branch that suits them.
 
         A branch is fitted to the whole weight, by its squared error.
         """

@@ -181,7 +181,7 @@ class StoredWeight:
     @classmethod
     def of_parts(cls, parts: "Mapping[str, np.ndarray[Any, Any]]") -> Self:
         """Inverse of ``parts``."""
-        own = {name: array for name, array in parts.items() if name not in _OF_BRANCH}
+        own: dict[str, Any] = {n: array for n, array in parts.items() if n not in _OF_BRANCH}
         return cls(**own, branch=branch_of(parts))
 
 
@@ -203,7 +203,7 @@ def joined(
         for name in parts[0].parts()
         if name not in ("scale_step", "scale_mean")
     }
-    return StoredWeight(**arrays, scale_step=step, scale_mean=mean)
+    return replace(StoredWeight.of_parts(arrays), scale_step=step, scale_mean=mean)
 
 
 def signature_of(rows: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.float32]]":

@@ -151,8 +151,9 @@ class InOrder:
             # Not the quantizer's grid, which is that of the weight as it came.
             grid = weight_grid(target, tensor_format, method, quantizer.numerics)
         asked = ToRound(
-            rows, target, moments.moment, [tensor_format], [grid], quantizer.numerics, self.rounding
-        )
+            rows, target, moments.moment, [tensor_format], [grid], quantizer.numerics,
+            self.rounding, quantizer.weight_range,
+        )  # fmt: skip
         alone = ToRoundTogether([asked])
         ((found,),) = alone.codes() if self.kept is None else self.kept.codes(alone)
         return found

@@ -323,4 +323,5 @@ def to_round(
     with torch.no_grad():
         grids = [on.quantizer.grid(name, rows, tensor_format) for tensor_format in formats]
     release([weight])
-    return ToRound(rows, rows, moment, formats, grids, on.quantizer.numerics, rounding)
+    numerics, weight_range = on.quantizer.numerics, on.quantizer.weight_range
+    return ToRound(rows, rows, moment, formats, grids, numerics, rounding, weight_range)

@@ -237,11 +237,17 @@ class Session:
         )
 
     def _stored(self, precisions: Mapping[str, Precision]) -> StoredWeights | None:
-        """The chosen precisions' weights, as far as they were rounded with regard to data."""
+        """The chosen precisions' weights that were rounded with regard to data, or have branches.
+
+        A branch is not found again bit for bit on another machine.
+        """
         own, shared = self.prepared.own_codes, self.prepared.quantizer
-        stored = own.quantizer(precisions, shared).stored
-        chosen = ((name, (name, p.weight)) for name, p in precisions.items())
-        found = {name: stored[cell] for name, cell in chosen if cell in stored}
+        quantizer = own.quantizer(precisions, shared)
+        kept = (
+            (name, quantizer.kept(name, self.network.layer_module(name), precision.weight))
+            for name, precision in precisions.items()
+        )
+        found = {name: weight for name, weight in kept if weight is not None}
         return StoredWeights(self.prepared.task.rounding, found) if found else None
 
     def _assigned(self, precisions: Mapping[str, Precision]) -> tuple[AssignedLayer, ...]:

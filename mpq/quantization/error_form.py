@@ -14,6 +14,13 @@ NUMBERS_AT_ONCE: Final = 1 << 22
 """Of matrices (32 MiB in float64) that rows have of their own, and that are solved together."""
 
 
+EXACT_SIDE: Final = 512
+"""Of an error's smaller side, up to which its eigenvectors are found as they are: of 2048 x 2048
+numbers that takes a minute for what a rank of 16 asks for."""
+PASSES, SPARE = 8, 16
+"""Steps of subspace iteration, and directions beside those that are asked for."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class ErrorForm:
@@ -81,8 +88,9 @@ class ErrorForm:
         """``[O, r]`` and ``[r, K]`` whose product, taken from errors, leaves the least cost.
 
         The first ``r'`` columns and rows are those of rank ``r'``. By the eigenvectors of the
-        smaller Gram matrix of ``E L``. Groups of rows that have forms of their own share the mean
-        of these: then it is not the least.
+        smaller Gram matrix of ``E L``, or, where that is large, by subspace iteration (Halko et al.
+        2011, arXiv:0909.4061), which is the least but for a little. Groups of rows that have forms
+        of their own share the mean of these: then it is not the least.
 
         Args:
             errors: ``[O, K]``.
@@ -90,6 +98,9 @@ class ErrorForm:
         """
         shared = self._mean
         white = shared.whitened(errors)  # [O, K]
+        if min(white.shape) > EXACT_SIDE:
+            left = _leading(white, rank)
+            return _balanced(left, left.T @ errors.double())
         if white.shape[0] <= white.shape[1]:
             left = _largest(white @ white.T, rank)
             return _balanced(left, left.T @ errors.double())
@@ -111,11 +122,12 @@ class ErrorForm:
         white = self.whitened(errors).unflatten(0, (groups, -1))  # [G, O / G, K]
         rows = self._times(right.repeat(groups, 1), self._lower).unflatten(0, (groups, -1))
         columns = left.double().unflatten(0, (groups, -1))
-        costs = [white.square().sum()]
-        for place in range(left.shape[1]):
-            white -= columns[:, :, place, None] * rows[:, place, None, :]
-            costs.append(white.square().sum())
-        return torch.stack(costs)
+        # The square of a difference, written out: of all ranks by three products of matrices.
+        mixed = (columns * (white @ rows.mT)).sum(dim=(0, 1)).cumsum(0)
+        squares = ((columns.mT @ columns) * (rows @ rows.mT)).sum(dim=0)
+        squares = squares.cumsum(0).cumsum(1).diagonal()
+        changes = torch.cat([mixed.new_zeros(1), squares - 2 * mixed])
+        return (white.square().sum() + changes).clamp_min_(0.0)
 
     @cached_property
     def _lower(self) -> tuple[tuple[slice, Tensor], ...]:
@@ -163,6 +175,19 @@ def _largest(gram: Tensor, count: int) -> Tensor:
     """``[n, count]`` eigenvectors of a symmetric matrix, those of the largest eigenvalues first."""
     found: Tensor = torch.linalg.eigh(gram).eigenvectors
     return found[:, -count:].flip(1)
+
+
+def _leading(white: Tensor, rank: int) -> Tensor:
+    """``[O, rank]`` left singular vectors of a matrix, those of the largest values first."""
+    # Of as many directions for all ranks up to a power of two, of which a smaller one has the same.
+    size = min(2 ** (rank - 1).bit_length() + SPARE, *white.shape)
+    draw = torch.Generator().manual_seed(0)
+    found = torch.randn(white.shape[1], size, generator=draw, dtype=white.dtype)
+    for _ in range(PASSES):
+        found = white.T @ torch.linalg.qr(white @ found).Q
+    basis = torch.linalg.qr(white @ found).Q
+    turned: Tensor = basis @ torch.linalg.svd(basis.T @ white, full_matrices=False).U
+    return turned[:, :rank]
 
 
 def _balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

@@ -127,7 +127,8 @@ class ErrorForm:
         squares = ((columns.mT @ columns) * (rows @ rows.mT)).sum(dim=0)
         squares = squares.cumsum(0).cumsum(1).diagonal()
         changes = torch.cat([mixed.new_zeros(1), squares - 2 * mixed])
-        return (white.square().sum() + changes).clamp_min_(0.0)
+        costs: Tensor = white.square().sum() + changes
+        return costs.clamp_min_(0.0)
 
     @cached_property
     def _lower(self) -> tuple[tuple[slice, Tensor], ...]:

@@ -22,10 +22,11 @@ from mpq.cli.loading import load_model, load_object
 from mpq.network.modules import weight_of
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import layout_of
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.range_method import RangeMethod
 from mpq.quantization.ranges import LeastSquares
 from mpq.quantization.rounding import quantize_rows, weight_grid
+from mpq.quantization.tensor_format import TensorFormat
 
 COARSE, FORTY = LeastSquares(), LeastSquares(40, num_halvings=0)
 SPELLINGS = (

@@ -32,9 +32,10 @@ from torch import Tensor
 from mpq.quantization.codes import Codes
 from mpq.quantization.grid import Grid
 from mpq.quantization.numerics import OWN
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import weight_grid
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.rounding import ROUNDINGS
 from mpq.rounding.coordinate_descent import FACTORS, refitted, swept, turned
 from mpq.rounding.gptq import Sequential

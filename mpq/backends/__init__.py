@@ -220,12 +220,13 @@ def _check_assignment(assignment: object) -> None:
 
 
 def _check_numbers(built: Backend, assignment: Assignment) -> None:
-    """Refuses what nothing but the simulation computes with."""
+    """Refuses weights and inputs that nothing but the simulation computes with."""
     for layer in assignment.layers:
         weight, read = layer.precision.weight, layer.precision.activation
         # A target says by itself whether it holds several widths.
         is_mixed = weight.channels is not None and not isinstance(built, Target)
-        why = OF_CHANNELS if is_mixed else read.why_simulated
+        of_branch = "" if weight.branch is None else weight.why_simulated
+        why = OF_CHANNELS if is_mixed else of_branch or read.why_simulated
         if why:
             raise PrecisionError(
                 f"{built.name} cannot hold layer {layer.name!r} at "

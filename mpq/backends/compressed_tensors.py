@@ -55,7 +55,8 @@ from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.codes import Codes
 from mpq.quantization.microscaling import no_whole_blocks
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import Granularity, Precision, TensorFormat
+from mpq.quantization.precision import Precision
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 DENSE_SINCE: Final = "0.20"
 """The release that was tried: it packs 3, 5, 6 and 7 bits densely; earlier ones padded them."""

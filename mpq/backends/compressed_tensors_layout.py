@@ -22,7 +22,8 @@ from mpq.quantization.microscaling import (
     tensor_scale,
 )
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import Granularity, Precision, TensorFormat
+from mpq.quantization.precision import Precision
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 MICROSCALING: Final = {
     "mxfp4": "mxfp4-pack-quantized",

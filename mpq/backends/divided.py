@@ -11,9 +11,9 @@ from mpq.errors import InputError
 from mpq.network.modules import share_parameters, weight_of
 from mpq.network.weight_layout import CHANNEL_FIRST, layout_of
 from mpq.problem.assignment import AssignedLayer, Assignment
-from mpq.quantization.precision import TensorFormat
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.stored import StoredWeight, StoredWeights
+from mpq.quantization.tensor_format import TensorFormat
 
 DIVIDE, WIDEN = "divide", "widen"
 WAYS: Final = {

@@ -8,10 +8,10 @@ import torch
 from mpq.errors import ModelError
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.grid import Grid
-from mpq.quantization.precision import TensorFormat
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.rounding import static_grid
+from mpq.quantization.tensor_format import TensorFormat
 
 
 def input_grid(layer: AssignedLayer) -> Grid:

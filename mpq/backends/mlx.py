@@ -25,7 +25,8 @@ from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.codes import Codes, packed
 from mpq.quantization.microscaling import block_scale_bits, element_bits, no_whole_blocks
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import Granularity, Precision
+from mpq.quantization.precision import Precision
+from mpq.quantization.tensor_format import Granularity
 
 GROUP_SIZES: Final = (128, 64, 32)
 """Weights of a channel that share a scale in a file, the largest first."""

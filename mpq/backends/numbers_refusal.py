@@ -4,8 +4,9 @@ from dataclasses import replace
 from typing import Final
 
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.rounding import scale_type_of
+from mpq.quantization.tensor_format import TensorFormat
 
 OF_CHANNELS: Final = (
     "its output channels differ in bits: write each width as a layer (--channels divide), or all "
@@ -16,7 +17,7 @@ OF_CHANNELS: Final = (
 def numbers_refusal(
     precision: Precision, numerics: Numerics | None, holds_channels: bool = False
 ) -> str:
-    """Why a tool has no place for channels, scales or inputs of a precision; empty: it may have.
+    """Why a tool has no place for channels, scales, branch or inputs; empty: it may have.
 
     Args:
         precision: A layer's.
@@ -26,7 +27,8 @@ def numbers_refusal(
     weight, read = precision.weight, precision.activation
     if weight.channels is not None and not holds_channels:
         return OF_CHANNELS
-    return _of_scales(weight, numerics) or read.why_simulated
+    of_branch = "" if weight.branch is None else weight.why_simulated
+    return of_branch or _of_scales(weight, numerics) or read.why_simulated
 
 
 def _of_scales(weight: TensorFormat, numerics: Numerics | None) -> str:

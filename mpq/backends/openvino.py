@@ -28,7 +28,8 @@ from mpq.backends.target import LayerShape, Shipped, Target, rows_of
 from mpq.network.examples import Batch
 from mpq.quantization.codes import packed
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import Granularity, Precision, TensorFormat
+from mpq.quantization.precision import Precision
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 Array = np.ndarray[Any, Any]
 

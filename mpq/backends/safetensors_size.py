@@ -20,8 +20,9 @@ from mpq.network.tensor_entries import KINDS
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.codes import Codes
 from mpq.quantization.observer import needs_range
-from mpq.quantization.precision import Granularity, Precision
+from mpq.quantization.precision import Precision
 from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.tensor_format import Granularity
 
 ALIGNMENT: Final = 8
 """The header is filled up to a multiple of so many bytes."""

@@ -12,7 +12,7 @@ from mpq.errors import InputError
 from mpq.network.mapped import resident_bytes, unmapped_bytes
 from mpq.problem.assignment import Assignment
 from mpq.problem.limits import bytes_of
-from mpq.quantization.precision import Granularity, TensorFormat
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 from mpq.rounding.diagonal_blocks import moment_shape
 
 SCALE_BYTES: Final = 4

@@ -11,7 +11,7 @@ from torch import nn
 
 from mpq._support.names import for_csv, for_markdown
 from mpq.backends._base import Backend, Exported
-from mpq.errors import UnknownNameError
+from mpq.errors import PrecisionError, UnknownNameError
 from mpq.problem.assignment import Assignment
 
 
@@ -50,7 +50,17 @@ class Text(Backend):
 
 
 def _bits(assignment: Assignment) -> str:
-    """Layer name to weight and activation bits, and nothing else."""
+    """Layer name to weight and activation bits, and nothing else.
+
+    Raises:
+        PrecisionError: If a weight has a branch, which is in no bits.
+    """
+    for layer in assignment.layers:
+        if layer.precision.weight.branch is not None:
+            raise PrecisionError(
+                f"bits do not tell that layer {layer.name!r} at {layer.precision} has a branch "
+                "beside its codes: take style=json, csv or markdown"
+            )
     layers = {
         layer.name: {
             "weight_bits": layer.precision.weight.mean_bits,

@@ -30,8 +30,9 @@ from mpq.network.modules import weight_of
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.codes import Codes
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import ORIGINAL, Granularity, Precision
+from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.tensor_format import Granularity
 
 KERNELS = {
     ORIGINAL: "float",

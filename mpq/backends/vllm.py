@@ -8,7 +8,8 @@ from typing import Final
 from mpq.backends._base import Backend
 from mpq.errors import InputError, UnknownNameError
 from mpq.problem.assignment import AssignedLayer, Assignment
-from mpq.quantization.precision import Granularity, Precision
+from mpq.quantization.precision import Precision
+from mpq.quantization.tensor_format import Granularity
 
 FUSED: Final = (
     ("q_proj", "k_proj", "v_proj"),

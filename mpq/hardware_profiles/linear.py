@@ -9,6 +9,7 @@ import numpy as np
 from mpq.errors import UnknownNameError
 from mpq.network.layer import Layer
 from mpq.problem.cost_table import CostTable
+from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.precision import Precision
 
 StoredBits = Callable[[Layer, Precision], int]
@@ -61,9 +62,16 @@ def bit_operations(layer: Layer, precision: Precision, _: Sequence[Layer], __: S
     sum of exponents and the shifts of an accumulator are not counted: in hardware floats of 8 bits
     cost more than integers of as many (van Baalen et al. 2023, arXiv:2303.17951). An integer times
     a float is the product of its bits and of the float's significand.
+
+    A branch beside a weight's codes has MACs of its own, of weights in fp16; of an embedding, which
+    multiplies nothing else, they are not counted.
     """
-    widths = (f.multiplied_bits for f in (precision.weight, precision.activation))
-    return float(layer.macs * prod(widths))
+    weight, activation = precision.weight, precision.activation
+    found = float(layer.macs * prod(f.multiplied_bits for f in (weight, activation)))
+    if weight.branch is not None:
+        macs = weight.branch.macs(layer.macs, layer.num_weights, layer.num_channels)
+        found += macs * NUMBER_FORMATS["fp16"].multiplied_bits * activation.number.multiplied_bits
+    return found
 
 
 def effective_bits(

@@ -13,7 +13,8 @@ from mpq.errors import UnknownNameError
 from mpq.network.layer import merge_ties
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.channel_bits import ChannelBits
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
+from mpq.quantization.tensor_format import TensorFormat
 
 
 @final

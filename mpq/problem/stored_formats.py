@@ -3,7 +3,7 @@
 from typing import Any
 
 from mpq.quantization.channel_bits import ChannelBits
-from mpq.quantization.precision import TensorFormat
+from mpq.quantization.tensor_format import TensorFormat
 
 
 def format_to_dict(tensor_format: TensorFormat) -> dict[str, Any]:
@@ -18,6 +18,7 @@ def format_to_dict(tensor_format: TensorFormat) -> dict[str, Any]:
         **({} if tensor_format.scale is None else {"scale": tensor_format.scale}),
         **({"zero_point": "float"} if tensor_format.float_zero else {}),
         **_channels_to_dict(tensor_format.channels),
+        **({} if tensor_format.branch is None else {"branch": str(tensor_format.branch)}),
     }
 
 

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 from mpq.errors import InputError
 from mpq.network.layer import CACHES
-from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 RANGE_KEYS: Final = ("range", "octaves", "channels", "first")
 """What a layer's input says besides its format."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mpq.quantization.precision import TensorFormat
+from mpq.quantization.tensor_format import TensorFormat
 
 SMALL_BLOCK = 32
 """Numbers of a block of Q4_0, Q5_0 and Q8_0."""

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from mpq.quantization.grid import make_grid
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.rounding import quantize_activation
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.second_scales import stored_scale
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 TOKEN_SCALE: Final = "fp16"
 """What scales of tokens are stored in, as KIVI stores them (Liu et al. 2024, arXiv:2402.02750)."""

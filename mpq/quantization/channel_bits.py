@@ -22,7 +22,7 @@ MOST_BITS: Final = 8
 class ChannelBits:
     """Which of several integer formats every output channel of a weight is stored in.
 
-    >>> found = ChannelBits.of([NUMBER_FORMATS[n] for n in ("int2", "int3", "int4")], [2, 0, 2, 2])
+    >>> found = ChannelBits.of([spelled_format(n) for n in "234"], [2, 0, 2, 2])
     >>> str(found), found.mean_bits, found.code_bits
     ('[2,4]:1011', 3.5, 4)
 

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpq.quantization.branch_numbers import BranchNumbers
 from mpq.quantization.grid import Grid, integer_range, places, places_of_levels
-from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.second_scales import SecondScales
 from mpq.quantization.stored import StoredWeight, code_type, signature_of
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 
 @final
@@ -35,6 +36,7 @@ class Codes:
         num_inputs: ``K``: without what fills up the last group.
         second: What the scales are stored relative to, ``[O, G]``, where they have second scales.
         levels: ``[O, N]`` of every channel, where it has a codebook.
+        branch: What is added to what the codes stand for.
     """
 
     tensor_format: TensorFormat
@@ -44,6 +46,7 @@ class Codes:
     num_inputs: int
     second: SecondScales | None = None
     levels: Tensor | None = None
+    branch: BranchNumbers | None = None
 
     @classmethod
     def of(cls, rows: Tensor, tensor_format: TensorFormat, grid: Grid) -> "Codes":
@@ -88,7 +91,7 @@ class Codes:
         last = filling.expand(len(codes), scale.shape[1] * group - num_inputs)
         filled = torch.cat([codes.float(), last], dim=1)
         second = _second_scales(stored, tensor_format, scale)
-        return cls(tensor_format, filled, scale, point, num_inputs, second, levels)
+        return cls(tensor_format, filled, scale, point, num_inputs, second, levels, stored.branch)
 
     @classmethod
     def of_channels(cls, parts: "Sequence[Codes]", tensor_format: TensorFormat) -> "Codes":
@@ -128,6 +131,7 @@ class Codes:
             step,
             mean,
             None if self.levels is None else self.levels.half().numpy(),
+            self.branch,
         )
 
     @property
@@ -152,10 +156,13 @@ class Codes:
         return integer_range(self.tensor_format.number, self.tensor_format.symmetric)[0]
 
     def numbers(self) -> Tensor:
-        """``[O, K]`` float32: the weight that the codes stand for."""
+        """``[O, K]`` float32: the weight that the codes and the branch stand for."""
         grouped = self.codes.reshape(*self.scale.shape, -1)
         found = (grouped - self.zero_point[..., None]) * self.scale[..., None]
-        return found.flatten(1)[:, : self.num_inputs]
+        found = found.flatten(1)[:, : self.num_inputs]
+        if self.branch is None:
+            return found
+        return found + torch.from_numpy(self.branch.numbers(self.num_inputs))
 
 
 def second_parts(

@@ -13,9 +13,10 @@ from mpq.network.examples import Calibration
 from mpq.network.mapped import release
 from mpq.network.network import Network
 from mpq.quantization.numerics import OWN
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.stored import StoredWeight
+from mpq.quantization.tensor_format import TensorFormat
 
 
 def measurement_key(

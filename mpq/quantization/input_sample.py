@@ -15,8 +15,8 @@ from mpq.network.modules import weight_of
 from mpq.network.tracing import kind_of
 from mpq.quantization.grid import make_grid
 from mpq.quantization.input_codes import MAX_OCTAVES
-from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.range_method import ActivationRange, RangeMethod
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 SAMPLES_PER_BATCH: Final = 65536
 """Numbers of each layer's input that are kept from every batch, drawn at random, for ranges."""

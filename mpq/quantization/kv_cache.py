@@ -8,7 +8,8 @@ from typing import Final, final
 from mpq._support.bounds import check_whole
 from mpq.errors import InputError, PrecisionError
 from mpq.network.kept_tokens import KeptTokens
-from mpq.quantization.precision import ORIGINAL_WEIGHTS, Granularity, Precision
+from mpq.quantization.precision import ORIGINAL_WEIGHTS, Precision
+from mpq.quantization.tensor_format import Granularity
 
 DEFAULT_CANDIDATES: Final = ("a8d", "a6d", "a5d", "a4d", "a3d", "a2d")
 """A scale for every token of every head."""

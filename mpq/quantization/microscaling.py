@@ -11,7 +11,7 @@ from torch import Tensor
 from mpq.quantization.codes import Codes
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import BLOCK_SCALE_BITS, SCALE_BITS, TensorFormat
+from mpq.quantization.tensor_format import BLOCK_SCALE_BITS, SCALE_BITS, TensorFormat
 
 
 def element_bits(codes: Codes) -> Tensor:

@@ -17,9 +17,10 @@ from mpq.network.halving import halved
 from mpq.network.modules import hooks
 from mpq.network.network import Network
 from mpq.quantization.input_sample import InputSample, Samples
-from mpq.quantization.precision import Granularity, Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.range_method import ActivationRange, RangeMethod
 from mpq.quantization.ranges import RANGE_METHODS
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 
 def needs_range(tensor_format: TensorFormat) -> bool:

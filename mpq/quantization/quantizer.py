@@ -20,13 +20,15 @@ from mpq.network.own_forward import is_computed_again
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import layout_of
 from mpq.quantization.blocks import block_of, round_blocks
+from mpq.quantization.branch_fits import with_branches
 from mpq.quantization.cached_rows import quantize_cached
 from mpq.quantization.codes import Codes
+from mpq.quantization.error_form import ErrorForm
 from mpq.quantization.grid import Grid
 from mpq.quantization.input_sample import channel_axis
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.observer import ActivationRanges, RoundsInputs
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import (
     quantize_activation,
@@ -34,8 +36,9 @@ from mpq.quantization.rounding import (
     row_tiles,
     weight_grid,
 )
-from mpq.quantization.stored import StoredWeight
+from mpq.quantization.stored import StoredWeight, of_channels
 from mpq.quantization.straight_through import straight_through
+from mpq.quantization.tensor_format import TensorFormat
 
 
 @final
@@ -61,6 +64,7 @@ class Quantizer:
     shared: Mapping[str, str] = field(default_factory=dict, repr=False)
     _grids: dict[tuple[str, TensorFormat], Grid] = field(default_factory=dict, repr=False)
     _checked: set[str] = field(default_factory=set, repr=False)
+    _fitted: dict[tuple[str, TensorFormat], StoredWeight] = field(default_factory=dict, repr=False)
 
     def weight(
         self,
@@ -158,8 +162,10 @@ class Quantizer:
         return found
 
     def _stored(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> StoredWeight | None:
-        """Codes that were found with regard to data; refuses those of another weight."""
+        """Codes that were found before, or with a branch; refuses those of another weight."""
         stored = self.stored.get((name, tensor_format))
+        if stored is None and tensor_format.branch is not None:
+            return self._of_branch(name, rows, tensor_format)
         if stored is not None and name not in self._checked:
             if not stored.is_of(rows[some].float().cpu().numpy() for some in row_tiles(rows)):
                 raise MismatchError(
@@ -170,8 +176,61 @@ class Quantizer:
             self._checked.add(name)
         return stored
 
+    def kept(
+        self, name: str, layer_module: nn.Module, tensor_format: TensorFormat
+    ) -> StoredWeight | None:
+        """What an assignment keeps of a weight; ``None``: it is rounded to nearest again.
+
+        Args:
+            name: The layer's.
+            layer_module: Its module, which holds the original weight.
+            tensor_format: Any format of weights.
+        """
+        if tensor_format.channels is not None:
+            return self._kept_channels(name, layer_module, tensor_format)
+        if tensor_format.branch is None:
+            return self.stored.get((name, tensor_format))
+        rows = layout_of(layer_module).to_rows(weight_of(layer_module).detach())
+        return self._stored(name, rows, tensor_format)
+
+    def _kept_channels(
+        self, name: str, layer_module: nn.Module, tensor_format: TensorFormat
+    ) -> StoredWeight | None:
+        stored = [self.stored.get((name, own)) for own in tensor_format.by_channel]
+        if not any(stored):
+            return None
+        rows = layout_of(layer_module).to_rows(weight_of(layer_module).detach())
+        # Of channels with few bits it may be that these alone are rounded to nearest.
+        parts = (
+            known or self.codes(name, layer_module, own).stored(rows)
+            for known, own in zip(stored, tensor_format.by_channel, strict=True)
+        )
+        return of_channels([*parts], tensor_format)
+
+    def _of_branch(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> StoredWeight:
+        """Codes to nearest of a weight ``[O, K]`` with the branch that suits them.
+
+        A branch is fitted to the whole weight, by its squared error.
+        """
+        key = (self.shared.get(name, name), tensor_format)
+        if key not in self._fitted:
+            self._fitted[key] = self._with_branch(rows, tensor_format)
+        return self._fitted[key]
+
+    @torch.no_grad()
+    def _with_branch(self, rows: Tensor, tensor_format: TensorFormat) -> StoredWeight:
+        rows, plain = rows.detach().float().cpu(), tensor_format.plain
+        method = RANGE_METHODS.build(self.weight_range)
+
+        def rounded(target: Tensor) -> Codes:
+            return Codes.of(target, plain, weight_grid(target, plain, method, self.numerics))
+
+        (found,) = with_branches(rows, [tensor_format], ErrorForm(), rounded(rows), rounded)
+        return found.stored(rows)
+
     def _grid(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Grid | None:
         # Not by the weight: a quantizer is of one network, whose original weights stay as they are.
+        tensor_format = tensor_format.plain
         key = (self.shared.get(name, name), tensor_format)
         if tensor_format.number.needs_scale and key not in self._grids:
             method = RANGE_METHODS.build(self.weight_range)

@@ -6,8 +6,9 @@ from typing import final
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, round_inputs
+from mpq.quantization.tensor_format import TensorFormat
 
 
 def round_when_read(

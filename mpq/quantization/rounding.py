@@ -19,11 +19,11 @@ from mpq.quantization.input_sample import has_positions
 from mpq.quantization.kmeans import kmeans_levels
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.numerics import OWN, Numerics
-from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.range_method import ActivationRange, RangeMethod
 from mpq.quantization.range_search import NUMBERS_AT_ONCE
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.second_scales import SecondScales, stored_scale
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 LARGEST_POINT: Final = 2.0**15
 """Of zero points of groups, by scales before storing: half of what fp16 holds."""

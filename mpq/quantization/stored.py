@@ -16,8 +16,10 @@ from mpq._support.companion_content import stated_tensors
 from mpq._support.json_object import quoted
 from mpq._support.tensor_file import array_entries, file_parts
 from mpq.errors import FileFormatError, PrecisionError
-from mpq.quantization.precision import TensorFormat, spell_weight
+from mpq.quantization.branch_numbers import OF_LOW_RANK, OF_SPARSE, BranchNumbers, branch_of
+from mpq.quantization.precision import spell_weight
 from mpq.quantization.scale_formats import SCALE_FORMATS
+from mpq.quantization.tensor_format import TensorFormat
 
 WEIGHTS_FILE: Final = "assignment.safetensors"
 """Beside assignment.json."""
@@ -26,6 +28,8 @@ CODE_TYPES: Final = ("int8", "uint8", "int16", "uint16", "float16", "float32")
 _PARTS: Final = ("codes", "scale", "zero_point", "signature")
 _MORE_PARTS: Final = ("scale_step", "scale_mean", "levels")
 """Of some formats."""
+_OF_BRANCH: Final = (*OF_SPARSE, *OF_LOW_RANK)
+"""Of formats with a branch."""
 NUMBERS_AT_ONCE: Final = 1 << 18
 """Of a weight, that are looked at in float64."""
 _SAME_ROW, _SAME_ROWS = 1e-2, 2e-3
@@ -49,6 +53,7 @@ class StoredWeight:
             ``mpq.quantization.second_scales.SecondScales`` has them.
         levels: ``[O, N]`` float16, ascending, where every channel has a codebook.
         scale_mean: ``[1]`` float32, or ``[0]`` where scales are not stored around their mean.
+        branch: What is added to what the codes stand for.
     """
 
     codes: "np.ndarray[Any, np.dtype[Any]]"
@@ -58,6 +63,7 @@ class StoredWeight:
     scale_step: "np.ndarray[Any, np.dtype[np.float32]] | None" = None
     scale_mean: "np.ndarray[Any, np.dtype[np.float32]] | None" = None
     levels: "np.ndarray[Any, np.dtype[np.float16]] | None" = None
+    branch: BranchNumbers | None = None
 
     def part(self, rows: "slice | np.ndarray[Any, np.dtype[np.int64]]") -> Self:
         """Some channels, without what the scales of the whole weight are stored relative to."""
@@ -67,6 +73,7 @@ class StoredWeight:
             self.zero_point[rows],
             self.signature[rows],
             levels=None if self.levels is None else self.levels[rows],
+            branch=None if self.branch is None else self.branch.part(rows),
         )
 
     def is_of(self, tiles: "Iterable[np.ndarray[Any, Any]]") -> bool:
@@ -109,7 +116,11 @@ class StoredWeight:
         points = "float32" if tensor_format.float_zero else "int32"
         if self.zero_point.dtype != points or not np.isfinite(self.zero_point).all():
             return f"have zero points of {self.zero_point.dtype}, not finite ones of {points}"
-        why = self._why_not_scales(tensor_format) or self._why_not_levels(tensor_format)
+        why = (
+            self._why_not_scales(tensor_format)
+            or self._why_not_levels(tensor_format)
+            or self._why_not_branch(tensor_format)
+        )
         if why:
             return why
         if tensor_format.channels is None:
@@ -149,6 +160,13 @@ class StoredWeight:
         is_fine &= bool((self.scale == 1).all())
         return "" if is_fine else "have levels that are not finite, not ascending, or scaled"
 
+    def _why_not_branch(self, tensor_format: TensorFormat) -> str:
+        """Why the branch is not that of the format; empty: it is."""
+        branch, (channels, num_inputs) = tensor_format.branch, self.codes.shape
+        if self.branch is not None:
+            return self.branch.why_not(branch, (channels, num_inputs))
+        return "" if branch is None else f"have no branch (+{branch})"
+
     @staticmethod
     def _reach(tensor_format: TensorFormat) -> tuple[float, float]:
         number = tensor_format.number
@@ -164,7 +182,14 @@ class StoredWeight:
     def parts(self) -> "dict[str, np.ndarray[Any, Any]]":
         """The arrays by name."""
         found = {part: getattr(self, part) for part in (*_PARTS, *_MORE_PARTS)}
-        return {part: array for part, array in found.items() if array is not None}
+        beside = {} if self.branch is None else self.branch.arrays()
+        return {part: array for part, array in found.items() if array is not None} | beside
+
+    @classmethod
+    def of_parts(cls, parts: "Mapping[str, np.ndarray[Any, Any]]") -> Self:
+        """Inverse of ``parts``."""
+        own: dict[str, Any] = {n: array for n, array in parts.items() if n not in _OF_BRANCH}
+        return cls(**own, branch=branch_of(parts))
 
 
 def _why_not_codes(codes: "np.ndarray[Any, Any]", low: float, high: float) -> str:
@@ -180,7 +205,7 @@ def joined(
     """A weight of which some channels came after the other.
 
     Args:
-        parts: Consecutive channels, at least one part.
+        parts: Consecutive channels without branches, at least one part.
         second: Step and mean of the scales of the whole weight.
     """
     step, mean = second
@@ -191,7 +216,7 @@ def joined(
         for name in parts[0].parts()
         if name not in ("scale_step", "scale_mean")
     }
-    return StoredWeight(**arrays, scale_step=step, scale_mean=mean)
+    return replace(StoredWeight.of_parts(arrays), scale_step=step, scale_mean=mean)
 
 
 def of_channels(parts: Sequence[StoredWeight], tensor_format: TensorFormat) -> StoredWeight:
@@ -204,11 +229,11 @@ def of_channels(parts: Sequence[StoredWeight], tensor_format: TensorFormat) -> S
     if tensor_format.channels is None:
         return parts[0]
     columns = tensor_format.channels.columns
-    arrays = {
-        name: np.stack([part.parts()[name] for part in parts])[columns, np.arange(len(columns))]
-        for name in _PARTS
-    }
-    return StoredWeight(**arrays)
+    every = np.arange(len(columns))
+    codes, scale, point, signature = (
+        np.stack([part.parts()[name] for part in parts])[columns, every] for name in _PARTS
+    )
+    return StoredWeight(codes, scale, point, signature)
 
 
 def signature_of(rows: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.float32]]":
@@ -339,12 +364,13 @@ class StoredWeights:
         parts = {
             name: {
                 part: tensors[f"{name}.{part}"]
-                for part in (*_PARTS, *_MORE_PARTS)
+                for part in (*_PARTS, *_MORE_PARTS, *_OF_BRANCH)
                 if f"{name}.{part}" in tensors
             }
             for name in names
         }
-        return cls(rounding, {name: StoredWeight(**found) for name, found in parts.items()})
+        weights = {name: StoredWeight.of_parts(found) for name, found in parts.items()}
+        return cls(rounding, weights)
 
 
 def code_type(tensor_format: TensorFormat) -> str:

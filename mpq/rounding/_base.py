@@ -13,9 +13,9 @@ from mpq._support.pages import is_streaming
 from mpq.quantization.codes import Codes
 from mpq.quantization.grid import Grid
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import TensorFormat
 from mpq.quantization.rounding import codebook_grid
 from mpq.quantization.second_scales import SecondScales
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.rounding.diagonal_blocks import diagonal
 from mpq.rounding.stack import Stack, layout
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from mpq.quantization.grid import integer_range, nearest_levels, round_float
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.rounding import scale_type_of, stored_zero_point
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.second_scales import SecondScales, stored_scale
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 
 @final

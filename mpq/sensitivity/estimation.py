@@ -20,8 +20,9 @@ from mpq.network.modules import check_no_autocast
 from mpq.network.network import Network
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.fingerprint import measurement_key
-from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
+from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.sensitivity.passes.checkpoint import Division
 
 Numbers = TypeVar("Numbers", Array, Tensor)

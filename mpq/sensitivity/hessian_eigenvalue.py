@@ -13,7 +13,7 @@ from mpq._support.progress import track
 from mpq.errors import InputError
 from mpq.network.divergence import random_signs
 from mpq.network.layer import Layer
-from mpq.quantization.precision import TensorFormat
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.curvature.hessian_products import (
     LOSSES,

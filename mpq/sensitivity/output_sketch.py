@@ -13,8 +13,9 @@ from mpq._support.arrays import Array
 from mpq.errors import InputError
 from mpq.network.examples import Batch
 from mpq.network.network import Network
-from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
+from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import quantized
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.sensitivity._base import DivisibleEstimator, RefinableEstimator, Sensitivity
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients

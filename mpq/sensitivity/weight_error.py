@@ -12,9 +12,9 @@ from mpq._support.arrays import Array
 from mpq.network.mapped import release
 from mpq.quantization.input_sample import InputSample
 from mpq.quantization.observer import needs_range
-from mpq.quantization.precision import TensorFormat
 from mpq.quantization.ranges import LeastSquares
 from mpq.quantization.rounding import quantize_activation, row_tiles
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.weight_changes import WeightChanges

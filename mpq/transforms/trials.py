@@ -17,10 +17,11 @@ from mpq.network.metric import OutputMetric
 from mpq.quantization.input_sample import InputSample
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.observer import needs_range
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.ranges import RANGE_METHODS, Ranges
 from mpq.quantization.rounding import quantize_activation, quantize_rows, weight_grid
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.transforms.channels import Reader
 from mpq.transforms.layer_inputs import LayerInput
 from mpq.transforms.parameter_views import LAYERS, ParameterViews, run_under

@@ -12,11 +12,11 @@ from mpq.network.weight_layout import layout_of
 from mpq.quantization.codes import Codes
 from mpq.quantization.grid import integer_range, places
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.rounding import scale_type_of
 from mpq.quantization.second_scales import stored_scale
 from mpq.quantization.stored import StoredWeight, code_type
 from mpq.quantization.straight_through import straight_through
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 from mpq.tuning.latent_codes import LatentCodes
 
 
@@ -39,14 +39,14 @@ def why_no_scale(tensor_format: TensorFormat) -> str:
 class TunedWeight:
     r"""One weight ``[O, K]``, which one or more layers have, as it is tuned.
 
-    .. math:: w = (c - z) \, s, \qquad s = \mathrm{stored}(s_0 e^t)
+    .. math:: w = (c - z) \, s + b, \qquad s = \mathrm{stored}(s_0 e^t)
 
     ``t`` is learned for every scale: that keeps its sign, and moves by shares of itself. What it is
     stored in (fp16 for groups, as the numerics say) rounds it in every pass, straight through.
-    Zero points stay. Step sizes are learned as by Esser et al. (2020), arXiv:1902.08153, from whom
-    we depart: latent codes (``LatentCodes``) are in units of the step, so that they stay where it
-    changes, and its gradient is the plain one of the product, without their term of the rounding
-    error.
+    Zero points stay, and so does the branch ``b`` where there is one. Step sizes are learned as by
+    Esser et al. (2020), arXiv:1902.08153, from whom we depart: latent codes (``LatentCodes``) are
+    in units of the step, so that they stay where it changes, and its gradient is the plain one of
+    the product, without their term of the rounding error.
 
     Args:
         names: Layers that have the weight.
@@ -79,10 +79,15 @@ class TunedWeight:
         self.log_scale = torch.zeros_like(self._scale, requires_grad=True)
         self._points = self._spread(codes.zero_point.to(device).float())
         self._fixed = codes.codes[:, : codes.num_inputs].to(device)
+        self._beside: Tensor | None = None
+        if codes.branch is not None:
+            self._beside = torch.from_numpy(codes.branch.numbers(codes.num_inputs)).to(device)
         self.latent: LatentCodes | None = None
         if moves_codes and self.format.is_scaled_integer:
             low, high = integer_range(self.format.number, self.format.symmetric)
-            lies = original.to(device) / self._spread(self._scale) + self._points
+            of_codes = original.to(device)
+            of_codes = of_codes if self._beside is None else of_codes - self._beside
+            lies = of_codes / self._spread(self._scale) + self._points
             self.latent = LatentCodes(self._fixed, lies, low, high)
 
     def scale(self) -> Tensor:
@@ -95,7 +100,8 @@ class TunedWeight:
     def numbers(self) -> Tensor:
         """``[O, K]`` float32: the weight that is computed with."""
         codes = self._fixed if self.latent is None else self.latent.codes()
-        return (codes - self._points) * self._spread(self.scale())
+        found = (codes - self._points) * self._spread(self.scale())
+        return found if self._beside is None else found + self._beside
 
     @torch.no_grad()
     def fill(self) -> None:

@@ -12,10 +12,11 @@ from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.loss_range import LossWeighted
 from mpq.quantization.observer import ActivationRanges, Observe, needs_range, observe_inputs
-from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat, spell_activation
+from mpq.quantization.precision import ORIGINAL, Precision, spell_activation
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.ranges import RANGE_METHODS, Ranges
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.sensitivity.passes.weighted_inputs import WeightedInputs
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator

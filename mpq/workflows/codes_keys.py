@@ -9,13 +9,15 @@ from typing import Final, Self, final
 import torch
 from torch import Tensor
 
-from mpq.quantization.codes import second_parts
+from mpq.quantization.codes import Codes, second_parts
 from mpq.quantization.fingerprint import checksum
 from mpq.quantization.grid import Grid
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import TensorFormat
+from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.stored import StoredWeight, joined
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.rounding import WeightRounding
+from mpq.rounding.branches import Branching
 from mpq.sensitivity import Estimation
 from mpq.workflows.cache_keys import arithmetic, code_of, key_of, network_parts
 
@@ -34,10 +36,11 @@ class ToRound:
         rows: ``[O, K]`` float32 of the weight, on the CPU.
         target: ``[O, K]`` that codes should be near: the rows, or what they were moved to.
         moment: ``[G, K, k]``, see ``WeightRounding.codes``.
-        formats: That need a scale; all are rounded together.
+        formats: That need a scale; all that have no branch are rounded together.
         grids: Where scales start, of each format.
         numerics: How scales are stored.
         rounding: How codes are found.
+        weight_range: How the range of what a branch leaves is chosen, one of ``RANGE_METHODS``.
     """
 
     rows: Tensor
@@ -47,6 +50,7 @@ class ToRound:
     grids: Sequence[Grid]
     numerics: Numerics
     rounding: WeightRounding
+    weight_range: str
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -76,13 +80,42 @@ class ToRound:
                 "formats": repr(list(self.formats)),
                 "numerics": repr(self.numerics),
                 "rounding": repr(self.rounding),
+                **({"weight_range": self.weight_range} if self.branched else {}),
                 "code": code_of(OF_CODES, self.rounding),
                 "arithmetic": arithmetic("cpu"),
             }
         )
 
+    @cached_property
+    def branched(self) -> list[TensorFormat]:
+        """Formats with branches."""
+        return [f for f in self.formats if f.branch is not None]
+
+    @cached_property
+    def plain(self) -> "ToRound":
+        """The same in the other formats."""
+        pairs = zip(self.formats, self.grids, strict=True)
+        kept = [(f, grid) for f, grid in pairs if f.branch is None]
+        return replace(self, formats=[f for f, _ in kept], grids=[grid for _, grid in kept])
+
+    def with_branches(self, plain: Sequence[StoredWeight]) -> list[StoredWeight]:
+        """Of each format, from what was found of the ``plain`` ones."""
+        found = dict(zip(self.plain.formats, plain, strict=True))
+        if self.branched:
+            method = RANGE_METHODS.build(self.weight_range)
+            weight = Branching(self.target, self.moment, self.rounding, method, self.numerics)
+            known = {f: Codes.of_stored(stored, f) for f, stored in found.items()}
+            with torch.no_grad():
+                made = weight.codes(self.branched, known)
+            found |= {f: codes.stored(self.rows) for f, codes in made.items()}
+        return [found[f] for f in self.formats]
+
     def codes(self) -> list[StoredWeight]:
         """Of each format, of a weight whose rows have one moment."""
+        return self.with_branches(self.plain._codes() if self.plain.formats else [])
+
+    def _codes(self) -> list[StoredWeight]:
+        """The same where no format has a branch."""
         parts: list[list[StoredWeight]] = []
         with torch.no_grad():
             for some, codes in self.rounding.codes_in_parts(
@@ -123,16 +156,18 @@ class ToRoundTogether:
         first = self.weights[0]
         if len(self.weights) == 1 and len(first.moment) == 1:
             return [first.codes()]
+        if not first.plain.formats:
+            return [weight.with_branches([]) for weight in self.weights]
         with torch.no_grad():
             found = first.rounding.codes_together(
                 [weight.target for weight in self.weights],
                 [weight.moment for weight in self.weights],
-                first.formats,
-                [weight.grids for weight in self.weights],
+                first.plain.formats,
+                [weight.plain.grids for weight in self.weights],
                 first.numerics,
             )
         return [
-            [codes.stored(weight.rows) for codes in each]
+            weight.with_branches([codes.stored(weight.rows) for codes in each])
             for weight, each in zip(self.weights, found, strict=True)
         ]
 

@@ -16,11 +16,12 @@ from mpq.network.layer import Layer
 from mpq.network.modules import share_parameters
 from mpq.network.network import Network
 from mpq.network.weight_layout import layout_of
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import install
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import weight_grid
 from mpq.quantization.stored import StoredWeight
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.rounding import WeightRounding
 from mpq.rounding.moved_target import DAMPING, moved_target
 from mpq.sensitivity import Estimation
@@ -151,8 +152,9 @@ class InOrder:
             # Not the quantizer's grid, which is that of the weight as it came.
             grid = weight_grid(target, tensor_format, method, quantizer.numerics)
         asked = ToRound(
-            rows, target, moments.moment, [tensor_format], [grid], quantizer.numerics, self.rounding
-        )
+            rows, target, moments.moment, [tensor_format], [grid], quantizer.numerics,
+            self.rounding, quantizer.weight_range,
+        )  # fmt: skip
         alone = ToRoundTogether([asked])
         ((found,),) = alone.codes() if self.kept is None else self.kept.codes(alone)
         return found

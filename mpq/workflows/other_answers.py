@@ -40,10 +40,10 @@ def best_answer(
     An estimate errs, and two of its errors have a remedy that costs a solve and a forward pass
     over the held-out examples each. Codes that fit data have two kinds of prices: what errors of
     different channels do together on examples that codes were made to fit need not be what they do
-    on others (docs/rounding.md). And where a layer was given floating point or a codebook, errors
-    of another shape stand beside those of integers: the optimum of integers alone is asked as
-    well, so that more candidates do no harm. Another answer is taken where it is better in the
-    mean and on most examples.
+    on others (docs/rounding.md). And where a layer was given floating point, a codebook or a
+    branch, errors of another shape stand beside those of integers: the optimum of integers alone is
+    asked as well, so that more candidates do no harm. Another answer is taken where it is better in
+    the mean and on most examples.
 
     Args:
         prepared: Measures on held-out examples.
@@ -90,6 +90,8 @@ def is_mixed(candidates: Sequence[Precision]) -> bool:
 
 def _is_integer(precision: Precision) -> bool:
     formats = precision.weight, precision.activation
+    if precision.weight.branch is not None:
+        return False
     return all(found.is_exact or not found.number.is_float for found in formats)
 
 

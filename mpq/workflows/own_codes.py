@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias, final
 
 from mpq.quantization.observer import ActivationRanges
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.stored import StoredWeight
+from mpq.quantization.tensor_format import TensorFormat
 
 Cells: TypeAlias = Mapping[tuple[str, TensorFormat], StoredWeight]
 """Layer name and format to codes."""

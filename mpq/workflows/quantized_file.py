@@ -16,8 +16,8 @@ from mpq.backends.streamed import why_run_streamed
 from mpq.network.mapped import streaming
 from mpq.network.tensor_entries import bytes_of, tensor_entries
 from mpq.problem.assignment import Assignment
-from mpq.quantization.precision import TensorFormat
 from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.tensor_format import TensorFormat
 
 
 def save_quantized(

@@ -8,8 +8,9 @@ from mpq._support.paired_gains import is_above_chance, relative_gains
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges, needs_range
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, quantized
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.workflows.calibrated_ranges import SHARE, ranges_by
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator

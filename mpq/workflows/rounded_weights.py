@@ -18,8 +18,9 @@ from mpq._support.progress import track
 from mpq.network.mapped import release
 from mpq.network.modules import weight_of
 from mpq.network.weight_layout import layout_of
-from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat, spell_weight
+from mpq.quantization.precision import ORIGINAL, Precision, spell_weight
 from mpq.quantization.stored import StoredWeight
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.rounding import AutoRounding, Nearest, WeightRounding
 from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes.moment_mixing import sharing_a_weight
@@ -323,4 +324,5 @@ def to_round(
     with torch.no_grad():
         grids = [on.quantizer.grid(name, rows, tensor_format) for tensor_format in formats]
     release([weight])
-    return ToRound(rows, rows, moment, formats, grids, on.quantizer.numerics, rounding)
+    numerics, weight_range = on.quantizer.numerics, on.quantizer.weight_range
+    return ToRound(rows, rows, moment, formats, grids, numerics, rounding, weight_range)

@@ -14,15 +14,12 @@ from mpq.hardware_profiles.part_costs import PART_RESOURCES
 from mpq.network.kept_tokens import KEPT_NONE
 from mpq.network.mapped import streaming
 from mpq.network.metrics import METRICS
-from mpq.network.modules import weight_of
 from mpq.network.network import Network
-from mpq.network.weight_layout import layout_of
 from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudget
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
-from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
-from mpq.quantization.quantizer import Quantizer
-from mpq.quantization.stored import StoredWeight, StoredWeights, of_channels
+from mpq.quantization.precision import ORIGINAL, Precision
+from mpq.quantization.stored import StoredWeights
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.safeguard import Safeguard
@@ -250,28 +247,18 @@ class Session:
         )
 
     def _stored(self, precisions: Mapping[str, Precision]) -> StoredWeights | None:
-        """The chosen precisions' weights, as far as they were rounded with regard to data."""
+        """The chosen precisions' weights that were rounded with regard to data, or have branches.
+
+        A branch is not found again bit for bit on another machine.
+        """
         own, shared = self.prepared.own_codes, self.prepared.quantizer
         quantizer = own.quantizer(precisions, shared)
-        stored = ((n, self._stored_weight(quantizer, n, p.weight)) for n, p in precisions.items())
-        found = {name: weight for name, weight in stored if weight is not None}
-        return StoredWeights(self.prepared.task.rounding, found) if found else None
-
-    def _stored_weight(
-        self, quantizer: Quantizer, name: str, tensor_format: TensorFormat
-    ) -> StoredWeight | None:
-        """``None``: it is rounded to nearest."""
-        formats, layer_module = tensor_format.by_channel, self.network.layer_module(name)
-        stored = [quantizer.stored.get((name, own)) for own in formats]
-        if not any(stored):
-            return None
-        rows = layout_of(layer_module).to_rows(weight_of(layer_module).detach())
-        # Of channels with few bits it may be that these alone are rounded to nearest.
-        parts = (
-            known or quantizer.codes(name, layer_module, own).stored(rows)
-            for known, own in zip(stored, formats, strict=True)
+        kept = (
+            (name, quantizer.kept(name, self.network.layer_module(name), precision.weight))
+            for name, precision in precisions.items()
         )
-        return of_channels([*parts], tensor_format)
+        found = {name: weight for name, weight in kept if weight is not None}
+        return StoredWeights(self.prepared.task.rounding, found) if found else None
 
     def _assigned(self, precisions: Mapping[str, Precision]) -> tuple[AssignedLayer, ...]:
         prepared = self.prepared

@@ -37,6 +37,7 @@ from mpq.workflows.codes_cache import CodesCache
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.own_codes import OwnCodes
+from mpq.workflows.room_for_branches import with_room
 from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
 from mpq.workflows.shared_measurements import CALIBRATION, HELD_OUT, SharedMeasurements
 from mpq.workflows.shippable import Shippable
@@ -122,13 +123,11 @@ class Prepared:
 
     def with_transforms(self) -> Self:
         """The network with the task's transformations, as far as they help."""
-        task = self.task
-        if not task.transforms:
+        if not (task := self.task).transforms:
             return self
         found = TransformedModel.of(task, self.network, self.calibration, partial(_found, task))
-        data = self.calibration, self.held_out
         return replace(
-            self._of(task, found.network, found.model, data),
+            self._of(task, found.network, found.model, (self.calibration, self.held_out)),
             transformed=found, cache=self.cache, unseen=self.unseen,
         )  # fmt: skip
 
@@ -143,6 +142,7 @@ class Prepared:
             network, rules.allowed, "--allow"
         )
         _check_fixed(fixed, allowed)
+        allowed = with_room(network.layers, task.precisions, allowed, fixed)
         ties, target, unshipped = _ties(network, rules), task.target, dict[str, str]()
         if target is not None:
             wanted = {x.name: allowed.get(x.name, task.precisions) for x in network.layers}

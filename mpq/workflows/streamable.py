@@ -5,6 +5,7 @@ from typing import Final
 
 from mpq.backends.searched import Traces
 from mpq.errors import InputError
+from mpq.quantization.precision import Precision
 from mpq.sensitivity import SensitivityEstimator
 from mpq.sensitivity.auto import AutoEstimator
 from mpq.sensitivity.fisher import DiagonalFisher
@@ -56,6 +57,7 @@ def _refusals(task: Task, method: Method) -> Iterator[tuple[str, str]]:
         yield "is_measured=true", "leave it out, so that losses are predicted"
     if method.rounds:
         yield "refine", "leave it out (--refine 0)"
+    branched = next((str(p) for p in _mentioned(task) if p.weight.branch is not None), "")
     asked = {
         "sequential_rounding (--sequential-rounding)": task.sequential_rounding,
         "transforms (--transform)": bool(task.transforms),
@@ -63,8 +65,16 @@ def _refusals(task: Task, method: Method) -> Iterator[tuple[str, str]]:
         "recalibrate (--recalibrate)": task.recalibrate,
         "bias_correction (--bias-correction)": task.bias_correction,
         "allow_randomness (--allow-randomness)": task.allow_randomness is not None,
+        f"a branch beside codes ({branched})": bool(branched),
         f"a graph for to={task.to} (--to)": isinstance(task.target, Traces),
     }
     for what, is_asked in asked.items():
         if is_asked:
             yield what, "leave it out, or allow more memory"
+
+
+def _mentioned(task: Task) -> Iterator[Precision]:
+    """Precisions that some layer may have."""
+    yield from task.precisions
+    yield from (precision for _, precision in task.rules.fixed)
+    yield from (precision for _, allowed in task.rules.allowed for precision in allowed)

@@ -122,8 +122,12 @@ def _nothing(found: Found) -> str:
 
 
 def _spread(precisions: Sequence[Precision]) -> list[Precision]:
-    """Those of the fewest, the middle and the most bits, that round something."""
-    rounding = [p for p in precisions if not (p.weight.is_exact and p.activation.is_exact)]
+    """Those of the fewest, the middle and the most bits, that round something.
+
+    Without the branches that weights may have, which are fitted to what a transformation leaves.
+    """
+    plain = dict.fromkeys(replace(p, weight=p.weight.plain) for p in precisions)
+    rounding = [p for p in plain if not (p.weight.is_exact and p.activation.is_exact)]
     by_bits = sorted(rounding, key=lambda p: p.weight.number.bits + p.activation.number.bits)
     places = {0, len(by_bits) // 2, len(by_bits) - 1} if by_bits else set()
     return [by_bits[i] for i in sorted(places)]

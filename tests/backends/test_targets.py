@@ -38,7 +38,7 @@ SPELLINGS = [
     "wmxfp4a16", "wmxfp8a8d", "wnvfp4afp8", "w8aint16", "w4aint16s", "w8aint16sd", "wint16a32",
     "wint16zg32a8", "int16", "w12a32", "w8a12", "w10zg32a9d", "we3m2a32", "we2m3g32a8d", "e3m0",
     "wternarya32", "wbinaryg32a16", "wnf4g64a32", "w4g32sfp16a32", "w4g32sdqa32", "w4sfp8a8d",
-    "wmxint8a32", "wmxfp6_e2m3a8d",
+    "wmxint8a32", "wmxfp6_e2m3a8d", "w4g32+s1%a16", "w8+r2a8",
 ]  # fmt: skip
 
 

@@ -11,10 +11,11 @@ from mpq.errors import InputError, PrecisionError
 from mpq.quantization.codes import Codes
 from mpq.quantization.kmeans import kmeans_levels
 from mpq.quantization.number_format import NumberFormat
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import quantize_rows, weight_grid
 from mpq.quantization.stored import StoredWeights
+from mpq.quantization.tensor_format import TensorFormat
 
 NAMES = ["cb2", "cb3", "cb4"]
 ROWS = torch.randn(6, 37, generator=torch.Generator().manual_seed(0))

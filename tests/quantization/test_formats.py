@@ -22,8 +22,9 @@ from mpq.quantization.level_tables import normal_levels
 from mpq.quantization.microscaling import float_bits
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.numerics import InputRounding
-from mpq.quantization.precision import Granularity, Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 TABLE = tuple(NUMBER_FORMATS.values())
 OTHERS = (

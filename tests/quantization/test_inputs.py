@@ -17,10 +17,11 @@ from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.input_sample import InputSample, Samples
 from mpq.quantization.observer import ActivationRanges, observe_inputs
-from mpq.quantization.precision import Granularity, Precision
+from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.ranges import RANGE_METHODS, LeastSquares, MinMax
+from mpq.quantization.tensor_format import Granularity
 
 
 def fake_quantized(x: Tensor, low: float, high: float, bits: int) -> Tensor:

@@ -21,9 +21,10 @@ from mpq.quantization.microscaling import (
     tensor_scale,
 )
 from mpq.quantization.numerics import OWN, Numerics
-from mpq.quantization.precision import Granularity, Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import quantize_rows, weight_grid
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 MX = ("mxfp4", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp8", "mxfp8_e5m2", "mxint8")
 """Of the specification."""

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from mpq.errors import PrecisionError
 from mpq.quantization.formats import NUMBER_FORMATS
-from mpq.quantization.precision import ORIGINAL, Granularity, Precision, TensorFormat
+from mpq.quantization.precision import ORIGINAL, Precision
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 TOKENS = (
     {str(bits): f"int{bits}" for bits in range(2, 16)}

@@ -9,9 +9,10 @@ from torch import Tensor
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.grid import make_grid
 from mpq.quantization.loss_range import LossWeighted
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import LeastSquares
 from mpq.quantization.rounding import quantize_rows, weight_grid
+from mpq.quantization.tensor_format import TensorFormat
 
 SPELLINGS = (
     *(f"w{bits}" for bits in range(2, 9)),

@@ -17,7 +17,7 @@ from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.grid import Grid, integer_range, make_grid
 from mpq.quantization.level_tables import NF4
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import Granularity, Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import (
@@ -25,6 +25,7 @@ from mpq.quantization.rounding import (
     quantize_rows,
     weight_grid,
 )
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 Array = npt.NDArray[np.float64]
 METHODS = RANGE_METHODS.names()

@@ -10,9 +10,10 @@ from torch import Tensor
 from mpq.quantization import range_search, rounding
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.grid import Grid
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RANGE_METHODS, LeastSquares
 from mpq.quantization.rounding import quantize_rows, row_tiles, weight_grid
+from mpq.quantization.tensor_format import TensorFormat
 from tests.largest import Largest
 
 SPELLINGS = (

@@ -11,9 +11,10 @@ from mpq.quantization.codes import Codes
 from mpq.quantization.grid import Grid
 from mpq.quantization.level_tables import NF4
 from mpq.quantization.numerics import OWN, Numerics
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import weight_grid
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.rounding import WeightRounding
 from mpq.rounding.stack import Stack
 

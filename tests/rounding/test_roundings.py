@@ -11,7 +11,7 @@ from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.grid import integer_range, nearest_levels, round_float
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.numerics import OWN, Numerics
-from mpq.quantization.precision import Granularity, TensorFormat
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 from mpq.rounding import ROUNDINGS, AdaRound, Nearest, WeightRounding, _base
 from tests.rounding.cases import errors, formats_of, grids_of, layer, rounded
 

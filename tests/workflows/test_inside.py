@@ -127,10 +127,10 @@ def test_codes_of_few_bits_may_be_to_nearest() -> None:
     left = {k: v for k, v in quantizer.stored.items() if k != (name, mixed.by_channel[0])}
     object.__setattr__(session.prepared.quantizer, "stored", left)
 
-    kept = session._stored_weight(quantizer, name, mixed)
+    layer_module = session.network.layer_module(name)
+    kept = quantizer.kept(name, layer_module, mixed)
 
     assert kept is not None
-    layer_module = session.network.layer_module(name)
     rounded = quantizer.weight(name, layer_module, mixed)
     again = mpq.quantization.quantizer.Quantizer(quantizer.ranges, stored={(name, mixed): kept})
     assert torch.equal(again.weight(name, layer_module, mixed), rounded)

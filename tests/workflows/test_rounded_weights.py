@@ -24,8 +24,9 @@ from mpq.errors import (
     UnknownNameError,
 )
 from mpq.network.modules import weight_of
-from mpq.quantization.precision import Precision, TensorFormat, spell_weight
+from mpq.quantization.precision import Precision, spell_weight
 from mpq.quantization.quantizer import quantized
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.report.measurement import Measurement
 from mpq.rounding import AutoRounding
 from mpq.rounding._base import StackSolver

@@ -12,9 +12,9 @@ from mpq.backends.input_grid import input_grid
 from mpq.errors import PrecisionError
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.grid import Grid, integer_range
-from mpq.quantization.precision import TensorFormat
 from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.rounding import static_grid
+from mpq.quantization.tensor_format import TensorFormat
 
 CPU = torch.device("cpu")
 

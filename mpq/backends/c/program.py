@@ -15,7 +15,7 @@ from mpq.backends.c.steps import Step, Steps
 from mpq.errors import ModelError
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.codes import Codes
-from mpq.quantization.precision import Granularity
+from mpq.quantization.tensor_format import Granularity
 
 MOST = 2**31 - 1
 

@@ -31,7 +31,8 @@ from mpq.network.examples import Batch
 from mpq.network.modules import device_of, share_parameters
 from mpq.quantization.grid import integer_range
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import Granularity, Precision, TensorFormat
+from mpq.quantization.precision import Precision
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 KINDS: Final = ("linear", "conv1d", "conv2d")
 NUM_CHECKED: Final = 4

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from mpq.quantization.blocks import SMALL_BLOCK, SUPER_BLOCK, block_of
-from mpq.quantization.precision import Granularity, TensorFormat
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 
 @final

@@ -5,7 +5,8 @@ from math import prod
 from typing import Final
 
 from mpq.backends.target import LayerShape, rows_of
-from mpq.quantization.precision import Granularity, Precision, TensorFormat
+from mpq.quantization.precision import Precision
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 KINDS: Final = ("linear", "conv1d", "conv2d", "embedding")
 CONTAINERS: Final = {2: 2, 3: 4, 4: 4, 5: 8, 6: 8, 7: 8, 8: 8}

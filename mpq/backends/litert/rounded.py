@@ -18,10 +18,10 @@ from mpq.network.modules import device_of, hooks
 from mpq.network.own_forward import Again
 from mpq.quantization.grid import Grid
 from mpq.quantization.input_sample import SAMPLES_PER_BATCH
-from mpq.quantization.precision import TensorFormat
 from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import static_grid
+from mpq.quantization.tensor_format import TensorFormat
 
 CUTS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
     "NONE": lambda x: x,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mpq.errors import MissingDependencyError
 from mpq.quantization.codes import packed
-from mpq.quantization.precision import TensorFormat
+from mpq.quantization.tensor_format import TensorFormat
 
 if TYPE_CHECKING:
     import onnx

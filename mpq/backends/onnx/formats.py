@@ -3,7 +3,8 @@
 from enum import Enum
 
 from mpq.quantization.number_format import NumberFormat
-from mpq.quantization.precision import Granularity, Precision
+from mpq.quantization.precision import Precision
+from mpq.quantization.tensor_format import Granularity
 
 LINEAR = "linear"
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")

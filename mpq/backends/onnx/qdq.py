@@ -45,8 +45,9 @@ from mpq.network.network import Network
 from mpq.network.tracing import kind_of
 from mpq.problem.assignment import Assignment
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import Granularity, Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.scale_formats import SCALE_FORMATS
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 if TYPE_CHECKING:
     import onnx

@@ -16,8 +16,9 @@ from mpq.network.modules import weight_of
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import CHANNEL_FIRST, layout_of
 from mpq.quantization.codes import Codes
-from mpq.quantization.precision import Granularity, Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 if TYPE_CHECKING:
     import onnx

@@ -19,7 +19,7 @@ from mpq.errors import InputError, ModelError, PrecisionError
 from mpq.network.examples import Batch, Calibration
 from mpq.network.modules import weight_of
 from mpq.problem.assignment import AssignedLayer, Assignment
-from mpq.quantization.precision import Granularity
+from mpq.quantization.tensor_format import Granularity
 
 if TYPE_CHECKING:
     import onnx

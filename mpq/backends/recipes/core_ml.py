@@ -9,7 +9,7 @@ from typing import Any, ClassVar, final
 from mpq.backends.recipes._base import Recipe, commented
 from mpq.errors import PrecisionError, UnknownNameError
 from mpq.problem.assignment import AssignedLayer
-from mpq.quantization.precision import Granularity
+from mpq.quantization.tensor_format import Granularity
 
 GRANULARITIES = {
     Granularity.TENSOR: "per_tensor",

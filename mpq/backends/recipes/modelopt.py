@@ -8,7 +8,7 @@ from typing import Any, ClassVar, final
 
 from mpq.backends.recipes._base import Recipe, commented
 from mpq.problem.assignment import AssignedLayer
-from mpq.quantization.precision import Granularity, TensorFormat
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 KINDS = ("linear", "conv1d", "conv2d", "conv3d")
 

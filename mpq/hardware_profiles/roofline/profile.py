@@ -118,8 +118,9 @@ class Roofline:
 
         A layer without arithmetic (an embedding) runs in every weight format that any layer does.
         """
-        is_read = precision.activation.why_simulated and layer.kind != "embedding"
-        if is_read or precision.weight.why_simulated:
+        if precision.weight.why_simulated:
+            return None  # no source says how fast a branch is added, or channels of unlike bits
+        if precision.activation.why_simulated and layer.kind != "embedding":
             return None
         weight, activation = precision.weight.number.name, precision.activation.number.name
         # In the file's order: some list a format under two arithmetics, the faster one first.
@@ -134,7 +135,7 @@ class Roofline:
 
     def runs_somewhere(self, precision: Precision) -> bool:
         """Whether any layer that computes could run at this precision."""
-        if precision.activation.why_simulated or precision.weight.why_simulated:
+        if precision.weight.why_simulated or precision.activation.why_simulated:
             return False
         weight, activation = precision.weight.number.name, precision.activation.number.name
         # Whatever the `layer_kinds`: one kind of layer is enough.

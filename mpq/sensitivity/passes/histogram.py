@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from mpq.quantization.precision import TensorFormat
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.forward_pass import read_layers

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import layout_of
-from mpq.quantization.precision import ORIGINAL, TensorFormat
+from mpq.quantization.precision import ORIGINAL
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.rounding import row_tiles
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.channel_products import ChannelProducts
 from mpq.sensitivity.passes.weight_gradients import CallGradients, PlainCall

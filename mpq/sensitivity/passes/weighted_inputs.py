@@ -12,8 +12,8 @@ from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.input_sample import InputSample, Samples
 from mpq.quantization.observer import observe_inputs
-from mpq.quantization.precision import TensorFormat
 from mpq.quantization.range_method import RangeMethod
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 

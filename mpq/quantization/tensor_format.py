@@ -1,0 +1,250 @@
+"""How one tensor is stored: a number format, its scales, and what else there is of it."""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cached_property
+from typing import final
+
+from mpq._support.json_object import quoted
+from mpq.errors import PrecisionError
+from mpq.quantization.channel_bits import MOST_BITS, ChannelBits
+from mpq.quantization.number_format import NumberFormat
+from mpq.quantization.scale_formats import SCALE_FORMATS
+from mpq.quantization.side_branch import SideBranch
+
+LEVEL_BITS = 16
+"""Bits of one level of a codebook."""
+SCALE_BITS = 32
+"""Bits of one scale of a whole weight in a microscaling format."""
+BLOCK_SCALE_BITS = 8
+"""Bits of one scale of a microscaling format."""
+LARGEST_GROUP = 2**31
+"""No channel has as many weights."""
+
+
+class Granularity(Enum):
+    """How many numbers share a scale."""
+
+    NONE = "none"
+    TENSOR = "per_tensor"
+    CHANNEL = "per_channel"
+    GROUP = "per_group"
+    TOKEN = "per_token"
+    INPUT_CHANNEL = "per_input_channel"
+    FIRST_APART = "first_position_apart"
+
+
+@final
+@dataclass(frozen=True)
+class TensorFormat:
+    """How one tensor is stored: a number format and its scales.
+
+    Args:
+        number: The number format that every element is stored in.
+        granularity: How many numbers share a scale; ``NONE`` for floats of 16 bits and more.
+        symmetric: Whether zero is the middle of the range (no zero point).
+        group_size: Numbers per scale, for ``Granularity.GROUP`` only.
+        scale: What scales are stored in, one of ``SCALE_FORMATS``; ``None``: fp16 for those of
+            groups and fp32 for others, or what a target's numerics say.
+        float_zero: Whether the zero point is a fraction, and need not be one of the codes: it is
+            stored in fp16 for groups, in fp32 for channels and tensors.
+        channels: Which format every output channel has, where they differ; ``number`` is then the
+            widest of them.
+        branch: What a weight has beside its codes, which is added to what they stand for.
+
+    Raises:
+        PrecisionError: If the parts contradict each other.
+    """
+
+    number: NumberFormat
+    granularity: Granularity
+    symmetric: bool = True
+    group_size: int | None = None
+    scale: str | None = None
+    float_zero: bool = False
+    channels: ChannelBits | None = None
+    branch: SideBranch | None = None
+
+    def __post_init__(self) -> None:
+        if self.number.needs_scale == (self.granularity is Granularity.NONE):
+            need = "needs a scale" if self.number.needs_scale else "has no scale"
+            raise PrecisionError(f"{self.number.name} {need}; got {self.granularity.value!r}")
+        if (self.granularity is Granularity.GROUP) != (self.group_size is not None):
+            raise PrecisionError("a group size goes with granularity 'per_group', and only there")
+        if self.group_size is not None and self.group_size < 1:
+            raise PrecisionError(f"a group has at least 1 weight; got {self.group_size}")
+        if self.group_size is not None and self.group_size > LARGEST_GROUP:
+            raise PrecisionError(
+                f"a group has at most {LARGEST_GROUP} weights; got {self.group_size}"
+            )
+        of_inputs = (Granularity.TOKEN, Granularity.INPUT_CHANNEL, Granularity.FIRST_APART)
+        if self.number.is_for_inputs and self.granularity in of_inputs:
+            raise PrecisionError(f"{self.number.name} has calibrated scales for the whole input")
+        if self.number.is_float and not self.symmetric:
+            raise PrecisionError(f"{self.number.name} is symmetric: it has no zero point")
+        if self.number.is_microscaling and self.group_size != self.number.block:
+            raise PrecisionError(f"{self.number.name} has groups of {self.number.block}")
+        is_plain = (self.granularity, self.scale) == (Granularity.CHANNEL, None)
+        if self.number.has_codebook and not is_plain:
+            raise PrecisionError(
+                f"{self.number.name} has levels for every output channel, and no scales: write "
+                f"w{self.number.name}"
+            )
+        if self.float_zero and (self.symmetric or self.number.is_float or self.number.bits > 8):
+            raise PrecisionError(
+                f"zero points that are fractions are those of affine integers of up to 8 bits; got "
+                f"{self.number.name}"
+            )
+        if self.scale is not None:
+            self._check_scale(self.scale)
+        if self.channels is not None:
+            self._check_channels(self.channels)
+        if self.branch is not None and not self.number.needs_scale:
+            raise PrecisionError(
+                f"a branch stands beside codes, and {self.number.name} has none: leave "
+                f"+{self.branch} out"
+            )
+
+    def _check_channels(self, channels: ChannelBits) -> None:
+        if not self.has_channels:
+            raise PrecisionError(
+                "channels with bits of their own have scales of their own, which nothing else is "
+                "stored relative to"
+            )
+        if self.number != channels.numbers[-1]:
+            raise PrecisionError(f"the widest of {channels} is not {self.number.name}")
+
+    def _check_scale(self, scale: str) -> None:
+        if scale not in SCALE_FORMATS:
+            raise PrecisionError(
+                f"scales are stored in one of {', '.join(SCALE_FORMATS)}; got {quoted(scale)}"
+            )
+        if not self.number.needs_scale or self.number.is_microscaling:
+            raise PrecisionError(f"scales of {self.number.name} are not stored in {scale}")
+        if self.granularity not in (Granularity.CHANNEL, Granularity.GROUP, Granularity.TENSOR):
+            raise PrecisionError(f"scales that are found while running are not stored in {scale}")
+        if self.granularity is Granularity.TENSOR and SCALE_FORMATS[scale].second_scale:
+            raise PrecisionError(
+                f"scales in {scale} have a second scale, and one of a whole weight needs none"
+            )
+
+    def __repr__(self) -> str:
+        # Journals hold it: as it was before scales could be chosen, where they are not.
+        parts = [self.number, self.granularity, self.symmetric, self.group_size]
+        names = ["number", "granularity", "symmetric", "group_size"]
+        told = [f"{name}={part!r}" for name, part in zip(names, parts, strict=True)]
+        told += [] if self.scale is None else [f"scale={self.scale!r}"]
+        told += [f"float_zero={self.float_zero}"] if self.float_zero else []
+        told += [] if self.channels is None else [f"channels={str(self.channels)!r}"]
+        told += [] if self.branch is None else [f"branch={self.branch!r}"]
+        return f"TensorFormat({', '.join(told)})"
+
+    @property
+    def why_simulated(self) -> str:
+        """Why what is in this format is computed with in the simulation alone; empty: not so."""
+        if self.channels is not None:
+            return "no kernel here reads output channels of different bits"
+        if self.branch is not None:
+            return f"no tool here has a branch beside a weight's codes (+{self.branch})"
+        if self.number.is_for_inputs:
+            return f"no kernel here multiplies codes of {self.number.name}"
+        return {
+            Granularity.INPUT_CHANNEL: "no kernel here has a scale for every input channel",
+            Granularity.FIRST_APART: "no kernel here has a scale for the first position alone",
+        }.get(self.granularity, "")
+
+    @property
+    def plain(self) -> "TensorFormat":
+        """The format of the codes, without what stands beside them."""
+        return self if self.branch is None else replace(self, branch=None)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the tensor is left as it is: fp32 stands for the original numbers."""
+        return self.number.name == "fp32"
+
+    @cached_property
+    def by_channel(self) -> "tuple[TensorFormat, ...]":
+        """``[F]`` formats of channels with bits of their own; else this one alone."""
+        if self.channels is None:
+            return (self,)
+        return tuple(replace(self, number=x, channels=None) for x in self.channels.numbers)
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether output channels of such a weight may have bits of their own."""
+        number, scale = self.number, self.scale
+        is_integer = not number.is_float and number.bits <= MOST_BITS
+        has_second = scale is not None and SCALE_FORMATS[scale].second_scale
+        is_by_row = self.granularity in (Granularity.CHANNEL, Granularity.GROUP)
+        return is_integer and is_by_row and not has_second and self.branch is None
+
+    @property
+    def mean_bits(self) -> float:
+        """Bits of a code, averaged over channels; without scales."""
+        return self.number.bits if self.channels is None else self.channels.mean_bits
+
+    @property
+    def multiplied_bits(self) -> float:
+        """Bits that a multiplier meets, averaged over channels (``NumberFormat``)."""
+        return self.number.multiplied_bits if self.channels is None else self.channels.mean_bits
+
+    @property
+    def is_scaled_integer(self) -> bool:
+        """Whether codes are integers with scales."""
+        return self.number.needs_scale and not self.number.is_float
+
+    def num_scales(self, num_elements: int, num_channels: int) -> int:
+        """How many scales a weight of so many elements and output channels has."""
+        if self.number.has_codebook:
+            return 0
+        if self.granularity is Granularity.GROUP:
+            assert self.group_size is not None
+            per_channel = num_elements // num_channels
+            # Rounded up: the last group of a channel may be short, and has a scale all the same.
+            return num_channels * -(-per_channel // self.group_size)
+        return {Granularity.TENSOR: 1, Granularity.CHANNEL: num_channels}.get(self.granularity, 0)
+
+    def stored_bits(self, num_elements: int, num_channels: int = 1) -> int:
+        """Bits in memory, scales, zero points and branch included.
+
+        >>> from mpq.quantization.precision import Precision
+        >>> Precision.parse("w4g32").weight.stored_bits(64 * 64, 64) / 64**2
+        4.5
+
+        >>> Precision.parse("mxfp4").weight.stored_bits(64 * 64, 64) / 64**2
+        4.25
+
+        Raises:
+            PrecisionError: If channels have bits of their own, and are not as many.
+        """
+        if self.channels is not None:
+            return self._bits_of_channels(self.channels, num_elements, num_channels)
+        count = self.num_scales(num_elements, num_channels)
+        scales = SCALE_FORMATS[self.scale or self._usual_scale].stored_bits(count)
+        if self.number.is_microscaling:
+            scales = count * BLOCK_SCALE_BITS
+            scales += SCALE_BITS if self.number.has_tensor_scale else 0
+        points = 0 if self.symmetric else count * self._zero_point_bits
+        levels = num_channels * 2**self.number.bits * LEVEL_BITS if self.number.has_codebook else 0
+        beside = self.branch.stored_bits(num_elements, num_channels) if self.branch else 0
+        return num_elements * self.number.bits + scales + points + levels + beside
+
+    def _bits_of_channels(self, channels: ChannelBits, num_elements: int, count: int) -> int:
+        if count != channels.num_channels:
+            raise PrecisionError(
+                f"{quoted(str(channels))} is of {channels.num_channels} channels, the weight has "
+                f"{count}"
+            )
+        pairs = zip(self.by_channel, channels.counts, strict=True)
+        each = num_elements // count
+        return channels.code_bits + sum(x.stored_bits(each * n, n) for x, n in pairs)
+
+    @property
+    def _zero_point_bits(self) -> int:
+        # One that is one of the codes is stored as one.
+        return SCALE_FORMATS[self._usual_scale].bits if self.float_zero else self.number.bits
+
+    @property
+    def _usual_scale(self) -> str:
+        return "fp16" if self.granularity is Granularity.GROUP else "fp32"

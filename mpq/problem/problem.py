@@ -1,9 +1,9 @@
 """The question that every solver answers: which precision for which layer."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, Self, final
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from mpq._support import schema_versions
 from mpq._support.arrays import Columns, Mask
 from mpq._support.json_arrays import truth_values
-from mpq._support.json_object import json_object
+from mpq._support.json_object import by_line, json_object
 from mpq.errors import InputError, UnknownNameError
 from mpq.network.layer import merge_ties
 from mpq.problem.budget import Budget
@@ -163,7 +163,7 @@ class Problem:
         tied = {row_of[name]: tuple(row_of[n] for n in tie) for tie in self.ties for name in tie}
         # Every member looks up the same tuple, so that its group is there once, at its first layer.
         members = tuple(dict.fromkeys(tied.get(row, (row,)) for row in range(len(row_of))))
-        rows = np.concatenate([np.array(group) for group in members])
+        rows = np.fromiter(chain.from_iterable(members), dtype=np.intp, count=len(row_of))
         starts = np.cumsum([0, *map(len, members[:-1])])
         tables, limits = self._rows
         values = np.array([table.values for table in tables])
@@ -216,15 +216,16 @@ class Problem:
         Raises:
             UnknownNameError: If a precision is none of the problem's.
         """
-        indices = [self.loss.index_of(precisions[name]) for name in self.loss.layers]
-        return np.array(indices, dtype=np.intp)
+        # Each looked up once: there are few, and layers or parts of layers by the thousand.
+        column_of = {each: self.loss.index_of(each) for each in set(precisions.values())}
+        return np.array([column_of[precisions[name]] for name in self.loss.layers], dtype=np.intp)
 
     def is_allowed(self, columns: Columns) -> bool:
         """Whether every layer may take its precision, and ties hold; budgets aside."""
         if not self.allowed[np.arange(len(columns)), columns].all():
             return False
-        tied = (list(rows) for rows in self.grouped.members if len(rows) > 1)
-        return all(len(set(columns[rows])) == 1 for rows in tied)
+        grouped = self.grouped
+        return bool((grouped.expand(columns[grouped.first]) == columns).all())
 
     def is_feasible(self, columns: Columns) -> bool:
         """Whether an assignment is allowed, meets every budget and differs as it has to."""
@@ -315,7 +316,7 @@ class Problem:
         return replace(self, cuts=(*self.cuts, Cut(columns, num_layers)))
 
     def to_json(self) -> str:
-        """Everything, so that a problem can be solved again elsewhere.
+        """Everything, so that a problem can be solved again elsewhere; a line for every key.
 
         The factor of interactions is base64 of little-endian float32, in the order ``[S, L, B]``.
         """
@@ -331,7 +332,7 @@ class Problem:
             "cuts": [cut.to_dict() for cut in self.cuts],
             "interactions": None if self.interactions is None else self.interactions.to_dict(),
         }
-        return json.dumps(data, indent=1)
+        return by_line(data)
 
     @classmethod
     def from_csv(cls, text: str, limits: Sequence[str] = (), allow_missing: bool = False) -> Self:

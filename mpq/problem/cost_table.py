@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from io import StringIO
-from math import fsum, isfinite, nan
+from math import fsum, isfinite, isnan, nan
 from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
@@ -250,8 +250,10 @@ class CostTable:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: schema_version, name, unit, layers, precisions, values, constant, pairs."""
+        rows: list[list[float | None]] = self.values.tolist()
         # Python would write nan as the token NaN, which is no JSON to other readers.
-        rows = [[None if np.isnan(v) else float(v) for v in row] for row in self.values]
+        for row in np.flatnonzero(np.isnan(self.values).any(axis=1)).tolist():
+            rows[row] = [None if value is None or isnan(value) else value for value in rows[row]]
         return {
             "schema_version": schema_versions.COST_TABLE,
             "name": self.name,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import final
 
 import numpy as np
@@ -51,12 +52,17 @@ class Grouped:
         return np.asarray(columns[self.group_of])
 
     @cached_property
+    def first(self) -> Columns:
+        """``[G]`` the first layer of every group."""
+        return np.array([rows[0] for rows in self.members], dtype=np.intp)
+
+    @cached_property
     def group_of(self) -> Columns:
         """``[L]`` the group of every layer."""
         # Tied layers need not be neighbours, so the numbers are scattered to the members' rows.
         # Every layer is in exactly one group: no element stays unset.
         groups = np.empty(sum(map(len, self.members)), dtype=np.intp)
         sizes = [len(rows) for rows in self.members]
-        rows = np.concatenate([np.array(rows) for rows in self.members])
+        rows = np.fromiter(chain.from_iterable(self.members), dtype=np.intp, count=len(groups))
         groups[rows] = np.repeat(np.arange(len(sizes)), sizes)
         return groups

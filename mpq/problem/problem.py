@@ -1,9 +1,9 @@
 """The question that every solver answers: which precision for which layer."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, Self, final
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from mpq._support import schema_versions
 from mpq._support.arrays import Columns, Mask
 from mpq._support.json_arrays import truth_values
-from mpq._support.json_object import json_object
+from mpq._support.json_object import by_line, json_object
 from mpq.errors import InputError, UnknownNameError
 from mpq.network.layer import merge_ties
 from mpq.problem.budget import Budget
@@ -24,6 +24,7 @@ from mpq.problem.limits import parse_limits
 from mpq.problem.pairwise_costs import PairwiseCosts
 from mpq.problem.parts import Parts
 from mpq.problem.schema import check
+from mpq.problem.summed_rows import summed_rows
 from mpq.problem.table_file import LongTable
 from mpq.problem.tolerances import LAST_DIGITS
 from mpq.problem.upgrade import HINT, upgraded
@@ -168,9 +169,9 @@ class Problem:
         tied = {row_of[name]: tuple(row_of[n] for n in tie) for tie in self.ties for name in tie}
         # Every member looks up the same tuple, so that its group is there once, at its first layer.
         members = tuple(dict.fromkeys(tied.get(row, (row,)) for row in range(len(row_of))))
-        rows = np.concatenate([np.array(group) for group in members])
+        rows = np.fromiter(chain.from_iterable(members), dtype=np.intp, count=len(row_of))
         starts = np.cumsum([0, *map(len, members[:-1])])
-        tables, limits = self._rows
+        tables, limits = summed_rows(self.loss, self.budgets, self.cuts)
         values = np.array([table.values for table in tables])
         # reduceat adds neighbours: rows are sorted by group. It is wrong for empty groups; none is.
         sums = np.add.reduceat(values[:, rows], starts, axis=1)
@@ -187,20 +188,6 @@ class Problem:
     def _rounding(self, table: CostTable) -> float:
         is_added_up = self.ties or table.constant or table.pairs
         return LAST_DIGITS * table.magnitude if is_added_up else 0.0
-
-    @property
-    def _rows(self) -> tuple[list[CostTable], list[float]]:
-        """The loss, ``R`` tables that are sums over layers, and the ``R`` limits of these."""
-        tables, limits = [self.loss], list[float]()
-        for budget in self.budgets:  # a maximum is within a limit where every step is
-            tables += budget.tables
-            limits += [budget.limit] * len(budget.tables)
-        for cut in self.cuts:
-            same, limit = cut.row(len(self.loss.precisions))
-            # Counts layers, whatever the unit: what is lost besides single layers is not in it.
-            tables.append(replace(self.loss, values=same, constant=0.0, pairs=()))
-            limits.append(limit)
-        return tables, limits
 
     def loss_of(self, columns: Columns) -> float:
         """Predicted loss of an assignment ``columns [L]``, in the loss table's unit."""
@@ -225,15 +212,16 @@ class Problem:
         """
         if self.parts is not None:
             return self.parts.columns_of(precisions, self.loss.precisions)
-        indices = [self.loss.index_of(precisions[name]) for name in self.loss.layers]
-        return np.array(indices, dtype=np.intp)
+        # Each looked up once: there are few, and layers or parts of layers by the thousand.
+        column_of = {each: self.loss.index_of(each) for each in set(precisions.values())}
+        return np.array([column_of[precisions[name]] for name in self.loss.layers], dtype=np.intp)
 
     def is_allowed(self, columns: Columns) -> bool:
         """Whether every layer may take its precision, and ties hold; budgets aside."""
         if not self.allowed[np.arange(len(columns)), columns].all():
             return False
-        tied = (list(rows) for rows in self.grouped.members if len(rows) > 1)
-        return all(len(set(columns[rows])) == 1 for rows in tied)
+        grouped = self.grouped
+        return bool((grouped.expand(columns[grouped.first]) == columns).all())
 
     def is_feasible(self, columns: Columns) -> bool:
         """Whether an assignment is allowed, meets every budget and differs as it has to."""
@@ -324,7 +312,7 @@ class Problem:
         return replace(self, cuts=(*self.cuts, Cut(columns, num_layers)))
 
     def to_json(self) -> str:
-        """Everything, so that a problem can be solved again elsewhere.
+        """Everything, so that a problem can be solved again elsewhere; a line for every key.
 
         The factor of interactions is base64 of little-endian float32, in the order ``[S, L, B]``.
         """
@@ -342,7 +330,7 @@ class Problem:
             # Of few problems: files without it are read by earlier versions as well.
             **({} if self.parts is None else {"parts": self.parts.to_dict()}),
         }
-        return json.dumps(data, indent=1)
+        return by_line(data)
 
     @classmethod
     def from_csv(cls, text: str, limits: Sequence[str] = (), allow_missing: bool = False) -> Self:

@@ -81,7 +81,8 @@ def _uniform(problem: Problem) -> list[Columns]:
     grouped = problem.grouped
     rows, first = np.arange(len(grouped.loss)), grouped.allowed.argmax(axis=1)
     columns = np.where(grouped.allowed, np.arange(grouped.allowed.shape[1]), first[:, None])
-    chosen = np.unique(columns.T, axis=0)  # [P, G]
+    # As bytes: numpy's `unique` compares thousands of columns one by one.
+    chosen = np.array([*{each.tobytes(): each for each in columns.T}.values()])  # [P, G]
     used = grouped.costs[:, rows, chosen].sum(axis=2).T + grouped.pairwise.cost(chosen)[:, 1:]
     sizes = np.abs(grouped.costs[:, rows, chosen]).sum(axis=2).T + np.abs(grouped.limits)
     # In doubt it stays: what is left is few, and asked exactly.

@@ -15,7 +15,12 @@ from mpq.errors import InputError, PrecisionError
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.precision import Precision
 
-TOOLS = [part.name for part in BACKENDS if part.writes_files and not issubclass(part, Text)]
+TOOLS = [
+    part.name
+    for part in BACKENDS
+    if part.writes_files and not issubclass(part, Text) and part.name != "c"
+]
+"""All but what needs no weights, and what holds channels of different bits."""
 
 
 class Net(nn.Module):

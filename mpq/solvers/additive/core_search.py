@@ -60,7 +60,9 @@ class _States:
         return self.kept(order[np.r_[True, loss[1:] < least[:-1]]])
 
 
-def closed(problem: Reduced, dual: Dual, within: Columns, max_states: int) -> tuple[Columns, float]:
+def closed(
+    problem: Reduced, dual: Dual, within: Columns, max_states: int, gap: float = 0.0
+) -> tuple[Columns, float]:
     r"""The best choice within one budget, and a bound that proves it.
 
     With :math:`\bar s` the reduced costs, a choice loses :math:`L(\mu) + \sum_g \bar s_{g z_g}` and
@@ -77,6 +79,7 @@ def closed(problem: Reduced, dual: Dual, within: Columns, max_states: int) -> tu
         dual: Its relaxation at the best multiplier.
         within: ``[G]`` a choice within the budget.
         max_states: Number of states after a row at which the search gives up closing the gap.
+        gap: Where to stop before: the distance from the bound, as a share of the choice's rise.
 
     Returns:
         The best choice found ``[G]``, and a lower bound of the rise.
@@ -89,6 +92,8 @@ def closed(problem: Reduced, dual: Dual, within: Columns, max_states: int) -> tu
     exact = SEARCHED_SUMS * (abs(dual.bound) + multiplier + least)
     # What a choice saves that is within the limit by its last digits.
     owed = dual.owed(problem)
+    if least + owed <= gap * problem.loss(best):
+        return best, dual.bound - owed
     rows = _open_rows(dual, least + owed)
     rest = _Rest.of(cost[rows], dual.reduced_cost[rows], multiplier)
     trail = [_States.none_yet()]
@@ -104,6 +109,8 @@ def closed(problem: Reduced, dual: Dual, within: Columns, max_states: int) -> tu
             best = _traced([*trail, longer], rows, dual.columns, int(above.argmin()))
             # Summed anew, correctly rounded: a state carries the rounding of all rows before it.
             least = problem.loss(best) - dual.bound
+            if least + owed <= gap * problem.loss(best):
+                return best, dual.bound - owed
         # The edge is room to fit in, and nothing that is left over to pay for.
         floor = longer.reduced + rest.after(position, left) - multiplier * edge
         trail.append(longer.kept(floor < least - exact))

@@ -7,6 +7,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from mpq._support.arrays import Columns
+from mpq.errors import InputError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.problem.tolerances import EQUAL_SUMS
@@ -19,10 +20,12 @@ from mpq.solvers.additive.answers import (
 )
 from mpq.solvers.additive.core_search import closed
 from mpq.solvers.additive.infeasibility import explained
+from mpq.solvers.additive.many_rows import Allocation, allocated
 from mpq.solvers.additive.milp import Answer, Effort, solve_cells
 from mpq.solvers.additive.multipliers import Dual, maximised
 from mpq.solvers.additive.presolve import Reduced
 from mpq.solvers.additive.pulp_backend import Way, check_backend, chosen_backend
+from mpq.solvers.additive.rows import Rows
 
 _MAX_STATES = 1_000_000
 """Partial assignments that the search of the core keeps; past them it stops and tells the gap."""
@@ -30,6 +33,8 @@ _CORE_CELLS = 100
 """Cells, beside one for each group, of the program that looks for a first good choice."""
 _CORE_GAP = 0.01
 """Of that first choice: it only has to rule cells out, the whole program improves on it."""
+MANY_ROWS = 20_000
+"""Groups above which a gap is met without looking at all of them in every step."""
 _EXPLAINED_EXACTLY = 2000
 """Cells up to which every number about an infeasible problem is exact."""
 _EXPLAINED_WITHIN_S = 3.0
@@ -91,6 +96,27 @@ class Lagrangian(Solver):
             return explained(problem, solution, self._explaining(problem)._solve)
         return solution
 
+    def allocate(self, rows: Rows) -> Allocation:
+        """The choice for very many rows, given as arrays instead of a ``Problem``.
+
+        Args:
+            rows: Losses, costs and limits; tables without a name for every row.
+
+        Raises:
+            InputError: If the solver is asked for a gap of 0, to which so many are not solved.
+            MissingDependencyError: If there are several budgets and the backend is not installed.
+            SolverError: If the backend fails.
+        """
+        if not self.gap:
+            raise InputError(
+                f"{self.name}: rows as arrays are solved to a gap above 0, such as gap=1e-5; got 0"
+            )
+
+        def search(problem: Problem, gap: float) -> Answer:
+            return replace(self, gap=gap)._answer(problem)
+
+        return allocated(rows, self.gap, search)
+
     def _explaining(self, problem: Problem) -> "Lagrangian":
         """For why a problem is infeasible: with many layers to 0.01 %, and in seconds."""
         if problem.grouped.allowed.size <= _EXPLAINED_EXACTLY:
@@ -106,6 +132,11 @@ class Lagrangian(Solver):
         return solution_of(problem, answer, self.name, time.perf_counter() - start)
 
     def _answer(self, problem: Problem) -> Answer:
+        if self.gap and len(problem.grouped.members) > MANY_ROWS:
+            # Where it does not come as near as is asked, or says that nothing is, all is looked at.
+            answer = self._allocated(problem)
+            if answer is not None:
+                return answer
         reduced = Reduced.of(problem.grouped)
         if reduced.overrun:
             return Answer(Status.INFEASIBLE, None, None)
@@ -115,16 +146,30 @@ class Lagrangian(Solver):
         bound = reduced.offset + dual.bound
         # No budget binds at the least loss of every row, which is then the answer.
         if within is dual.columns and not dual.multipliers.any():
-            found, is_exact = within, True
+            found, is_exact, is_close = within, True, True
         elif len(dual.multipliers) == 1 and within is not None:
-            found, rise = closed(reduced, dual, within, _MAX_STATES)
+            found, rise = closed(reduced, dual, within, _MAX_STATES, self.gap)
             bound, is_exact = reduced.offset + rise, rise >= reduced.loss(found)
+            is_close = reduced.loss(found) - rise <= self.gap * reduced.loss(found)
         else:
             return self._branch(problem, reduced, dual, within)
-        if not is_exact or not problem.is_feasible(problem.grouped.expand(found)):
+        if not (is_exact or is_close) or not self._fits(problem, found):
             # Too many states, or a limit that is met but for the last digit.
             return self._branch(problem, reduced, dual, found)
-        return Answer(Status.OPTIMAL, found, bound)
+        return Answer(Status.OPTIMAL if is_exact else Status.FEASIBLE, found, bound)
+
+    def _allocated(self, problem: Problem) -> Answer | None:
+        """The answer for very many rows, if it is within the budgets and the gap."""
+        grouped = problem.grouped
+        rows = Rows(grouped.loss, grouped.costs, grouped.limits, grouped.allowed)
+        found = self.allocate(rows)
+        if found.columns is None or found.bound is None:
+            return None
+        columns = found.columns.astype(np.intp)
+        least = rows.totals(np.arange(len(rows))).least
+        is_close = found.loss - found.bound <= self.gap * (found.loss - least)
+        fits = is_close and self._fits(problem, columns)
+        return Answer(found.status, columns, found.bound) if fits else None
 
     def _branch(
         self, problem: Problem, reduced: Reduced, dual: Dual, within: Columns | None

@@ -17,9 +17,12 @@ _MAX_SECANTS = 500
 _MAX_PLANES = 40
 _MAX_PROGRAMS = 20
 _PROGRAM_CELLS = 3000
-"""Mask, beside one for each row, of the first linear program."""
+"""Cells, beside one for each row, of the first linear program, or of one for its choice."""
 _CLOSE = 1e-12
 """Distance of the bound from its upper estimate at which it is largest, relative to all losses."""
+
+_CLOSE_IN_BOX = 1e-7
+"""The same in units of a box, as fine as linear programs are solved."""
 
 
 @final
@@ -92,11 +95,23 @@ def maximised(problem: Reduced) -> tuple[Dual, Columns | None]:
         The relaxation, and the best choice ``[G]`` within the budgets that was met on the way:
         with at most one budget there always is one.
     """
+    near, within = nearly_maximised(problem)
+    is_free = not near.multipliers.any() and (near.used <= 1).all()
+    if is_free or len(near.used) == 1:
+        return near, within
+    return _finished(problem, near), within
+
+
+def nearly_maximised(problem: Reduced) -> tuple[Dual, Columns | None]:
+    """The same without linear programs over cells, which take longest; exact with one budget.
+
+    With several, the bound is below the largest by what is rounding beside all losses together.
+    """
     start = Dual.at(problem, np.zeros(len(problem.excess)))
     # At multipliers of 0 this is the least loss of all: within the budgets it is the answer.
     if (start.used <= 1).all():
         return start, start.columns
-    return _secants(problem, start) if len(start.used) == 1 else _several(problem, start)
+    return _secants(problem, start) if len(start.used) == 1 else _cutting_planes(problem, start)
 
 
 def _secants(problem: Reduced, over: Dual) -> tuple[Dual, Columns]:
@@ -122,21 +137,20 @@ def _secants(problem: Reduced, over: Dual) -> tuple[Dual, Columns]:
     return found, within
 
 
-def _several(problem: Reduced, start: Dual) -> tuple[Dual, Columns | None]:
-    """Several budgets: cutting planes come near, linear programs over few cells finish.
+def _finished(problem: Reduced, best: Dual) -> Dual:
+    """Several budgets: cutting planes came near, linear programs over few cells finish.
 
-    Mask that a program's multipliers would rather have are added to the next one until there are
+    Cells that a program's multipliers would rather have are added to the next one until there are
     none (column generation, Dantzig and Wolfe 1960, doi:10.1287/opre.8.1.101).
     """
-    best, within = _cutting_planes(problem, start)
     if best.proves_infeasible(problem):
-        return best, within
+        return best
     near = best.cells_within(_PROGRAM_CELLS)
     for _ in range(_MAX_PROGRAMS):
-        multipliers = _program(problem, near, best.columns)
-        if multipliers is None:  # no choice among so few cells: the planes' bound holds
+        solved = _program(problem, near, best.columns)
+        if solved is None:  # no choice among so few cells: the planes' bound holds
             break
-        found = Dual.at(problem, multipliers)
+        found = Dual.at(problem, solved[0])
         best = max(best, found, key=lambda dual: dual.bound)
         # Column generation's test: a cell below the least of its row's would lower the program.
         held = np.where(near, found.reduced_cost, np.inf).min(axis=1)
@@ -144,7 +158,7 @@ def _several(problem: Reduced, start: Dual) -> tuple[Dual, Columns | None]:
         if not missing.any():
             break
         near |= missing
-    return best, within
+    return best
 
 
 def _cutting_planes(problem: Reduced, start: Dual) -> tuple[Dual, Columns | None]:
@@ -178,6 +192,28 @@ def _cutting_planes(problem: Reduced, start: Dual) -> tuple[Dual, Columns | None
     return best, within
 
 
+def maximised_within(problem: Reduced, low: Array, high: Array) -> Dual:
+    """The relaxation where its bound is largest among multipliers ``[R]`` from low to high.
+
+    Cutting planes as well, but in units of the box and of what the bound differs by in it: so their
+    tolerances are as fine as the box is small.
+    """
+    width = high - low
+    best = found = Dual.at(problem, 0.5 * (low + high))
+    unit = float(np.abs((found.used - 1) * width).sum()) or 1.0
+    base, planes = found.bound, list[tuple[float, Array]]()
+    for _ in range(_MAX_PLANES):
+        slope = (found.used - 1) * width / unit
+        place = (found.multipliers - low) / width
+        planes.append(((found.bound - base) / unit - float(slope @ place), slope))
+        highest = _highest(planes, 1.0)
+        if highest is None or highest[0] - (best.bound - base) / unit <= _CLOSE_IN_BOX:
+            break
+        found = Dual.at(problem, low + highest[1] * width)
+        best = max(best, found, key=lambda dual: dual.bound)
+    return best
+
+
 def _highest(planes: list[tuple[float, Array]], box: float) -> tuple[float, Array] | None:
     """The highest point under all planes, with multipliers within a box.
 
@@ -199,8 +235,19 @@ def _highest(planes: list[tuple[float, Array]], box: float) -> tuple[float, Arra
     return None if found.x is None else (float(found.x[0]), np.maximum(found.x[1:], 0.0))
 
 
-def _program(problem: Reduced, near: Mask, columns: Columns) -> Array | None:
-    """Multipliers of the linear program over some cells; rows with one cell keep it."""
+def nearest_vertex(problem: Reduced, dual: Dual) -> Columns | None:
+    """``[G]`` a choice of least rise, but for as many rows as there are budgets.
+
+    These share two columns in the linear program, and have the one of which they have more: so the
+    choice may overrun budgets by what few rows cost. ``None`` where the cells of least reduced cost
+    do not hold a choice within the budgets.
+    """
+    found = _program(problem, dual.cells_within(_PROGRAM_CELLS), dual.columns)
+    return None if found is None else found[1]
+
+
+def _program(problem: Reduced, near: Mask, columns: Columns) -> tuple[Array, Columns] | None:
+    """Multipliers and choice of the linear program over some cells; rows with one cell keep it."""
     near = near.copy()
     near[np.arange(len(near)), columns] = True
     is_open = near.sum(axis=1) > 1
@@ -219,6 +266,10 @@ def _program(problem: Reduced, near: Mask, columns: Columns) -> Array | None:
     )
     if found.status != 0:
         return None
+    # Written by rising share, so that the largest of a row stays.
+    order = np.argsort(found.x, kind="stable")
+    vertex = columns.copy()
+    vertex[group[order]] = column[order]
     # Marginals of rows with <= are at most 0, up to a tolerance. Any multipliers prove a bound as
     # long as they are not negative.
-    return np.maximum(-np.asarray(found.ineqlin.marginals) * unit, 0.0)
+    return np.maximum(-np.asarray(found.ineqlin.marginals) * unit, 0.0), vertex

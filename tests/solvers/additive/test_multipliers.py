@@ -99,9 +99,10 @@ def test_planes_and_programs_come_to_the_same_bound(make_problem: MakeProblem, s
     start = Dual.at(reduced, np.zeros(len(reduced.excess)))
 
     planes, _ = _cutting_planes(reduced, start)
-    multipliers = _program(reduced, reduced.usable, planes.columns)
+    solved = _program(reduced, reduced.usable, planes.columns)
 
-    assert multipliers is not None
+    assert solved is not None
+    multipliers, _ = solved
     assert (multipliers >= 0).all()
     assert Dual.at(reduced, multipliers).bound == pytest.approx(planes.bound, abs=1e-8)
 

@@ -18,6 +18,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ from mpq.sensitivity import Sensitivity
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
-from mpq.workflows.inside import answer_in_parts
+from mpq.workflows.inside import answer_in_parts, solved_in_parts
 from mpq.workflows.method import Method
 from mpq.workflows.never_worse import never_worse
 from mpq.workflows.other_answers import best_answer
@@ -117,12 +118,20 @@ def in_parts(
     """What the answer in parts loses, its proof, and how long solving and checking took."""
     split, start = Split.parse(spelled), time.process_time()
     assert split is not None
-    asked, parted, check = answer_in_parts(prepared, split, problem, solution, estimate)
+    _, _, check = answer_in_parts(prepared, split, problem, solution, estimate)
     seconds = time.process_time() - start
+    found = solved_in_parts(prepared, split, problem, solution, estimate)
+    assert found is not None
+    asked, parted = found
     precisions = parted.precisions(asked)
+    lost = evaluator.measure(precisions).divergence
+    is_taken = check is not None and check.is_replaced
+    by_layers = evaluator.measure(solution.precisions(problem)).divergence
     return {
-        "kl_nats": evaluator.measure(precisions).divergence,
-        "is_taken": check is not None and check.is_replaced,
+        "kl_nats": lost if is_taken else by_layers,
+        "is_taken": is_taken,
+        "in_parts_kl_nats": lost,
+        "held_out": None if check is None else asdict(check.held_out),
         "num_parts": len(asked.loss.layers),
         "gap": parted.gap,
         "weight_bytes": prepared.pricing.amount("weight_bytes", precisions),

@@ -157,6 +157,11 @@ class AnswerCheck:
         found = self.held_out
         told = f"by {abs(found.mean):.3g} on held-out examples, standard error "
         told += f"{found.standard_error:.1g}"
+        if self.is_replaced and not found.mean > 0:
+            return (
+                f"{other} are predicted to lose less, and held-out examples do not say that they "
+                f"lose more beyond chance ({told}): the answer is by them"
+            )
         if self.is_replaced:
             return f"{other} gave an answer that loses less ({told}): it is taken"
         if not found.mean > 0:

@@ -13,7 +13,7 @@ from mpq.problem.parts import Parts, can_split
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.problem.split import BLOCKS, Split
-from mpq.report.safeguard import AnswerCheck, Excess
+from mpq.report.safeguard import AnswerCheck, Excess, Verdict
 from mpq.sensitivity import ESTIMATORS, Sensitivity
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
@@ -21,6 +21,7 @@ from mpq.workflows.defaults import SOLVER
 from mpq.workflows.method import Method
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
+from mpq.workflows.uniform import uniform_within
 
 
 def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
@@ -64,11 +65,10 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
 def answer_in_parts(
     prepared: Prepared, split: Split, problem: Problem, solution: Solution, found: Sensitivity
 ) -> tuple[Problem, Solution, AnswerCheck | None]:
-    """The answer in parts, where it loses less on held-out examples than that of whole layers.
+    """The answer in parts, unless held-out examples say that it is worse than that of whole layers.
 
-    Inputs keep their precisions: rows are parts of weights. Prices are those of channels by
-    themselves, which add up like noise where codes fit data; where weights are rounded to nearest
-    they are scaled so that a layer's add up to its own. Takes a solve, and a forward pass over the
+    Worse is what loses more beyond the standard error, and on most examples; so is an answer that a
+    uniform precision within the budgets betters so. Takes a solve, and a forward pass over the
     held-out examples.
 
     Args:
@@ -82,19 +82,40 @@ def answer_in_parts(
         The problem and its answer, and the answers beside each other; the problem that was given
         where no part can be chosen.
     """
+    parted = solved_in_parts(prepared, split, problem, solution, found)
+    if parted is None:
+        return problem, solution, None
+    asked, inside = parted
+    measured = prepared.on_held_out.measure
+    lost = measured(inside.precisions(asked)).by_example
+    beside = [measured(solution.precisions(problem)).by_example]
+    uniform = uniform_within(problem).values()
+    beside += [measured(problem.precisions_of(columns)).by_example for columns in uniform]
+    is_worse = any(_is_worse(Excess.of(lost, other)) for other in beside)
+    check = AnswerCheck(Excess.of(beside[0], lost), not is_worse)
+    return (problem, solution, check) if is_worse else (asked, inside, check)
+
+
+def _is_worse(excess: Excess) -> bool:
+    return excess.verdict is Verdict.WORSE and excess.is_on_most
+
+
+def solved_in_parts(
+    prepared: Prepared, split: Split, problem: Problem, solution: Solution, found: Sensitivity
+) -> tuple[Problem, Solution] | None:
+    """The problem of parts and its optimum; ``None`` where no part can be chosen.
+
+    Inputs keep their precisions: rows are parts of weights. Prices are those of channels by
+    themselves, which add up like noise where codes fit data; where weights are rounded to nearest
+    they are scaled so that a layer's add up to its own. Arguments as above.
+    """
     asked = divided(prepared, split, problem, solution, found)
     if asked is None:
-        return problem, solution, None
+        return None
     try:
-        parted = solve(SOLVERS.build(SOLVER, prepared.task.seed), asked)
+        return asked, solve(SOLVERS.build(SOLVER, prepared.task.seed), asked)
     except InfeasibleError:  # saying which part has which bits is what is too much
-        return problem, solution, None
-    assert parted.columns is not None
-    pair = solution.precisions(problem), parted.precisions(asked)
-    whole, inside = (prepared.on_held_out.measure(precisions) for precisions in pair)
-    excess = Excess.of(whole.by_example, inside.by_example)
-    check = AnswerCheck(excess, excess.mean > 0)
-    return (asked, parted, check) if check.is_replaced else (problem, solution, check)
+        return None
 
 
 def divided(

@@ -2,9 +2,9 @@
 
     python benchmarks/routing.py > benchmarks/routing.json
 
-Two answers of the search, at the bit operations of uniform w3a3 and of w5a5, and a third between
-them, at w4a4 (``static``). An input goes to the dearer one or to the cheaper one, so many of them
-that the mean costs what ``static`` does. Which ones:
+Two answers of the search, at the bit operations of uniform w3a3 and of w5a5, or at .8 and 1.2 times
+those of w4a4, and a third between them, at w4a4 (``static``). An input goes to the dearer one or to
+the cheaper one, so many of them that the mean costs what ``static`` does. Which ones:
 
 - ``oracle``: those that lose most by the cheaper one, which nobody knows beforehand;
 - ``rule``: those for which a linear rule on cheap features of the image (mean and spread of every
@@ -32,7 +32,9 @@ import mpq
 from mpq._support.arrays import Array
 
 CANDIDATES: Final = tuple(f"w{w}a{a}" for w in (2, 3, 4, 5, 6, 8) for a in (3, 4, 5, 6, 8))
-CHEAP, STATIC, DEAR = "w3a3", "w4a4", "w5a5"
+STATIC: Final = "1x:w4a4"
+WAYS: Final = ("oracle", "rule", "cascade", "drawn", "cheap")
+PAIRS: Final = {"w3a3 and w5a5": ("1x:w3a3", "1x:w5a5"), ".8 and 1.2": ("0.8x:w4a4", "1.2x:w4a4")}
 
 
 def main() -> None:
@@ -58,40 +60,53 @@ def mean_ratio(found: list[dict[str, float]], way: str) -> float:
     return float(np.exp(np.mean([np.log(lost[way] / lost["static"]) for lost in found])))
 
 
-def row(seed: int, rounding: str) -> dict[str, Any]:
-    """What every way of routing loses."""
+def of_seed(seed: int, rounding: str) -> list[dict[str, Any]]:
+    """What every way of routing loses, between each pair."""
     model, (calibration, fresh) = network("resnet20", seed)
     seen, held_out = parts(calibration)
-    answers = [
-        searched(model, seen, held_out, rounding, seed, limit) for limit in (CHEAP, STATIC, DEAR)
-    ]
+
+    def answer(limit: str) -> mpq.SearchResult:
+        return searched(model, seen, held_out, rounding, seed, limit)
+
+    static, rows = answer(STATIC), []
+    for pair, limits in PAIRS.items():
+        found = routes(model, (answer(limits[0]), static, answer(limits[1])), held_out, fresh, seed)
+        rows.append({"seed": seed, "pair": pair, **found})
+        print(rows[-1], file=sys.stderr)
+    return rows
+
+
+def routes(
+    model: torch.nn.Module,
+    answers: tuple[mpq.SearchResult, ...],
+    held_out: Batches,
+    fresh: Batches,
+    seed: int,
+) -> dict[str, Any]:
+    """Of a cheap, a static and a dear answer."""
     cheap, static, dear = (cost(answer) for answer in answers)
     on_fresh = [losses(model, answer, fresh) for answer in answers]
     # Fitted to held-out examples, which no codes were made for.
-    low, _, high = (losses(model, answer, held_out) for answer in answers)
-    expected = predicted(features(held_out), low - high, features(fresh))
-    share = (static - cheap) / (dear - cheap)
+    low, high = (losses(model, answer, held_out) for answer in (answers[0], answers[2]))
     orders = {
         "oracle": on_fresh[0] - on_fresh[2],
-        "rule": expected,
-        "drawn": np.random.default_rng(seed).random(len(expected)),
+        "rule": predicted(features(held_out), low - high, features(fresh)),
+        "drawn": np.random.default_rng(seed).random(len(on_fresh[0])),
     }
-    found = {"static": float(on_fresh[1].mean())}
-    for way, order in orders.items():
-        found[way] = routed(on_fresh[0], on_fresh[2], order, share)
-    found["cascade"] = routed(
-        on_fresh[0], on_fresh[2], -margins(model, answers[0], fresh), (static - cheap) / dear
-    )
-    print(seed, share, found, file=sys.stderr)
-    return {"seed": seed, "bitops": [cheap, static, dear], "share": share, "kl_nats": found}
+    share, few = (static - cheap) / (dear - cheap), (static - cheap) / dear
+    found = {"cheap": float(on_fresh[0].mean()), "static": float(on_fresh[1].mean())}
+    found |= {way: routed(on_fresh[0], on_fresh[2], order, share) for way, order in orders.items()}
+    nearest = -margins(model, answers[0], fresh)
+    found["cascade"] = routed(on_fresh[0], on_fresh[2], nearest, few)
+    return {"bitops": [cheap, static, dear], "share": share, "kl_nats": found}
 
 
 def searched(
     model: torch.nn.Module, seen: Batches, held_out: Batches, rounding: str, seed: int, limit: str
 ) -> mpq.SearchResult:
-    """The search's answer at the bit operations of a uniform precision."""
+    """The search's answer at some bit operations."""
     task = mpq.Task(model, seen, held_out, candidates=CANDIDATES, rounding=rounding, seed=seed)
-    return mpq.search(task, {"bit_operations": f"1x:{limit}"})
+    return mpq.search(task, {"bit_operations": limit})
 
 
 def cost(answer: mpq.SearchResult) -> float:

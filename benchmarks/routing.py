@@ -43,21 +43,19 @@ def main() -> None:
     parser.add_argument("--rounding", default="auto")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [row(seed, given.rounding) for seed in range(given.seeds)]
+    rows = [row for seed in range(given.seeds) for row in of_seed(seed, given.rounding)]
     header = {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}
-    ways = rows[0]["kl_nats"]
-    ratios = {
-        way: float(
-            np.exp(np.mean([np.log(r["kl_nats"][way] / r["kl_nats"]["static"]) for r in rows]))
-        )
-        for way in ways
-    }
+    ratios = {pair: ratios_of([r["kl_nats"] for r in rows if r["pair"] == pair]) for pair in PAIRS}
     print(json.dumps({**header, "rows": rows, "ratios_to_static": ratios}, indent=1))
 
 
-def mean_ratio(found: list[dict[str, float]], way: str) -> float:
-    """The geometric mean over seeds of what a way loses beside ``static``."""
-    return float(np.exp(np.mean([np.log(lost[way] / lost["static"]) for lost in found])))
+def ratios_of(found: list[dict[str, float]]) -> dict[str, float]:
+    """The geometric means over seeds of what every way loses beside ``static``."""
+
+    def ratio(way: str) -> float:
+        return float(np.exp(np.mean([np.log(lost[way] / lost["static"]) for lost in found])))
+
+    return {way: ratio(way) for way in WAYS}
 
 
 def of_seed(seed: int, rounding: str) -> list[dict[str, Any]]:

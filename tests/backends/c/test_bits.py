@@ -1,6 +1,5 @@
 """The compiled network, the integer simulation and the one in floating point: three ways to one."""
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,15 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compiled(folder, ("kernels.c",), folder / "kernels.o", "-c", *SANITIZED)
 
 
-@cache
+MADE: dict[tuple[str, tuple[str, ...]], tuple[Made, torch.Tensor]] = {}
+
+
 def made_of(kind: type[nn.Module], mix: tuple[str, ...]) -> tuple[Made, torch.Tensor]:
-    """A network in one precision after the other; no test changes it."""
-    model, data = network(kind), examples(kind)
-    return Made.of(model, assigned(model, data, mix), data), data
+    """A network in one precision after the other, made once: no test changes it."""
+    if (kind.__name__, mix) not in MADE:
+        model, data = network(kind), examples(kind)
+        MADE[kind.__name__, mix] = Made.of(model, assigned(model, data, mix), data), data
+    return MADE[kind.__name__, mix]
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=lambda mix: "-".join(mix))

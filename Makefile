@@ -9,7 +9,9 @@ PYTHON ?= python
 help:  ## Say what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-check: lint types docs test  ## Do what CI does: lint, types, documentation, tests.
+check:  ## Do what CI does: lint, types, documentation, tests.
+	$(MAKE) --jobs 3 lint types docs  # each runs on one core
+	$(MAKE) test
 
 lint:  ## Look for mistakes and for files that are not formatted.
 	$(PYTHON) -m ruff check .
@@ -19,10 +21,10 @@ types:  ## Check the types of everything, strictly.
 	$(PYTHON) -m mypy
 
 test:  ## Run all tests, doctests and notebooks (minutes).
-	$(PYTHON) -m pytest -n 2
+	$(PYTHON) -m pytest -n 2 --dist worksteal
 
 test-fast:  ## Run what is quick enough before every commit.
-	$(PYTHON) -m pytest -n 2 -m "not slow"
+	$(PYTHON) -m pytest -n 2 --dist worksteal -m "not slow"
 
 newest:  ## Do what CI does with the newest dependencies instead of the tested ones.
 	MPQ_CONSTRAINTS= bash .ci/run
@@ -32,7 +34,7 @@ format:  ## Rewrite the files as `make lint` wants them.
 	$(PYTHON) -m ruff format .
 
 coverage:  ## Run all tests and list the lines that none of them reaches.
-	$(PYTHON) -m pytest -n 2 --cov --cov-report=term-missing:skip-covered
+	$(PYTHON) -m pytest -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
 
 mutants:  ## Change the core and see whether a test dies: a sample (hours; goes on where it stopped).
 	$(PYTHON) -m scripts.mutants benchmarks/mutants.json

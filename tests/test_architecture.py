@@ -1,6 +1,7 @@
 """Imports follow the data, by the syntax tree of every file; and the sizes we agreed on."""
 
 import ast
+import gc
 import inspect
 import subprocess
 import sys
@@ -258,6 +259,17 @@ def test_an_unknown_public_name() -> None:
     """A misspelled name is an ``AttributeError``, as for any module."""
     with pytest.raises(AttributeError, match="module 'mpq' has no attribute 'serach'"):
         mpq.serach  # noqa: B018
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_garbage_is_collected_as_before(is_on: bool) -> None:
+    """A public name is loaded without; then it is as the user had it."""
+    (gc.enable if is_on else gc.disable)()
+    try:
+        assert callable(mpq.search)
+        assert gc.isenabled() is is_on
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("module", ["mpq", "mpq.cli.__main__"])

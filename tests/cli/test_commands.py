@@ -137,6 +137,7 @@ def test_the_pictures_are_pictures(run: tuple[Path, Result]) -> None:
     assert all(len(picture) > 10_000 for picture in pictures)
 
 
+@pytest.mark.usefixtures("small_demo")
 def test_the_additive_problem_can_be_solved_again(tmp_path: Path) -> None:
     """``problem.json`` holds all that an ILP needs: the answer is that of the search, proved."""
     options = (*LIMIT, "--sensitivity", "sketch", "--solver", "ilp")
@@ -252,6 +253,7 @@ def test_export_markdown(run: tuple[Path, Result]) -> None:
     assert len({line.count("|") for line in lines}) == 1
 
 
+@pytest.mark.usefixtures("small_demo")
 def test_frontier_measured(tmp_path: Path) -> None:
     """``frontier --measure`` writes CSV and PNG only, with a measured loss beside every point."""
     call("frontier", *LIMIT, *FAST, "--points", "3", "--measure", "--output", tmp_path)
@@ -288,6 +290,7 @@ def test_a_frontier_says_where_its_prediction_fails(tmp_path: Path) -> None:
     assert not told["is_measured"]
 
 
+@pytest.mark.usefixtures("small_demo")
 def test_frontier_over_another_resource(tmp_path: Path) -> None:
     """``--resource`` chooses the axis; what is limited stays limited."""
     call(
@@ -300,6 +303,7 @@ def test_frontier_over_another_resource(tmp_path: Path) -> None:
     assert all(4 <= used <= 46 * 1024 * 8 / 71520 for used in bits)
 
 
+@pytest.mark.usefixtures("small_demo")
 def test_wishes_reach_the_search(tmp_path: Path) -> None:
     """Every option about layers has its effect."""
     call(
@@ -319,6 +323,7 @@ def test_wishes_reach_the_search(tmp_path: Path) -> None:
     assert data["metadata"]["seed"] == 7
 
 
+@pytest.mark.usefixtures("small_demo")
 @pytest.mark.parametrize("style", ["file", "module"])
 def test_the_command_of_the_readme(
     style: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -361,6 +366,7 @@ def test_the_command_of_the_readme(
     assert json.loads(printed)["quantized"]["num_examples"] == 64
 
 
+@pytest.mark.usefixtures("small_demo")
 def test_a_metric_of_ones_own(tmp_path: Path) -> None:
     """``--metric`` reaches estimate, measurement, files and ``evaluate``."""
     path = tmp_path / "mymod.py"
@@ -416,6 +422,7 @@ def test_one_device() -> None:
     assert "datasheet" in printed
 
 
+@pytest.mark.usefixtures("small_demo")
 def test_a_device_of_ones_own(tmp_path: Path, root: Path) -> None:
     """``--show`` and ``--device`` take a path to a profile."""
     source = root / "mpq/hardware_profiles/devices/cortex-m7.json"
@@ -463,6 +470,7 @@ def test_transforms() -> None:
     assert "sweeps=20" in printed
 
 
+@pytest.mark.usefixtures("small_demo")
 def test_a_transform_reaches_the_run(tmp_path: Path) -> None:
     """``--transform`` is tried, and the result says what came of each."""
     folder = tmp_path / "run"
@@ -476,6 +484,7 @@ def test_a_transform_reaches_the_run(tmp_path: Path) -> None:
     assert sorted([*used, *stated["transforms_unhelped"]]) == ["equalize", "smooth:grid=1"]
 
 
+@pytest.mark.usefixtures("small_demo")
 def test_a_rounding_reaches_the_run(tmp_path: Path) -> None:
     """``--rounding`` is kept with its codes, and the folder is exported without any data."""
     folder = tmp_path / "run"
@@ -541,6 +550,7 @@ def test_help_answers_at_once() -> None:
     assert min(times) < 0.5
 
 
+@pytest.mark.usefixtures("small_demo")
 def test_quiet_prints_the_answer_only(tmp_path: Path) -> None:
     """No bars, no list of files; the tables are the same, and the files are written."""
     arguments = ("search", *FAST, *LIMIT, "--points", "2", "--output", tmp_path)
@@ -554,6 +564,7 @@ def test_quiet_prints_the_answer_only(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == FILES
 
 
+@pytest.mark.usefixtures("small_demo")
 def test_a_search_as_json_is_its_assignment(tmp_path: Path) -> None:
     """As the file has it, but for the run's mark, so that it can be piped; no bars in it."""
     found = call("search", *FAST, *LIMIT, "--points", "2", "--output", tmp_path, "--json")
@@ -564,6 +575,7 @@ def test_a_search_as_json_is_its_assignment(tmp_path: Path) -> None:
     assert "measuring" in found.stderr
 
 
+@pytest.mark.usefixtures("small_demo")
 def test_a_frontier_as_json(tmp_path: Path) -> None:
     """What the file has beside its mark; a network of one's own needs no limit."""
     file = tmp_path / "net.py"

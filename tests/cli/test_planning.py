@@ -10,6 +10,8 @@ from mpq._support.durations import in_words, seconds_of
 from mpq.cli.__main__ import app
 from mpq.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("small_demo")
+
 ASKED = ("--sensitivity", "sketch", "--rounding", "nearest", "--precisions", "w4a8,w8a8")
 LIMIT = ("--limit", "weight_bytes=50KiB")
 

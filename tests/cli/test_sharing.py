@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 
 from mpq.cli.__main__ import app
 
+pytestmark = pytest.mark.usefixtures("small_demo")
+
 ASKED = ("--sensitivity", "sketch", "--rounding", "nearest", "--precisions", "w4a8,w8a8")
 LIMIT = ("--limit", "weight_bytes=50KiB")
 

@@ -1,5 +1,6 @@
 """Tables do not depend on how the same examples are split into batches."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,37 +77,60 @@ def split(x: Tensor, y: Tensor, sizes: tuple[int, ...]) -> list[Any]:
     return list(zip(x.split(sizes), y.split(sizes), strict=True))
 
 
-def found(model: nn.Module, x: Tensor, y: Tensor, sizes: tuple[int, ...], name: str) -> Sensitivity:
-    """What an estimator says of examples in batches of these sizes; ranges are those of all."""
-    whole = Calibration.of(split(x, y, (len(x),)))
-    network = Network.of(model.eval(), whole, metric=KL)
-    ranges = ActivationRanges.calibrate(network, whole, CHOICES)
-    data = Calibration.of(split(x, y, sizes))
-    on = Estimation(network, data, Quantizer(ranges), CHOICES)
-    return mpq.ESTIMATORS.build(name).estimate(on)
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A network and its examples; no estimator changes either.
+
+    Args:
+        ranges: Those of all examples.
+        x: Inputs.
+        y: A class for each.
+    """
+
+    network: Network
+    ranges: ActivationRanges
+    x: Tensor
+    y: Tensor
+
+    @classmethod
+    def of(cls, model: nn.Module, x: Tensor, y: Tensor) -> "Setting":
+        """All examples in one batch."""
+        whole = Calibration.of(split(x, y, (len(x),)))
+        network = Network.of(model.eval(), whole, metric=KL)
+        return cls(network, ActivationRanges.calibrate(network, whole, CHOICES), x, y)
+
+    def found(self, sizes: tuple[int, ...], name: str) -> Sensitivity:
+        """What an estimator says of the examples in batches of these sizes."""
+        data = Calibration.of(split(self.x, self.y, sizes))
+        on = Estimation(self.network, data, Quantizer(self.ranges), CHOICES)
+        return mpq.ESTIMATORS.build(name).estimate(on)
 
 
-def make_net() -> tuple[nn.Module, Tensor, Tensor]:
+@pytest.fixture(scope="module")
+def net() -> Setting:
     """Images, and a class each."""
     torch.manual_seed(0)
-    return Net(), torch.randn(16, 1, 6, 6) * 3, torch.randint(5, (16,))
+    return Setting.of(Net(), torch.randn(16, 1, 6, 6) * 3, torch.randint(5, (16,)))
 
 
-def make_sequence() -> tuple[nn.Module, Tensor, Tensor]:
+@pytest.fixture(scope="module")
+def sequence() -> Setting:
     """Tokens, and a class at every position."""
     torch.manual_seed(0)
-    return Sequence(), torch.randint(7, (16, 5)), torch.randint(4, (16, 5))
+    return Setting.of(Sequence(), torch.randint(7, (16, 5)), torch.randint(4, (16, 5)))
 
 
-@pytest.mark.parametrize("make", [make_net, make_sequence], ids=["net", "sequence"])
+@pytest.mark.parametrize("setting", ["net", "sequence"])
 @pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
-def test_table_is_that_of_any_split(make: Any, name: str) -> None:
+def test_table_is_that_of_any_split(
+    setting: str, name: str, request: pytest.FixtureRequest
+) -> None:
     """One batch of 16, four of 4, or 5 + 5 + 6: the same numbers up to rounding."""
-    model, x, y = make()
-    whole = found(model, x, y, (16,), name)
+    on: Setting = request.getfixturevalue(setting)
+    whole = on.found((16,), name)
 
     for sizes in SPLITS:
-        table = found(model, x, y, sizes, name).table.values
+        table = on.found(sizes, name).table.values
         np.testing.assert_allclose(table, whole.table.values, rtol=1e-4, err_msg=str(sizes))
 
 

@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
@@ -29,7 +30,7 @@ def from_additive(
         SolverError: If what the search proves contradicts an assignment that is known.
     """
     start = time.perf_counter()
-    with threadpool_limits(1, user_api="blas"):
+    with _libraries().limit(limits=1, user_api="blas"):
         exact, interactions = solve_additive(problem), problem.interactions
         # At a shrinkage of 1 the interactions have no weight, and the sum over layers is solved.
         if exact.columns is None or interactions is None or interactions.shrinkage == 1:
@@ -49,3 +50,13 @@ def from_additive(
     # Above the loss, but not a contradiction: rounding.
     bound = None if found.bound is None else min(found.bound, found.loss)
     return replace(found, bound=bound, seconds=time.perf_counter() - start)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Those of linear algebra, all loaded by the imports of the solvers.
+
+    Looked for once: a process with many libraries takes longer to list them than a small problem
+    takes to be solved.
+    """
+    return ThreadpoolController()

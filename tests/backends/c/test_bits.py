@@ -31,23 +31,40 @@ MIXES = [
 ]
 
 
+SANITIZED = ("-fsanitize=undefined,address", "-fno-sanitize-recover=all")
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those of every network, compiled once."""
+    folder, (made, data) = tmp_path_factory.mktemp("kernels"), made_of(Line, MIXES[0])
+    made.write(folder, data)
+    return compiled(folder, ("kernels.c",), folder / "kernels.o", "-c", *SANITIZED)
+
+
+MADE: dict[tuple[str, tuple[str, ...]], tuple[Made, torch.Tensor]] = {}
+
+
 def made_of(kind: type[nn.Module], mix: tuple[str, ...]) -> tuple[Made, torch.Tensor]:
-    """A network in one precision after the other."""
-    model, data = network(kind), examples(kind)
-    return Made.of(model, assigned(model, data, mix), data), data
+    """A network in one precision after the other, made once: no test changes it."""
+    if (kind.__name__, mix) not in MADE:
+        model, data = network(kind), examples(kind)
+        MADE[kind.__name__, mix] = Made.of(model, assigned(model, data, mix), data), data
+    return MADE[kind.__name__, mix]
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=lambda mix: "-".join(mix))
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_the_compiled_network_is_the_integer_simulation(
-    kind: type[nn.Module], mix: tuple[str, ...], tmp_path: Path
+    kind: type[nn.Module], mix: tuple[str, ...], tmp_path: Path, kernels: Path
 ) -> None:
     """Bit for bit, in the strictest C99; its constants and arena have the promised bytes."""
     made, data = made_of(kind, mix)
     made.write(tmp_path, data)
-    sanitized = ("-fsanitize=undefined,address", "-fno-sanitize-recover=all")
+    assert (tmp_path / "kernels.c").read_bytes() == kernels.with_suffix(".c").read_bytes()
+    program, own = tmp_path / "check", ("check.c", "network.c")
 
-    run([str(compiled(tmp_path, ("check.c", *SOURCES), tmp_path / "check", *sanitized))])
+    run([str(compiled(tmp_path, own, program, *SANITIZED, str(kernels)))])
 
     symbols = compiled(tmp_path, ("network.c",), tmp_path / "network.o", "-c")
     sizes = sections(run(["nm", "-S", str(symbols)]))

@@ -26,6 +26,8 @@ pytest.importorskip("onnx", reason="graphs are written with mpq[onnx]")
 pytest.importorskip("onnxscript", reason="torch exports with mpq[onnx]")
 pytest.importorskip("onnxruntime", reason="runs the graphs; mpq[onnx]")
 
+pytestmark = pytest.mark.usefixtures("one_trace_per_network")
+
 DEPTH, WIDTH, GAIN = 30, 64, 2.5
 TARGETS = ("onnx-qdq", "openvino")
 

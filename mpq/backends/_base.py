@@ -2,13 +2,20 @@
 
 from abc import ABC
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Final, final
 
 from torch import nn
 
 from mpq._support.bounds import Bounded
 from mpq.errors import InputError
 from mpq.problem.assignment import Assignment
+from mpq.quantization.precision import Precision
+
+HELD: Final = "held"
+"""A file or network rounds keys and values."""
+LEFT: Final = "left"
+"""Its runtime is told by an option how to keep them; a file says nothing."""
+REFUSED: Final = "refused"
 
 
 @final
@@ -40,8 +47,14 @@ class Backend(Bounded, ABC):
     """Whether ``quantize`` is there; what writes files only says no."""
     writes_files: ClassVar[bool] = True
     """Whether ``export`` is there; what makes networks only says no."""
+    caches: ClassVar[str] = REFUSED
+    """What becomes of key-value caches: ``HELD``, ``LEFT`` to whoever runs it, or ``REFUSED``."""
     needs_network: ClassVar[bool] = True
     """Whether its file holds more than the assignment; what does not is text, for a terminal."""
+
+    def cache_refusal(self, precision: Precision) -> str:  # noqa: ARG002
+        """Why a key-value cache at a precision cannot be had with it; empty where it can."""
+        return "" if self.caches == HELD else f"{self.name} holds no key-value cache"
 
     def quantize(self, model: nn.Module, assignment: Assignment) -> nn.Module:  # noqa: ARG002
         """A new network that computes in the assigned formats; the given one stays as it is.

@@ -1,8 +1,8 @@
 """One budget for weights and key-value cache, beside every uniform pair of formats within it.
 
     python benchmarks/kv_cache.py llama > benchmarks/kv_cache_llama.json
-    python benchmarks/kv_cache.py smollm2 --tokens 8192 --weights w4,w6,w8 --caches a8d,a4d,a3d \
-        --budgets w4+a4d > benchmarks/kv_cache_smollm2.json
+    python benchmarks/kv_cache.py smollm2 --tokens 8192 --weights w5,w6,w8 \
+        --caches a8d,a5d,a4d,a3d --budgets w6+a4d > benchmarks/kv_cache_smollm2.json
 
 A budget is named after the pair whose bytes of weights and cache it is, at a context of
 ``--tokens`` tokens. Within each the search takes a format for every layer's weight and for the keys
@@ -83,7 +83,7 @@ def llama() -> tuple[nn.Module, Examples, Examples]:
 def smollm2() -> tuple[nn.Module, Examples, Examples]:
     """The language model, and sequences of 512 tokens of either text, one in a batch."""
     own = loader("smollm2")
-    texts = own.calibration(8, 512, 1), own.held_out(8, 512, 1)
+    texts = own.calibration(6, 512, 1), own.held_out(6, 512, 1)
     calibration, fresh = ([{"input_ids": ids} for ids in text] for text in texts)
     return own.model(), calibration, fresh
 

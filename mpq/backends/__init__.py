@@ -26,6 +26,7 @@ from mpq.backends.recipes._base import Recipe
 from mpq.backends.recipes.aimet import Aimet
 from mpq.backends.recipes.core_ml import CoreMl
 from mpq.backends.recipes.executorch import ExecuTorch
+from mpq.backends.recipes.llama_cpp_cache import LlamaCppCache
 from mpq.backends.recipes.modelopt import ModelOpt
 from mpq.backends.shipping import ship, ship_streamed
 from mpq.backends.simulate import Simulate, transformed
@@ -59,6 +60,7 @@ BACKENDS: Registry[Backend] = Registry(
         ModelOpt,
         CoreMl,
         ExecuTorch,
+        LlamaCppCache,
     ),
     group="mpq.backends",
 )

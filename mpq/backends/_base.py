@@ -12,10 +12,9 @@ from mpq.problem.assignment import Assignment
 from mpq.quantization.precision import Precision
 
 HELD: Final = "held"
-"""A file or network rounds keys and values."""
-LEFT: Final = "left"
-"""Its runtime is told by an option how to keep them; a file says nothing."""
+"""Keys and values are rounded as the assignment says."""
 REFUSED: Final = "refused"
+"""Nothing is made of an assignment that rounds them."""
 
 
 @final
@@ -48,7 +47,7 @@ class Backend(Bounded, ABC):
     writes_files: ClassVar[bool] = True
     """Whether ``export`` is there; what makes networks only says no."""
     caches: ClassVar[str] = REFUSED
-    """What becomes of key-value caches: ``HELD``, ``LEFT`` to whoever runs it, or ``REFUSED``."""
+    """What becomes of key-value caches: ``HELD`` or ``REFUSED``."""
     needs_network: ClassVar[bool] = True
     """Whether its file holds more than the assignment; what does not is text, for a terminal."""
 

@@ -185,7 +185,7 @@ def test_kept_tokens_are_counted_from_0_on() -> None:
         KeptTokens(window=-1)
 
 
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "Mistral": {}, "Mixtral": {"num_local_experts": 2}, "Qwen2": {}, "Qwen3": {"head_dim": 8},
     "Gemma": {"head_dim": 8}, "Gemma2": {"head_dim": 8, "attn_implementation": "eager"},
     "Phi": {}, "GPT2": {"n_head": 4, "n_layer": 2, "n_embd": 32}, "OPT": {"ffn_dim": 48},
@@ -199,7 +199,7 @@ FAMILIES = {
 def test_models_of_transformers_have_caches(name: str) -> None:
     """With soft caps, sinks and sliding windows of theirs; of others the page says so."""
     torch.manual_seed(0)
-    sizes = {
+    sizes: dict[str, Any] = {
         "hidden_size": 32, "intermediate_size": 48, "vocab_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 4, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
     }  # fmt: skip

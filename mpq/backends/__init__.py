@@ -3,7 +3,7 @@
 In: an ``Assignment``, the network, examples. Out: a network in the assigned formats, or a file.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -12,7 +12,7 @@ from torch import nn
 from mpq._support.files import write_files
 from mpq._support.names import shortened
 from mpq._support.registry import Registry
-from mpq.backends._base import Backend, Exported
+from mpq.backends._base import HELD, REFUSED, Backend, Exported
 from mpq.backends.auto_round import AutoRound
 from mpq.backends.c.target import C
 from mpq.backends.compressed_tensors import CompressedTensors
@@ -29,6 +29,7 @@ from mpq.backends.recipes._base import Recipe
 from mpq.backends.recipes.aimet import Aimet
 from mpq.backends.recipes.core_ml import CoreMl
 from mpq.backends.recipes.executorch import ExecuTorch
+from mpq.backends.recipes.llama_cpp_cache import LlamaCppCache
 from mpq.backends.recipes.modelopt import ModelOpt
 from mpq.backends.shipping import ship, ship_streamed
 from mpq.backends.simulate import Simulate, transformed
@@ -37,8 +38,11 @@ from mpq.backends.target import Target
 from mpq.backends.text import Text
 from mpq.backends.torchao import TorchAo
 from mpq.errors import InputError, PrecisionError
+from mpq.network.kept_tokens import KEPT_NONE
+from mpq.network.layer import CACHES
 from mpq.network.mapped import streaming
 from mpq.problem.assignment import Assignment
+from mpq.quantization.precision import ORIGINAL
 
 BACKENDS: Registry[Backend] = Registry(
     "backend",
@@ -59,6 +63,7 @@ BACKENDS: Registry[Backend] = Registry(
         ModelOpt,
         CoreMl,
         ExecuTorch,
+        LlamaCppCache,
     ),
     group="mpq.backends",
 )
@@ -118,6 +123,7 @@ def quantize(
     built = _network_backend(backend)
     if not isinstance(built, Simulate):
         _check_numbers(built, assignment)
+    assignment = _with_caches_as(built, assignment)
     return built.quantize(*transformed(model, assignment))
 
 
@@ -187,6 +193,7 @@ def export(
         model, assignment = of_whole_weights(model, assignment, channels)
     if model is not None:
         model, assignment = transformed(model, assignment)
+    assignment = _with_caches_as(built, assignment)
     if not isinstance(built, Text):
         _check_numbers(built, assignment)
     if isinstance(built, Target):
@@ -233,6 +240,22 @@ def _check_numbers(built: Backend, assignment: Assignment) -> None:
                 f"{shortened(str(layer.precision))}: {why}; it is simulated alone (mpq.quantize, "
                 "mpq.evaluate)"
             )
+
+
+def _with_caches_as(backend: Backend, assignment: Assignment) -> Assignment:
+    """What a backend is given: key-value caches only where it holds them."""
+    if backend.caches == HELD:
+        return assignment
+    rounded = [x for x in assignment.layers if x.kind in CACHES and x.precision != ORIGINAL]
+    if rounded and backend.caches == REFUSED:
+        raise PrecisionError(
+            f"{backend.name} holds no key-value cache, and {rounded[0].name!r} is at "
+            f"{rounded[0].precision}: it is simulated (mpq.quantize, mpq.evaluate), "
+            "compressed-tensors holds it as a whole at a8s or afp8, and llama.cpp is told by "
+            "options (llama-cpp-cache); search without --kv-cache for other tools"
+        )
+    kept = (layer for layer in assignment.layers if layer.kind not in CACHES)
+    return replace(assignment, layers=tuple(kept), tokens_kept=KEPT_NONE)
 
 
 def target_of(spelled: str | Target) -> Target:

@@ -2,13 +2,19 @@
 
 from abc import ABC
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Final, final
 
 from torch import nn
 
 from mpq._support.bounds import Bounded
 from mpq.errors import InputError
 from mpq.problem.assignment import Assignment
+from mpq.quantization.precision import Precision
+
+HELD: Final = "held"
+"""Keys and values are rounded as the assignment says."""
+REFUSED: Final = "refused"
+"""Nothing is made of an assignment that rounds them."""
 
 
 @final
@@ -40,8 +46,14 @@ class Backend(Bounded, ABC):
     """Whether ``quantize`` is there; what writes files only says no."""
     writes_files: ClassVar[bool] = True
     """Whether ``export`` is there; what makes networks only says no."""
+    caches: ClassVar[str] = REFUSED
+    """What becomes of key-value caches: ``HELD`` or ``REFUSED``."""
     needs_network: ClassVar[bool] = True
     """Whether its file holds more than the assignment; what does not is text, for a terminal."""
+
+    def cache_refusal(self, precision: Precision) -> str:  # noqa: ARG002
+        """Why a key-value cache at a precision cannot be had with it; empty where it can."""
+        return "" if self.caches == HELD else f"{self.name} holds no key-value cache"
 
     def quantize(self, model: nn.Module, assignment: Assignment) -> nn.Module:  # noqa: ARG002
         """A new network that computes in the assigned formats; the given one stays as it is.

@@ -12,6 +12,16 @@ from typing import ClassVar, Final, final
 import torch
 from torch import Tensor, nn
 
+from mpq.backends._base import HELD
+from mpq.backends.compressed_tensors_cache import (
+    NAMES,
+    cache_refusal,
+    cache_scheme,
+    cache_tensors,
+    cache_ties,
+    caches_of,
+    round_caches,
+)
 from mpq.backends.compressed_tensors_layout import (
     MICROSCALING,
     decoded_in_parts,
@@ -79,13 +89,14 @@ class CompressedTensors(FolderTarget):
     name: ClassVar[str] = "compressed-tensors"
     summary: ClassVar[str] = "checkpoints of vLLM, SGLang and transformers: a folder"
     extra: ClassVar[str] = "compressed-tensors"
+    caches: ClassVar[str] = HELD
     packages: ClassVar[tuple[str, ...]] = ("transformers", "compressed_tensors")
     readers: ClassVar[str] = "vLLM, SGLang, transformers"
     holds: ClassVar[str] = (
         "linear layers: w2 to w8 per tensor, channel or group, with inputs in floating point or "
         "a8, a8s, a8d, a8sd; fp8 with inputs a32, fp8 and fp8 dynamic; in networks in bf16 mxfp4, "
         "mxfp8 and nvfp4; experts that transformers fuses, all in one precision w2 to w8, of "
-        "networks in float32; all else as it came"
+        "networks in float32; a key-value cache in a8s or afp8 as a whole; all else as it came"
     )
     candidates: ClassVar[tuple[str, ...]] = (
         "w3", "w3g128", "w4", "w4g128", "w5", "w6", "w8",
@@ -110,7 +121,7 @@ class CompressedTensors(FolderTarget):
         Of these transformers 5.24 decodes the whole network's in one scheme.
         """
         experts = tuple(name for name in names if is_expert(name))
-        return (*fused(names), *((experts,) if len(experts) > 1 else ()))
+        return (*fused(names), *((experts,) if len(experts) > 1 else ()), *cache_ties(names))
 
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
         """See ``Target.refusal``."""
@@ -130,6 +141,10 @@ class CompressedTensors(FolderTarget):
         if layer.name not in expert_matrices(modules[""]):
             return "transformers loads its experts from one tensor, and no quantized ones"
         return numbers_refusal(precision, self.arithmetic) or self.refusal(layer, precision)
+
+    def cache_refusal(self, precision: Precision) -> str:
+        """See ``Backend.cache_refusal``."""
+        return cache_refusal(precision)
 
     def _expert_refusal(self, precision: Precision) -> str:
         if self.dtype != torch.float32:
@@ -227,6 +242,8 @@ class CompressedTensors(FolderTarget):
                 replaced.add(f"{layer.name}.weight")
             own = self._tensors(layer, codes, matrices, wholes.get(layer.name, 1.0))
             tensors |= outside_memory(own)
+        caches = caches_of(shipped)
+        tensors |= cache_tensors(caches, self.dtype)
         rest = dict(other_tensors(shipped.model, replaced))
         if any(is_fused for _, is_fused in groups):
             rest = in_checkpoint(shipped.model, rest)
@@ -239,6 +256,7 @@ class CompressedTensors(FolderTarget):
                 f"group_{i}": scheme_of(precision, names)
                 for i, ((precision, _), names) in enumerate(groups.items())
             },
+            **cache_scheme(caches),
         }
         write_folder(folder, shipped.model, config, {**rest, **tensors})
 
@@ -300,7 +318,8 @@ class CompressedTensors(FolderTarget):
         from compressed_tensors.compressors import BaseCompressor
         from compressed_tensors.utils import get_direct_state_dict
 
-        module = load_module(folder)
+        module = load_module(folder, ignored=NAMES)
+        round_caches(module, folder)
         kinds: dict[str, str] = {}
         weights: dict[str, Tensor] = {}
         for name, part in module.named_modules():

@@ -56,15 +56,16 @@ def scheme_of(precision: Precision, names: list[str]) -> dict[str, Any]:
     read = precision.activation
     return {
         "targets": names,
-        "weights": _arguments(precision.weight, dynamic=False),
+        "weights": arguments_of(precision.weight, dynamic=False),
         "input_activations": None
         if read.is_exact
-        else _arguments(read, dynamic=read.granularity is Granularity.TOKEN),
+        else arguments_of(read, dynamic=read.granularity is Granularity.TOKEN),
         "format": layout_of(precision),
     }
 
 
-def _arguments(tensor_format: TensorFormat, dynamic: bool) -> dict[str, Any]:
+def arguments_of(tensor_format: TensorFormat, dynamic: bool) -> dict[str, Any]:
+    """A format as the tool's ``QuantizationArgs``."""
     number = tensor_format.number
     found = {
         "num_bits": number.bits,

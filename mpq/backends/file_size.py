@@ -8,6 +8,8 @@ from torch import nn
 
 from mpq.backends.target import LayerShape, Shipped, Target
 from mpq.errors import InputError
+from mpq.hardware_profiles.file_bytes import cache_file_bytes
+from mpq.network.layer import CACHES
 from mpq.network.modules import stored_tensors, weight_of
 from mpq.quantization.precision import Precision
 
@@ -72,7 +74,8 @@ def promised(target: Target, shipped: Shipped) -> FileSize | None:
     """
     if not isinstance(target, SaysFileSize):
         return None
-    layers = shipped.assignment.layers
+    layers = [x for x in shipped.assignment.layers if x.kind not in CACHES]
+    caches = (x for x in shipped.assignment.layers if x.kind in CACHES)
     size = target.file_size(shipped.model, shipped.module, [x.name for x in layers])
     found: dict[object, int] = {}
     for layer in layers:
@@ -81,6 +84,7 @@ def promised(target: Target, shipped: Shipped) -> FileSize | None:
         key = id(weight), layer.precision.weight
         found.setdefault(key, size.layer_bytes(layer, layer.precision))
     total = size.constant_bytes + sum(found.values())
+    total += sum(cache_file_bytes(x, x.precision) for x in caches)
     return FileSize(total, size.layer_bytes, size.slack_bytes)
 
 

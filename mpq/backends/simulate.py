@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mpq._support.pages import is_streaming
-from mpq.backends._base import Backend
+from mpq.backends._base import HELD, Backend
 from mpq.errors import MismatchError, ModelError
 from mpq.network.batch_norm import changed_output, fold_batch_norm, fold_refusal
 from mpq.network.cached_attention import give_caches
@@ -49,6 +49,7 @@ class Simulate(Backend):
     summary: ClassVar[str] = "any format, in floating point: the reference (default)"
     makes_networks: ClassVar[bool] = True
     writes_files: ClassVar[bool] = False
+    caches: ClassVar[str] = HELD
 
     def quantize(self, model: nn.Module, assignment: Assignment) -> nn.Module:
         """See ``Backend.quantize``.

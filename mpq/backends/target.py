@@ -18,7 +18,7 @@ from mpq.backends.runtime import Loaded
 from mpq.backends.simulate import prepared, quantizer_of
 from mpq.errors import InputError, ModelError, PrecisionError
 from mpq.network.examples import Batch, Calibration
-from mpq.network.layer import Layer
+from mpq.network.layer import CACHES, Layer
 from mpq.network.metric import OutputMetric, SquaredError
 from mpq.network.metrics import METRICS
 from mpq.network.named_outputs import NamedOutputs
@@ -352,7 +352,9 @@ class Target(Backend):
     def why_not(
         self, layer: LayerShape, precision: Precision, modules: Mapping[str, nn.Module] | None
     ) -> str:
-        """``refusal``, and ``module_refusal`` where the network's modules are known."""
+        """``refusal``, and ``module_refusal`` where modules are known; ``cache_refusal``."""
+        if layer.kind in CACHES:
+            return self.cache_refusal(precision)
         why = numbers_refusal(precision, self.arithmetic, self.holds_channels)
         why = why or self.refusal(layer, precision)
         if why or modules is None:

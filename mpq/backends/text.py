@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, final
 from torch import nn
 
 from mpq._support.names import for_csv, for_markdown
-from mpq.backends._base import Backend, Exported
+from mpq.backends._base import HELD, Backend, Exported
 from mpq.errors import PrecisionError, UnknownNameError
 from mpq.problem.assignment import Assignment
 
@@ -31,6 +31,7 @@ class Text(Backend):
     summary: ClassVar[str] = "a bit width per layer: style=bits (flat JSON), json, csv, markdown"
 
     needs_network: ClassVar[bool] = False
+    caches: ClassVar[str] = HELD
 
     style: str = "bits"
 

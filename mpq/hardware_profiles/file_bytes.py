@@ -10,6 +10,7 @@ from typing import Final, final
 import numpy as np
 
 from mpq.network.layer import Layer
+from mpq.problem.assignment import AssignedLayer
 from mpq.problem.budget import FILE_BYTES
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.precision import Precision
@@ -18,6 +19,10 @@ NO_TARGET: Final = (
     f"{FILE_BYTES} is the size of a deployment target's file: say which target, --to gguf "
     "(`mpq targets` lists them), or limit weight_bytes"
 )
+
+
+_SCALE_BYTES: Final = 160
+"""Of a single number: dtype, shape and place, and names of the tools' around it."""
 
 
 @final
@@ -34,6 +39,11 @@ class FilePrices:
     layer_bytes: Callable[[Layer, Precision], int]
 
 
+def cache_file_bytes(layer: Layer | AssignedLayer, precision: Precision) -> int:
+    """Of a scale in the file, with what a header says of it, at most; keys are in no file."""
+    return 0 if precision.activation.is_exact else len(layer.name) + _SCALE_BYTES
+
+
 def file_table(
     layers: Sequence[Layer], candidates: Sequence[Precision], prices: FilePrices
 ) -> CostTable:
@@ -44,13 +54,14 @@ def file_table(
         candidates: ``B`` precisions.
         prices: The target's.
     """
-    rows = [
-        [
-            0 if layer.weight_of is not None or layer.is_cache else prices.layer_bytes(layer, p)
-            for p in candidates
-        ]
-        for layer in layers
-    ]
+
+    def row(layer: Layer) -> list[int]:
+        if layer.weight_of is not None:
+            return [0] * len(candidates)
+        own = cache_file_bytes if layer.is_cache else prices.layer_bytes
+        return [own(layer, precision) for precision in candidates]
+
+    rows = [row(layer) for layer in layers]
     values = np.array(rows, dtype=np.float64).reshape(len(layers), len(candidates))
     names = tuple(layer.name for layer in layers)
     constant = float(prices.constant_bytes)

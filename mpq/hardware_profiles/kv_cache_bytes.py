@@ -8,7 +8,7 @@ import numpy as np
 
 from mpq.network.layer import Layer
 from mpq.problem.cost_table import CostTable
-from mpq.quantization.cached_rows import shared_bits, token_bits
+from mpq.quantization.cache_bits import shared_bits, token_bits
 from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.precision import Precision
 

@@ -227,6 +227,16 @@ class Task:
                 "a network that is streamed keeps no key-value cache while it is searched: leave "
                 "out kv_cache (--kv-cache), or memory (--memory)"
             )
+        from mpq.backends._base import REFUSED  # loads torch
+        from mpq.network.kept_tokens import KEPT_NONE
+
+        target, kept = self.target, self.kv_cache and self.kv_cache.kept
+        if target is not None and (target.caches == REFUSED or kept != KEPT_NONE):
+            does = "holds none" if target.caches == REFUSED else "keeps no tokens as they came"
+            raise InputError(
+                f"a key-value cache is searched (kv_cache, --kv-cache), and {target.name} {does}: "
+                "search without a target, or without what it cannot do"
+            )
 
     @cached_property
     def profile(self) -> "Profile | None":

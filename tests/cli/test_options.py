@@ -13,6 +13,9 @@ import mpq
 from mpq.cli import requests, task_options
 from mpq.cli.__main__ import app
 from mpq.cli.taking import gathered, taking
+from mpq.cli.task_options import KVCacheOptions
+from mpq.errors import InputError
+from mpq.quantization.kv_cache import KVCache
 
 # what Python calls otherwise than the command line, which is older
 RENAMED = {
@@ -126,3 +129,25 @@ def test_groups_become_options_of_one_command() -> None:
 def test_values_are_gathered_into_groups() -> None:
     """Each goes to the group that declares it."""
     assert gathered(Outer, {"name": "b", "depth": 7}) == Outer("b", Inner(7))
+
+
+def test_a_cache_is_said_with_its_tokens() -> None:
+    """Formats and length go together; nothing of either is no cache."""
+    found = KVCacheOptions(kv_cache="a8d,a4d", kv_tokens=100, kv_window=3).cache()
+
+    assert found == KVCache(100, ["a8d", "a4d"], window=3)
+    assert KVCacheOptions().cache() is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (KVCacheOptions(kv_cache="a8d"), "give both"),
+        (KVCacheOptions(kv_tokens=100), "give both"),
+        (KVCacheOptions(kv_window=3), "go with --kv-cache and --kv-tokens"),
+    ],
+)
+def test_a_part_of_a_cache_is_refused(options: KVCacheOptions, message: str) -> None:
+    """An option without effect would not be noticed."""
+    with pytest.raises(InputError, match=message):
+        options.cache()

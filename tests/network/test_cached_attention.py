@@ -183,3 +183,33 @@ def test_kept_tokens_are_counted_from_0_on() -> None:
     """A number below means nothing."""
     with pytest.raises(InputError, match="0 or more; got window=-1"):
         KeptTokens(window=-1)
+
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "Mistral": {}, "Mixtral": {"num_local_experts": 2}, "Qwen2": {}, "Qwen3": {"head_dim": 8},
+    "Gemma": {"head_dim": 8}, "Gemma2": {"head_dim": 8, "attn_implementation": "eager"},
+    "Phi": {}, "GPT2": {"n_head": 4, "n_layer": 2, "n_embd": 32}, "OPT": {"ffn_dim": 48},
+    "GPTNeoX": {}, "Granite": {},
+    "GptOss": {"num_local_experts": 4, "num_experts_per_tok": 2, "attn_implementation": "eager"},
+}  # fmt: skip
+"""Models of transformers by the beginning of their classes' names, and what they are made with."""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_models_of_transformers_have_caches(name: str) -> None:
+    """With soft caps, sinks and sliding windows of theirs; of others the page says so."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "hidden_size": 32, "intermediate_size": 48, "vocab_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+    }  # fmt: skip
+    heads = {} if name in ("GPTNeoX", "OPT", "GPT2") else {"num_key_value_heads": 2}
+    config = getattr(transformers, f"{name}Config")(**sizes | heads | FAMILIES[name])
+    kind = "GPT2LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM"
+    model, data = getattr(transformers, kind)(config).eval(), examples()
+
+    network = Network.of(model, data, tokens_kept=KeptTokens(1, 3))
+
+    assert sum(layer.is_cache for layer in network.layers) == 4
+    with torch.no_grad():
+        torch.testing.assert_close(network.module(**data[0]).logits, model(**data[0]).logits)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mpq.errors import InputError, PrecisionError
-from mpq.quantization.cached_rows import quantize_cached, shared_bits, token_bits
+from mpq.quantization.cache_bits import shared_bits, token_bits
+from mpq.quantization.cached_rows import quantize_cached
 from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.numerics import OWN
 from mpq.quantization.precision import Precision

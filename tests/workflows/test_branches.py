@@ -11,6 +11,7 @@ from torch import nn
 import mpq
 from mpq.errors import InputError, PrecisionError
 from mpq.quantization.precision import Precision
+from mpq.workflows.in_order import InOrder
 from mpq.workflows.method import Method
 from mpq.workflows.room_for_branches import with_room
 from mpq.workflows.setup import Prepared
@@ -113,4 +114,19 @@ def test_tuning_leaves_a_branch_where_it_is(tmp_path: Path) -> None:
 
     assert result.assignment.weights is not None
     for weight in result.assignment.weights.by_layer.values():
+        assert weight.branch is not None
+
+
+def test_codes_may_be_rounded_again_layer_by_layer() -> None:
+    """With a branch that is fitted anew, to the inputs of the network quantized so far."""
+    task = mpq.Task(net(), batches(6), candidates=["w2g16+s4%"], rounding="gptq")
+    prepared = Prepared.of(task)
+    on, spelled = prepared.asked, Precision.parse("w2g16+s4%")
+
+    cells, _ = InOrder(on, dict.fromkeys(on.names, spelled), task.weight_rounding).codes()
+
+    assert cells
+    for (name, tensor_format), weight in cells.items():
+        shape = tuple(on.network.weight(name).shape)
+        assert weight.why_not(tensor_format, shape) == ""
         assert weight.branch is not None

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 import mpq
+from mpq.cli.console import _rounding
 from mpq.errors import InputError, PrecisionError
 from mpq.quantization.precision import Precision
+from mpq.quantization.stored import WEIGHTS_FILE
 from mpq.workflows.in_order import InOrder
 from mpq.workflows.method import Method
 from mpq.workflows.room_for_branches import with_room
@@ -130,3 +132,18 @@ def test_codes_may_be_rounded_again_layer_by_layer() -> None:
         shape = tuple(on.network.weight(name).shape)
         assert weight.why_not(tensor_format, shape) == ""
         assert weight.branch is not None
+
+
+@pytest.mark.parametrize(
+    ("rounding", "told"), [("nearest", ""), ("gptq", "4 of 4 weights rounded with regard to")]
+)
+def test_what_is_told_of_weights_with_branches(rounding: str, told: str) -> None:
+    """They are kept in either case, and rounded with regard to data in one of them."""
+    task = mpq.Task(net(), batches(3), candidates=["w2g16+s4%"], rounding=rounding)
+
+    result = mpq.search(task, ["effective_bits=1x:w2g16+s4%"], sensitivity="weight-error")
+
+    lines = list(_rounding(result))
+    assert f"4 weights have branches beside their codes; both are in {WEIGHTS_FILE}" in lines
+    assert any(line.startswith(told) for line in lines)
+    assert len(lines) == (2 if told else 1)

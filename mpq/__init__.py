@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from mpq.workflows.objective import Objective as Objective
     from mpq.workflows.profile import profile as profile
     from mpq.workflows.result import SearchResult as SearchResult
+    from mpq.workflows.rules import Rules as Rules
     from mpq.workflows.search import search as search
     from mpq.workflows.session import Session as Session
-    from mpq.workflows.task import Rules as Rules
     from mpq.workflows.task import Task as Task
     from mpq.workflows.tune import tune as tune
 
@@ -80,7 +80,8 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "report.frontier": ("Frontier",),
     "hardware_profiles": ("Profile", "device_names", "load_device"),
     "hardware_profiles.profiling": ("RUNTIMES",),
-    "workflows.task": ("Rules", "Task"),
+    "workflows.rules": ("Rules",),
+    "workflows.task": ("Task",),
     "workflows.objective": ("Objective",),
     "workflows.result": ("SearchResult",),
     "workflows.session": ("Session",),

@@ -355,11 +355,9 @@ class Target(Backend):
         """``refusal``, and ``module_refusal`` where modules are known; ``cache_refusal``."""
         if layer.kind in CACHES:
             return self.cache_refusal(precision)
-        why = numbers_refusal(precision, self.arithmetic, self.holds_channels)
-        why = why or self.refusal(layer, precision)
-        if why or modules is None:
-            return why
-        return self.module_refusal(modules.get(layer.name))
+        of_numbers = numbers_refusal(precision, self.arithmetic, self.holds_channels)
+        why = of_numbers or self.refusal(layer, precision)
+        return why if why or modules is None else self.module_refusal(modules.get(layer.name))
 
     def check(
         self, layers: Sequence[AssignedLayer], modules: Mapping[str, nn.Module] | None = None

@@ -1,6 +1,6 @@
 """Numbers for a terminal."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from math import isnan, sqrt
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from mpq._support.names import LONGEST, for_people, shortened, visible
 from mpq._support.streams import answer_stream
 from mpq.network.reparametrization import TRANSFORMS_FILE
 from mpq.network.tuned_parameters import TUNED_FILE
+from mpq.quantization.precision import spell_weight
 from mpq.quantization.stored import WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -131,12 +132,15 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
             f"scales of their own (--rounding {made.rounding}, and tuned); they are in "
             f"{WEIGHTS_FILE}"
         )
-    elif weights is not None:
+    elif weights is not None and (count := _num_by_data(result, weights.by_layer)):
         yield (
-            f"{len(weights.by_layer)} of {num_weights} weights rounded with "
+            f"{count} of {num_weights} weights rounded with "
             f"regard to the calibration examples (--rounding {made.rounding}); their codes are "
             f"in {WEIGHTS_FILE}"
         )
+    branched = sum(layer.precision.weight.branch is not None for layer in result.assignment.layers)
+    if branched:
+        yield f"{branched} weights have branches beside their codes; both are in {WEIGHTS_FILE}"
     if made.rounding_unguided:
         yield f"rounded without regard to the loss: {_with_reasons(made.rounding_unguided)}"
     if made.rounded_to_nearest:
@@ -159,6 +163,17 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
         yield f"{count} biases and norms tuned or corrected; see {TUNED_FILE}"
     if made.tuning is not None:
         yield from made.tuning.sentences(result.measured.metric.unit)
+
+
+def _num_by_data(result: "SearchResult", kept: Collection[str]) -> int:
+    """Of the weights that are kept, those that are not kept for their branches alone."""
+    made, formats = result.provenance, result.assignment.precisions
+
+    def is_to_nearest(name: str) -> bool:
+        is_unhelped = spell_weight(formats[name].weight) in made.rounding_unhelped
+        return made.rounding == "nearest" or name in made.rounded_to_nearest or is_unhelped
+
+    return sum(formats[name].weight.branch is None or not is_to_nearest(name) for name in kept)
 
 
 def _transforms(result: "SearchResult") -> Iterator[str]:

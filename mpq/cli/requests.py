@@ -8,7 +8,8 @@ from mpq.cli import options as o
 from mpq.network.workload import Workload
 from mpq.workflows import defaults
 from mpq.workflows.objective import Objective
-from mpq.workflows.task import Rules, Task
+from mpq.workflows.rules import Rules
+from mpq.workflows.task import Task
 
 if TYPE_CHECKING:
     from mpq.hardware_profiles import NetworkProfile

@@ -12,7 +12,8 @@ from mpq.cli import options as o
 from mpq.network.workload import Workload
 from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.ranges import Ranges
-from mpq.workflows.task import METRIC, Rules, Task
+from mpq.workflows.rules import Rules
+from mpq.workflows.task import METRIC, Task
 
 if TYPE_CHECKING:
     from torch import nn

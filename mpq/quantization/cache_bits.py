@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from mpq.quantization.tensor_format import Granularity, TensorFormat
 from mpq.quantization.scale_formats import SCALE_FORMATS
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 TOKEN_SCALE: Final = "fp16"
 """What scales of tokens are stored in, as KIVI stores them (Liu et al. 2024, arXiv:2402.02750)."""

@@ -15,8 +15,8 @@ NUMBERS_AT_ONCE: Final = 1 << 22
 
 
 EXACT_SIDE: Final = 512
-"""Of an error's smaller side, up to which its eigenvectors are found as they are: of 2048 x 2048
-numbers that takes a minute for what a rank of 16 asks for."""
+"""Of an error's smaller side, up to which all its eigenvectors are found: beyond, they take far
+longer than the few that are asked for."""
 PASSES, SPARE = 8, 16
 """Steps of subspace iteration, and directions beside those that are asked for."""
 

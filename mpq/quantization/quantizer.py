@@ -181,10 +181,7 @@ class Quantizer:
     ) -> StoredWeight | None:
         """What an assignment keeps of a weight; ``None``: it is rounded to nearest again.
 
-        Args:
-            name: The layer's.
-            layer_module: Its module, which holds the original weight.
-            tensor_format: Any format of weights.
+        Arguments are those of ``codes``, of any format.
         """
         if tensor_format.channels is not None:
             return self._kept_channels(name, layer_module, tensor_format)

@@ -39,10 +39,11 @@ from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.own_codes import OwnCodes
 from mpq.workflows.room_for_branches import with_room
 from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
+from mpq.workflows.rules import Rules
 from mpq.workflows.shared_measurements import CALIBRATION, HELD_OUT, SharedMeasurements
 from mpq.workflows.shippable import Shippable
 from mpq.workflows.target_prices import bits_there, constant_bytes, file_prices
-from mpq.workflows.task import Rules, Task
+from mpq.workflows.task import Task
 from mpq.workflows.transformed import TransformedModel
 
 Value = TypeVar("Value")

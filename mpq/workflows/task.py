@@ -3,19 +3,19 @@
 Defaults stand here and nowhere else. Loads no torch: the command line's options are made of it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from mpq._support.bounds import check_whole
 from mpq._support.workers import Workers
 from mpq.errors import InputError
-from mpq.network.patterns import Pattern, check_pattern
 from mpq.network.workload import Workload
 from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import Ranges
+from mpq.workflows.rules import Rules, Spelled, read_precisions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,73 +36,6 @@ cannot run are left out."""
 
 METRIC: Final = "kl"
 """How outputs are compared; its type is a word, while the field also takes a metric."""
-
-Value = TypeVar("Value")
-Spelled: TypeAlias = str | Precision
-"""A precision, or how it is written."""
-Pairs: TypeAlias = Mapping[Any, Value] | Sequence[tuple[Pattern, Value]]
-"""Something for every layer that a pattern matches; a later pattern overrides an earlier one.
-
-Keys are patterns; to a type checker a ``dict[str, ...]`` would be no mapping of them.
-"""
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Rules:
-    """Which layers are quantized, and what the solver may not choose freely.
-
-    A layer is named by a glob (``"blocks.*"``) or by a predicate ``(name, module) -> bool``, which
-    is given the module of mpq's own copy: it has the model's parameters, BatchNorm is folded.
-
-    Args:
-        include: Only layers that one of these matches are quantized. Empty: all.
-        exclude: Layers that stay as they are, at any precision; ``weight_bytes`` counts them so.
-        fix: Pattern to the precision of all layers that it matches: a mapping or pairs.
-        allow: Pattern to the candidates of all layers that it matches: a mapping or pairs.
-        tie: All layers that one of these matches share a precision.
-        find_ties: Whether layers that read one tensor share a precision.
-        fold: Whether BatchNorm is folded into the convolution before it.
-
-    Raises:
-        InputError: If a pattern is neither a glob nor a predicate.
-        PrecisionError: If a precision is misspelled.
-    """
-
-    include: Sequence[Pattern] = ()
-    exclude: Sequence[Pattern] = ()
-    fix: Pairs[Spelled] = ()
-    allow: Pairs[Sequence[Spelled]] = ()
-    tie: Sequence[Pattern] = ()
-    find_ties: bool = True
-    fold: bool = True
-
-    def __post_init__(self) -> None:
-        several = {"include": self.include, "exclude": self.exclude, "tie": self.tie}
-        for rule, patterns in several.items():
-            # A text is a sequence too: of globs of one letter each.
-            if isinstance(patterns, str) or not isinstance(patterns, Sequence):
-                raise InputError(
-                    f"{rule} takes a list of globs or predicates; got {patterns!r}: write "
-                    f"{rule}=[{patterns!r}]"
-                )
-            for pattern in patterns:
-                check_pattern(pattern, rule)
-        # Reading the pairs refuses misspelled precisions as well.
-        for rule, pairs in (("fix", self.fixed), ("allow", self.allowed)):
-            for pattern, _ in pairs:
-                check_pattern(pattern, rule)
-
-    @cached_property
-    def fixed(self) -> tuple[tuple[Pattern, Precision], ...]:
-        """Pairs of ``fix``, read."""
-        return tuple((pattern, _precision(value)) for pattern, value in _pairs("fix", self.fix))
-
-    @cached_property
-    def allowed(self) -> tuple[tuple[Pattern, tuple[Precision, ...]], ...]:
-        """Pairs of ``allow``, read."""
-        pairs = _pairs("allow", self.allow)
-        return tuple((pattern, _precisions("allow", values)) for pattern, values in pairs)
 
 
 @final
@@ -352,7 +285,7 @@ class Task:
     @cached_property
     def given_precisions(self) -> tuple[Precision, ...] | None:
         """``candidates``, read, without what is there twice."""
-        return None if self.candidates is None else _precisions("candidates", self.candidates)
+        return None if self.candidates is None else read_precisions("candidates", self.candidates)
 
     @cached_property
     def precisions(self) -> tuple[Precision, ...]:
@@ -365,7 +298,7 @@ class Task:
         # An estimated device has measured none, and prices whatever its formats run.
         own = self.target.candidates if self.target else DEFAULT_CANDIDATES
         default = (profile.precisions if profile else None) or own
-        wanted = _precisions("candidates", default) if given is None else given
+        wanted = read_precisions("candidates", default) if given is None else given
         runnable = tuple(p for p in wanted if profile is None or profile.runs_somewhere(p))
         # of the default ones a device runs some; what a user names, it must run
         if profile is not None and (not runnable or (given and len(runnable) < len(wanted))):
@@ -389,22 +322,3 @@ def check_task(task: object, verb: str) -> None:
             f"{verb} takes a Task: mpq.{verb}(mpq.Task(model, data), ...); got a "
             f"{type(task).__name__}"
         )
-
-
-def _precision(value: Spelled) -> Precision:
-    return value if isinstance(value, Precision) else Precision.parse(value)
-
-
-def _precisions(name: str, values: Iterable[Spelled]) -> tuple[Precision, ...]:
-    if isinstance(values, str):
-        raise InputError(f"{name} takes a list of precisions; got {values!r}: write [{values!r}]")
-    # Two columns of one table cannot be the same precision; the order given stays.
-    return tuple(dict.fromkeys(map(_precision, values)))
-
-
-def _pairs(rule: str, given: Pairs[Value]) -> list[tuple[Pattern, Value]]:
-    """Items of a mapping, or pairs as they are."""
-    pairs = list(given.items() if isinstance(given, Mapping) else given)
-    if any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
-        raise InputError(f"{rule} maps globs or predicates to precisions; got {given!r}")
-    return pairs

@@ -24,9 +24,9 @@ from mpq.quantization.rounding import weight_grid
 from mpq.quantization.tensor_format import TensorFormat
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-SHARES = ["s0.1%", "s0.25%", "s0.4%", "s1%", "s3%", "s10%", "s50%"]
-RANKS = ["r1", "r2", "r3", "r4", "r7", "r8", "r12"]
-BASES = ["w3g8", "w2", "w3t", "w4zfg8", "wcb2", "wmxfp4", "wternaryg8"]
+SHARES = ["s0.1%", "s0.4%", "s1%", "s3%", "s50%"]
+RANKS = ["r1", "r2", "r3", "r7", "r12"]
+BASES = ["w3g8", "w3t", "w4zfg8", "wcb2", "wmxfp4", "wternaryg8"]
 
 
 @final

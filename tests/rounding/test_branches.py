@@ -13,7 +13,7 @@ from mpq.rounding import ROUNDINGS, AdaRound, WeightRounding
 from mpq.rounding.branches import Branching
 from tests.rounding.cases import errors, formats_of, layer, rounded
 
-ROUNDING = [AdaRound(iterations=40) if part is AdaRound else part() for part in ROUNDINGS]
+ROUNDING = [AdaRound(iterations=10) if part is AdaRound else part() for part in ROUNDINGS]
 all_roundings = pytest.mark.parametrize("rounding", ROUNDING, ids=lambda r: str(r.name))
 
 
@@ -36,8 +36,8 @@ def branched(
 @pytest.mark.parametrize(
     "spellings",
     [
-        ("w2g8+s1%", "w2g8+s2%", "w2g8+s5%", "w2g8+s20%"),
-        ("w3+r1", "w3+r2", "w3+r3", "w3+r8"),
+        ("w2g8+s1%", "w2g8+s3%", "w2g8+s20%"),
+        ("w3+r1", "w3+r3", "w3+r8"),
         ("wcb2+s5%", "wcb2+s20%"),
         ("wmxfp4+r2", "wmxfp4+r5"),
     ],

@@ -9,8 +9,11 @@ import torch
 from torch import nn
 
 import mpq
+from mpq.cli.console import _rounding
 from mpq.errors import InputError, PrecisionError
 from mpq.quantization.precision import Precision
+from mpq.quantization.stored import WEIGHTS_FILE
+from mpq.workflows.in_order import InOrder
 from mpq.workflows.method import Method
 from mpq.workflows.room_for_branches import with_room
 from mpq.workflows.setup import Prepared
@@ -25,10 +28,10 @@ def net() -> nn.Module:
     return Net().eval()
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "gptq", "auto"])
+@pytest.mark.parametrize("rounding", ["nearest", "auto"])
 def test_a_search_may_choose_branches(rounding: str, tmp_path: Path) -> None:
     """Within its bits; saved and loaded, the network computes the same, bit for bit."""
-    task = mpq.Task(net(), batches(4), candidates=CANDIDATES, rounding=rounding)
+    task = mpq.Task(net(), batches(3), candidates=CANDIDATES, rounding=rounding)
     result = mpq.search(task, ["effective_bits=1x:w2g16+s4%"], sensitivity="weight-error")
 
     result.save(tmp_path)
@@ -114,3 +117,33 @@ def test_tuning_leaves_a_branch_where_it_is(tmp_path: Path) -> None:
     assert result.assignment.weights is not None
     for weight in result.assignment.weights.by_layer.values():
         assert weight.branch is not None
+
+
+def test_codes_may_be_rounded_again_layer_by_layer() -> None:
+    """With a branch that is fitted anew, to the inputs of the network quantized so far."""
+    task = mpq.Task(net(), batches(6), candidates=["w2g16+s4%"], rounding="gptq")
+    prepared = Prepared.of(task)
+    on, spelled = prepared.asked, Precision.parse("w2g16+s4%")
+
+    cells, _ = InOrder(on, dict.fromkeys(on.names, spelled), task.weight_rounding).codes()
+
+    assert cells
+    for (name, tensor_format), weight in cells.items():
+        shape = tuple(on.network.weight(name).shape)
+        assert weight.why_not(tensor_format, shape) == ""
+        assert weight.branch is not None
+
+
+@pytest.mark.parametrize(
+    ("rounding", "told"), [("nearest", ""), ("gptq", "4 of 4 weights rounded with regard to")]
+)
+def test_what_is_told_of_weights_with_branches(rounding: str, told: str) -> None:
+    """They are kept in either case, and rounded with regard to data in one of them."""
+    task = mpq.Task(net(), batches(3), candidates=["w2g16+s4%"], rounding=rounding)
+
+    result = mpq.search(task, ["effective_bits=1x:w2g16+s4%"], sensitivity="weight-error")
+
+    lines = list(_rounding(result))
+    assert f"4 weights have branches beside their codes; both are in {WEIGHTS_FILE}" in lines
+    assert any(line.startswith(told) for line in lines)
+    assert len(lines) == (2 if told else 1)

@@ -1,0 +1,109 @@
+"""Which layers are quantized, and what a solver may not choose freely.
+
+Loads no torch: the command line's options are made of it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias, TypeVar, final
+
+from mpq.errors import InputError
+from mpq.network.patterns import Pattern, check_pattern
+from mpq.quantization.precision import Precision
+
+Value = TypeVar("Value")
+Spelled: TypeAlias = str | Precision
+"""A precision, or how it is written."""
+Pairs: TypeAlias = Mapping[Any, Value] | Sequence[tuple[Pattern, Value]]
+"""Something for every layer that a pattern matches; a later pattern overrides an earlier one.
+
+Keys are patterns; to a type checker a ``dict[str, ...]`` would be no mapping of them.
+"""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """Which layers are quantized, and what the solver may not choose freely.
+
+    A layer is named by a glob (``"blocks.*"``) or by a predicate ``(name, module) -> bool``, which
+    is given the module of mpq's own copy: it has the model's parameters, BatchNorm is folded.
+
+    Args:
+        include: Only layers that one of these matches are quantized. Empty: all.
+        exclude: Layers that stay as they are, at any precision; ``weight_bytes`` counts them so.
+        fix: Pattern to the precision of all layers that it matches: a mapping or pairs.
+        allow: Pattern to the candidates of all layers that it matches: a mapping or pairs.
+        tie: All layers that one of these matches share a precision.
+        find_ties: Whether layers that read one tensor share a precision.
+        fold: Whether BatchNorm is folded into the convolution before it.
+
+    Raises:
+        InputError: If a pattern is neither a glob nor a predicate.
+        PrecisionError: If a precision is misspelled.
+    """
+
+    include: Sequence[Pattern] = ()
+    exclude: Sequence[Pattern] = ()
+    fix: Pairs[Spelled] = ()
+    allow: Pairs[Sequence[Spelled]] = ()
+    tie: Sequence[Pattern] = ()
+    find_ties: bool = True
+    fold: bool = True
+
+    def __post_init__(self) -> None:
+        several = {"include": self.include, "exclude": self.exclude, "tie": self.tie}
+        for rule, patterns in several.items():
+            # A text is a sequence too: of globs of one letter each.
+            if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+                raise InputError(
+                    f"{rule} takes a list of globs or predicates; got {patterns!r}: write "
+                    f"{rule}=[{patterns!r}]"
+                )
+            for pattern in patterns:
+                check_pattern(pattern, rule)
+        # Reading the pairs refuses misspelled precisions as well.
+        for rule, pairs in (("fix", self.fixed), ("allow", self.allowed)):
+            for pattern, _ in pairs:
+                check_pattern(pattern, rule)
+
+    @cached_property
+    def fixed(self) -> tuple[tuple[Pattern, Precision], ...]:
+        """Pairs of ``fix``, read."""
+        return tuple((pattern, _precision(value)) for pattern, value in _pairs("fix", self.fix))
+
+    @cached_property
+    def allowed(self) -> tuple[tuple[Pattern, tuple[Precision, ...]], ...]:
+        """Pairs of ``allow``, read."""
+        pairs = _pairs("allow", self.allow)
+        return tuple((pattern, read_precisions("allow", values)) for pattern, values in pairs)
+
+
+def _precision(value: Spelled) -> Precision:
+    return value if isinstance(value, Precision) else Precision.parse(value)
+
+
+def read_precisions(name: str, values: Iterable[Spelled]) -> tuple[Precision, ...]:
+    """Precisions in their order, each once.
+
+    Args:
+        name: Of the option, for the message.
+        values: Precisions, or how they are written.
+
+    Raises:
+        InputError: If it is one text.
+        PrecisionError: If a precision is misspelled.
+    """
+    if isinstance(values, str):
+        raise InputError(f"{name} takes a list of precisions; got {values!r}: write [{values!r}]")
+    # Two columns of one table cannot be the same precision; the order given stays.
+    return tuple(dict.fromkeys(map(_precision, values)))
+
+
+def _pairs(rule: str, given: Pairs[Value]) -> list[tuple[Pattern, Value]]:
+    """Items of a mapping, or pairs as they are."""
+    pairs = list(given.items() if isinstance(given, Mapping) else given)
+    if any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
+        raise InputError(f"{rule} maps globs or predicates to precisions; got {given!r}")
+    return pairs

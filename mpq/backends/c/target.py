@@ -58,8 +58,8 @@ class C(Target):
     holds: ClassVar[str] = (
         "networks of linear layers and convolutions in one and two dimensions (strides, padding, "
         "dilation, groups), ReLU and ReLU6, maxima and means of windows, additions, cuts and "
-        "padding: w2 to w8 per channel or tensor, symmetric; inputs static in 2 to 8 bits; every "
-        "layer in integers"
+        "padding: w2 to w8 per channel or tensor, symmetric, also of unlike channels (--split); "
+        "inputs static in 2 to 8 bits; every layer in integers"
     )
     numerics: ClassVar[Numerics] = Numerics(scale_sign="positive")
     candidates: ClassVar[tuple[str, ...]] = (

@@ -1,5 +1,6 @@
 """Bits inside layers: the answer, with parts of its layers at weights of different bits."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -84,6 +85,12 @@ def answer_in_parts(
     """
     parted = solved_in_parts(prepared, split, problem, solution, found)
     if parted is None:
+        warnings.warn(
+            f"no layer is divided (--split {split}): none has two formats of weights that differ "
+            "in bits alone and a price of each channel, or what names the parts' bits is more than "
+            "the limits leave",
+            stacklevel=2,
+        )
         return problem, solution, None
     asked, inside = parted
     measured = prepared.on_held_out.measure
@@ -131,10 +138,8 @@ def divided(
     if not names:
         return None
     of_channels = {name: split.parts(losses[name]) for name in names}
-    blocks, code_bits = (
-        dict.fromkeys(names, split.block),
-        _code_bits(prepared, split, of_channels, open_to),
-    )
+    blocks = dict.fromkeys(names, split.block)
+    code_bits = _code_bits(prepared, split, of_channels, open_to)
     parts = Parts(problem.loss.layers, of_channels, blocks, owners, code_bits)
     values = _row_losses(parts, losses, found, problem)
     budgets = (

@@ -186,6 +186,20 @@ def test_what_does_not_go_with_parts_is_refused(
         mpq.search(asked, [limit], sensitivity=sensitivity)
 
 
+def test_it_says_so_where_no_layer_can_be_divided() -> None:
+    """Floats, of which channels have no bits of their own."""
+    asked = mpq.Task(
+        network(), batches(6), candidates=["wfp4", "wfp8"], rounding="nearest", split="channels"
+    )
+
+    with pytest.warns(UserWarning, match="no layer is divided"):
+        found = mpq.search(asked, ["effective_bits=1x:wfp8"])
+
+    assert found.problem.parts is None
+    assert found.safeguard is not None
+    assert found.safeguard.inside is None
+
+
 def test_the_command_line_divides_layers(tmp_path: Path) -> None:
     """And says what was found."""
     words = ["search", "--split", "blocks:2", "--precisions", "w2,w8", "--rounding", "nearest"]

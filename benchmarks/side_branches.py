@@ -1,7 +1,7 @@
 r"""Searches among formats with branches, against the same searches without them.
 
     python benchmarks/side_branches.py > benchmarks/side_branches.json
-    python benchmarks/side_branches.py --errors --layers '*.layers.15.self_attn.[qo]_proj' smollm2 \
+    python benchmarks/side_branches.py --errors --layers 'layers.2.*' llama \
         > benchmarks/side_branches_errors.json
     python benchmarks/side_branches.py vit --bits 3 --roundings nearest
 

@@ -1,7 +1,7 @@
 r"""Searches among formats with branches, against the same searches without them.
 
     python benchmarks/side_branches.py > benchmarks/side_branches.json
-    python benchmarks/side_branches.py --errors --layers '*.layers.15.self_attn.[qo]_proj' smollm2 \
+    python benchmarks/side_branches.py --errors --layers 'layers.2.*' llama \
         > benchmarks/side_branches_errors.json
     python benchmarks/side_branches.py vit --bits 3 --roundings nearest
 
@@ -189,10 +189,11 @@ def errors(name: str, layers: str) -> dict[str, Any]:
         for spelled, found in rows.items():
             bits, error = known[spelled]
             line = base + (best - base) * (bits - low) / (high - low)
-            found.append({"bits": bits, "error": exp(error - base), "integers": exp(line - base)})
+            of_base = {"error": exp(error - base), "integers": exp(line - base)}
+            found.append({"bits_added": bits - low, **of_base})
     return {
         spelled: {
-            "bits_added": mean(row["bits"] for row in found) - low,
+            "bits_added": mean(row["bits_added"] for row in found),
             "error": geometric_mean(row["error"] for row in found),
             "of_integers_at_these_bits": geometric_mean(row["integers"] for row in found),
             "layers": found,

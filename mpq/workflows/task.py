@@ -149,12 +149,12 @@ class Task:
         to: Where the result is to run: a target of ``mpq targets``, such as
             ``compressed-tensors``. Layers take what it can hold, in its bytes and its
             arithmetic; candidates default to its own.
-        kv_cache: What keys and values of earlier tokens may be stored in, for how many tokens:
-            every causal attention of transformers has a layer ``k_cache`` and one ``v_cache`` then.
-            Default: they stay as they came.
         allow_randomness: For a network whose forward draws (dropout, masks, noise): where the
             generators of torch, numpy and Python start in every pass over a batch, so that two
             passes are equal. Default: such a network is refused.
+        kv_cache: What keys and values of earlier tokens may be stored in, for how many tokens:
+            every causal attention of transformers has a layer ``k_cache`` and one ``v_cache`` then.
+            Default: they stay as they came.
 
     Raises:
         InputError: If something given cannot be used; its subclasses say what.
@@ -179,10 +179,10 @@ class Task:
     tune: str | None = None
     seed: int = 0
     to: str | None = None
-    kv_cache: KVCache | None = None
     allow_randomness: int | None = None
     memory: int | str | None = None
     blocks: str | None = None
+    kv_cache: KVCache | None = None
 
     def __post_init__(self) -> None:
         for name in ("calibration", "held_out"):

@@ -1,8 +1,6 @@
 """One budget for weights and key-value cache, beside every uniform pair of formats within it.
 
     python benchmarks/kv_cache.py llama > benchmarks/kv_cache_llama.json
-    python benchmarks/kv_cache.py smollm2 --tokens 8192 --weights w5,w6,w8 \
-        --caches a8d,a5d,a4d,a3d --budgets w6+a4d > benchmarks/kv_cache_smollm2.json
 
 A budget is named after the pair whose bytes of weights and cache it is, at a context of
 ``--tokens`` tokens. Within each the search takes a format for every layer's weight and for the keys
@@ -11,7 +9,7 @@ keys and values. Weights are rounded to nearest in both, with the same scales an
 A row has the KL divergence in nats on fresh examples, and its ratio to the best pair's within the
 budget, with a 95 % interval by paired bootstrap over examples. The best pair is the one that is
 best on these examples, which the search has not seen: a bound in its favour. Needs the published
-networks: MPQ_DATA, or ../shared/data; for SmolLM2 ``loaders.py``.
+network: MPQ_DATA, or ../shared/data.
 """
 
 import argparse
@@ -23,7 +21,6 @@ from collections import Counter
 from typing import Any, Final
 
 import torch
-from loaders import loader
 from rounding_search import ROOT, ratio
 from torch import nn
 
@@ -46,14 +43,14 @@ Row = dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("network", choices=["llama", "smollm2"])
+    parser.add_argument("network", choices=["llama"])
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--weights", default=WEIGHTS)
     parser.add_argument("--caches", default=CACHES)
     parser.add_argument("--budgets", default=BUDGETS)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    model, calibration, fresh = llama() if given.network == "llama" else smollm2()
+    model, calibration, fresh = llama()
     weights, caches = given.weights.split(","), given.caches.split(",")
     task = mpq.Task(
         model,
@@ -78,14 +75,6 @@ def llama() -> tuple[nn.Module, Examples, Examples]:
     model = load_model(f"{spec}:make_net", None)
     calibration, fresh = load_object(f"{spec}:calibration"), load_object(f"{spec}:held_out")
     return model, list(calibration()), list(fresh())
-
-
-def smollm2() -> tuple[nn.Module, Examples, Examples]:
-    """The language model, and sequences of 512 tokens of either text, one in a batch."""
-    own = loader("smollm2")
-    texts = own.calibration(6, 512, 1), own.held_out(6, 512, 1)
-    calibration, fresh = ([{"input_ids": ids} for ids in text] for text in texts)
-    return own.model(), calibration, fresh
 
 
 class Compared:

@@ -83,14 +83,14 @@ class Task:
         to: Where the result is to run: a target of ``mpq targets``, such as
             ``compressed-tensors``. Layers take what it can hold, in its bytes and its
             arithmetic; candidates default to its own.
-        split: Parts of layers that get weights of different bits: ``channels``, ``channels:16``
-            (blocks of 16 neighbours), ``blocks:4`` (of channels that are alike), or ``none``.
-        kv_cache: What keys and values of earlier tokens may be stored in, for how many tokens:
-            every causal attention of transformers has a layer ``k_cache`` and one ``v_cache`` then.
-            Default: they stay as they came.
         allow_randomness: For a network whose forward draws (dropout, masks, noise): where the
             generators of torch, numpy and Python start in every pass over a batch, so that two
             passes are equal. Default: such a network is refused.
+        kv_cache: What keys and values of earlier tokens may be stored in, for how many tokens:
+            every causal attention of transformers has a layer ``k_cache`` and one ``v_cache`` then.
+            Default: they stay as they came.
+        split: Parts of layers that get weights of different bits: ``channels``, ``channels:16``
+            (blocks of 16 neighbours), ``blocks:4`` (of channels that are alike), or ``none``.
 
     Raises:
         InputError: If something given cannot be used; its subclasses say what.
@@ -115,11 +115,11 @@ class Task:
     tune: str | None = None
     seed: int = 0
     to: str | None = None
-    split: str = "none"
-    kv_cache: KVCache | None = None
     allow_randomness: int | None = None
     memory: int | str | None = None
     blocks: str | None = None
+    kv_cache: KVCache | None = None
+    split: str = "none"
 
     def __post_init__(self) -> None:
         for name in ("calibration", "held_out"):

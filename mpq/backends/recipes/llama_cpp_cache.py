@@ -1,7 +1,7 @@
 """llama.cpp: the types of its key-value cache, which it is told when it starts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, final
 
 from mpq.backends._base import HELD
@@ -37,19 +37,23 @@ class LlamaCppCache(Recipe):
     )
 
     def refusal(self, layer: AssignedLayer) -> str:
-        """See ``Recipe.refusal``; weights are no matter of it."""
-        if layer.kind not in CACHES or spelled(layer.precision) in TYPES:
+        """See ``Recipe.refusal``."""
+        if layer.kind not in CACHES:
+            return "it is told of key-value caches alone: weights are those of a GGUF file"
+        if spelled(layer.precision) in TYPES:
             return ""
         return f"its types are those of {', '.join(TYPES)}"
 
     def check(self, assignment: Assignment) -> list[AssignedLayer]:
         """See ``Recipe.check``: the caches, of each kind all or none, in one type.
 
+        Weights may be what they are, and are no matter of the file.
+
         Raises:
             PrecisionError: If no cache is quantized, or some have another type than others.
         """
-        super().check(assignment)
         caches = [x for x in assignment.layers if x.kind in CACHES]
+        super().check(replace(assignment, layers=tuple(caches)))
         if all(x.precision == ORIGINAL for x in caches):
             raise PrecisionError(f"{self.name}: no key-value cache is quantized (--kv-cache)")
         for kind in CACHES:

@@ -137,8 +137,8 @@ def test_the_bound_is_the_linear_programs(resources: int, kind: str) -> None:
 
     found = QUICK.allocate(rows)
 
-    # Channels of a few widths do not fill the last bytes.
-    check(rows, found, gap=1e-3)
+    # Channels of a few widths do not fill the last bytes, and the search stops by the clock.
+    check(rows, found, gap=1e-2 if kind else 1e-3)
     expected = linear_bound(rows)
     assert found.bound is not None
     assert expected * (1 - 1e-5) <= found.bound <= expected * (1 + 1e-9)

@@ -240,6 +240,23 @@ def solvers_at_scale() -> str:
     return _table(head, rows)
 
 
+def many_rows() -> str:
+    """Parts of layers: processor seconds, gap and memory."""
+    rows = (
+        [
+            "`Problem`, `auto`" if row["kind"] == "problem" else "arrays",
+            f"{row['rows']:,} x {row['precisions']}",
+            str(row["budgets"]),
+            f"{row['solve']['processor_s']:.1f}",
+            f"{row['gap']:.1g}",
+            f"{row['most_mib']:,}",
+        ]
+        for row in _read("many_rows")["rows"]
+    )
+    head = ["as", "rows", "budgets", "processor seconds", "gap", "most memory [MiB]"]
+    return _table(head, rows)
+
+
 def _solver(row: dict[str, Any]) -> str:
     name = row["solver"]
     return f"`auto`: `{name}`" if row["asked"] == "auto" else f"`{name}`"
@@ -508,6 +525,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "baselines": baselines,
     "interactions": interactions,
     "solvers-at-scale": solvers_at_scale,
+    "many-rows": many_rows,
     "t4-roofline": t4_roofline,
     "interpolation": interpolation,
     "conversions": conversions,

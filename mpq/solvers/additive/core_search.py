@@ -12,6 +12,10 @@ from mpq.solvers.additive.hull import Hull
 from mpq.solvers.additive.multipliers import Dual
 from mpq.solvers.additive.presolve import Reduced
 
+_FEW_STATES = 200_000
+"""Of all rows together, which are worth a search where what is open is little: with rows that cost
+the same, it takes many."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -79,7 +83,8 @@ def closed(
         dual: Its relaxation at the best multiplier.
         within: ``[G]`` a choice within the budget.
         max_states: Number of states after a row at which the search gives up closing the gap.
-        gap: Where to stop before: the distance from the bound, as a share of the choice's rise.
+        gap: Distance from the bound, as a share of the choice's rise, within which the search ends
+            after few states.
 
     Returns:
         The best choice found ``[G]``, and a lower bound of the rise.
@@ -92,11 +97,9 @@ def closed(
     exact = SEARCHED_SUMS * (abs(dual.bound) + multiplier + least)
     # What a choice saves that is within the limit by its last digits.
     owed = dual.owed(problem)
-    if least + owed <= gap * problem.loss(best):
-        return best, dual.bound - owed
     rows = _open_rows(dual, least + owed)
     rest = _Rest.of(cost[rows], dual.reduced_cost[rows], multiplier)
-    trail = [_States.none_yet()]
+    trail, num_states = [_States.none_yet()], 0
     for position, row in enumerate(rows.tolist()):
         if _second(dual.reduced_cost[row]) >= least + owed - exact:
             break  # and so are all that follow: what was found is the best
@@ -109,14 +112,14 @@ def closed(
             best = _traced([*trail, longer], rows, dual.columns, int(above.argmin()))
             # Summed anew, correctly rounded: a state carries the rounding of all rows before it.
             least = problem.loss(best) - dual.bound
-            if least + owed <= gap * problem.loss(best):
-                return best, dual.bound - owed
         # The edge is room to fit in, and nothing that is left over to pay for.
         floor = longer.reduced + rest.after(position, left) - multiplier * edge
         trail.append(longer.kept(floor < least - exact))
         if not len(trail[-1].cost):
             break
-        if len(trail[-1].cost) > max_states:
+        num_states += len(trail[-1].cost)
+        is_enough = num_states > _FEW_STATES and least + owed <= gap * problem.loss(best)
+        if is_enough or len(trail[-1].cost) > max_states:
             # Dropped states lead to nothing better than the best one, or than a state that stayed.
             return best, dual.bound + min(least, float(floor.min()))
     return best, dual.bound + least

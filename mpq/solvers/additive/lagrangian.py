@@ -33,7 +33,7 @@ _CORE_CELLS = 100
 """Cells, beside one for each group, of the program that looks for a first good choice."""
 _CORE_GAP = 0.01
 """Of that first choice: it only has to rule cells out, the whole program improves on it."""
-MANY_ROWS = 20_000
+MANY_ROWS = 2000
 """Groups above which a gap is met without looking at all of them in every step."""
 _EXPLAINED_EXACTLY = 2000
 """Cells up to which every number about an infeasible problem is exact."""
@@ -55,9 +55,9 @@ class Lagrangian(Solver):
     branch and bound (HiGHS). Departs from the papers in that it does not stop at the bound.
 
     Args:
-        gap: Where to stop with several budgets: the distance from the bound, as a share of what an
-            assignment loses above the least that every layer can lose. 0: at the proved optimum.
-            With one budget the optimum is always proved.
+        gap: Where to stop: the distance from the bound, as a share of what an assignment loses
+            above the least that every layer can lose. 0: at the proved optimum. With one budget
+            and up to 2,000 groups of layers, the search goes on to the optimum where that is quick.
         time_limit_s: Wall time in seconds of each of two branch and bounds, or ``None``.
         backend: MILP solver of the branch and bound; as for ``ilp``.
 
@@ -113,7 +113,7 @@ class Lagrangian(Solver):
             )
 
         def search(problem: Problem, gap: float) -> Answer:
-            return replace(self, gap=gap)._answer(problem)
+            return replace(self, gap=gap)._searched(problem)
 
         return allocated(rows, self.gap, search)
 
@@ -137,6 +137,9 @@ class Lagrangian(Solver):
             answer = self._allocated(problem)
             if answer is not None:
                 return answer
+        return self._searched(problem)
+
+    def _searched(self, problem: Problem) -> Answer:
         reduced = Reduced.of(problem.grouped)
         if reduced.overrun:
             return Answer(Status.INFEASIBLE, None, None)

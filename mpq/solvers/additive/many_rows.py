@@ -21,7 +21,7 @@ from mpq.solvers.additive.relaxed_rows import Relaxed
 from mpq.solvers.additive.rows import Choice, Rows, Totals
 from mpq.solvers.additive.sifting import best_prices, priced, reduced_rows
 
-FEW = 10_000
+FEW = 2000
 """Rows whose choice is searched."""
 _MOST_OPEN = 0.5
 """Gap of the core, of which the relaxation may lose next to nothing."""
@@ -93,8 +93,6 @@ def allocated(rows: Rows, gap: float, search: Search) -> Allocation:
     free = Relaxed.at(rows, np.zeros(len(rows.limits)))
     if _is_met(rows, free.columns):
         return Allocation.of(rows, free.columns, Status.OPTIMAL, free.bound, free.prices)
-    if len(rows) <= FEW:
-        return _searched(rows, free, totals, search, gap)
     prices = best_prices(rows, np.arange(len(rows)), rows.allowance, totals)
     relaxed = free if prices is None else Relaxed.at(rows, prices)
     if relaxed.bound > totals.most:

@@ -137,8 +137,8 @@ def test_the_bound_is_the_linear_programs(resources: int, kind: str) -> None:
 
     found = QUICK.allocate(rows)
 
-    # Channels of a few widths do not fill the last bytes.
-    check(rows, found, gap=1e-3)
+    # Channels of a few widths do not fill the last bytes, and the search stops by the clock.
+    check(rows, found, gap=1e-2 if kind else 1e-3)
     expected = linear_bound(rows)
     assert found.bound is not None
     assert expected * (1 - 1e-5) <= found.bound <= expected * (1 + 1e-9)
@@ -268,12 +268,25 @@ def test_a_problem_of_many_groups_is_solved_so(
     assert exact.loss * (1 - 1e-5) <= found.loss <= exact.loss * (1 + 1e-3)
 
 
-def test_the_default_of_many_groups(make_problem: Callable[..., Problem]) -> None:
-    """One budget is solved to the optimum up to 20,000 groups, and to a gap above."""
-    many, fewer = (make_problem(np.ones((n, 1)), np.ones((1, n, 1)), [n]) for n in (20_001, 20_000))
+@pytest.mark.parametrize(
+    ("resources", "num_groups", "expected"),
+    [
+        (1, 2000, Lagrangian()),
+        (1, 2001, Lagrangian(gap=1e-4, time_limit_s=60.0)),
+        (2, 20_000, Lagrangian(gap=1e-4, time_limit_s=60.0)),
+        (1, 20_001, Lagrangian(gap=1e-5, time_limit_s=60.0)),
+        (2, 20_001, Lagrangian(gap=1e-5, time_limit_s=60.0)),
+    ],
+)
+def test_the_default_of_many_groups(
+    make_problem: Callable[..., Problem], resources: int, num_groups: int, expected: Lagrangian
+) -> None:
+    """One budget is solved to the optimum up to 2,000 groups; the more, the smaller the gap."""
+    ones = np.ones((resources, num_groups, 1))
 
-    assert additive_solver(many) == Lagrangian(gap=1e-5, time_limit_s=60.0)
-    assert additive_solver(fewer) == Lagrangian()
+    problem = make_problem(ones[0], ones, [num_groups] * resources)
+
+    assert additive_solver(problem) == expected
 
 
 def test_arrays_need_a_gap() -> None:

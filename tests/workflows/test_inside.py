@@ -93,6 +93,16 @@ def test_prices_of_parts_are_those_of_layers(rounding: str) -> None:
         assert (sums > 0).all()
 
 
+def test_no_bits_inside_layers_are_told_of_where_there_are_none() -> None:
+    """Parts as large as layers give the same answer, which is neither measured nor told twice."""
+    found = mpq.search(task("channels:64", "nearest"), ["weight_bytes=1.1x:w4"])
+
+    assert found.problem.parts is not None
+    assert all(p.weight.channels is None for p in found.assignment.precisions.values())
+    assert found.safeguard is not None
+    assert found.safeguard.inside is None
+
+
 def test_what_is_saved_is_what_was_found(tmp_path: Path) -> None:
     """Read again in full, evaluated to the same loss; a frontier needs no network."""
     found = searched("channels")
@@ -196,6 +206,17 @@ def test_the_command_line_divides_layers(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "bits inside layers gave an answer" in done.output
     assert (tmp_path / "assignment.json").exists()
+
+
+def test_alternatives_are_refused_before_the_search(tmp_path: Path) -> None:
+    """They would be refused after it."""
+    words = ["search", "--split", "channels", "--alternatives", "2", "--output", str(tmp_path)]
+
+    done = CliRunner().invoke(app, words)
+
+    assert done.exit_code != 0
+    assert "--alternatives differ in whole layers" in done.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_target_that_holds_channels_keeps_the_bytes(tmp_path: Path) -> None:

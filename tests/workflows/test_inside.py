@@ -93,16 +93,6 @@ def test_prices_of_parts_are_those_of_layers(rounding: str) -> None:
         assert (sums > 0).all()
 
 
-def test_no_bits_inside_layers_are_told_of_where_there_are_none() -> None:
-    """Parts as large as layers give the same answer, which is neither measured nor told twice."""
-    found = mpq.search(task("channels:64", "nearest"), ["weight_bytes=1.1x:w4"])
-
-    assert found.problem.parts is not None
-    assert all(p.weight.channels is None for p in found.assignment.precisions.values())
-    assert found.safeguard is not None
-    assert found.safeguard.inside is None
-
-
 def test_what_is_saved_is_what_was_found(tmp_path: Path) -> None:
     """Read again in full, evaluated to the same loss; a frontier needs no network."""
     found = searched("channels")

@@ -208,12 +208,15 @@ class SearchOptions:
 
     def run(self) -> "tuple[SearchResult, Session]":
         """Runs the search; the session measures what the result predicts, without calibrating."""
+        from mpq.errors import InputError
         from mpq.workflows.method import Method
         from mpq.workflows.search import goal, searched
 
         device, limits = self._checked()
         objective = self.objective.objective()
         parsed, task = goal(limits, objective), self.asked.task(device)
+        if task.parts is not None and self.others.alternatives:
+            raise InputError("--alternatives differ in whole layers: leave it or --split out")
         # Refused before it is planned what ``--time`` makes of it.
         Method.of(self.sensitivity, self.solver, task.seed, objective, self.refine)
         task, sensitivity = self.fitted(task, limits)

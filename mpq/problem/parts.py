@@ -9,7 +9,7 @@ import numpy as np
 
 from mpq._support.arrays import Array, Columns
 from mpq._support.json_arrays import columns as whole_numbers
-from mpq.errors import UnknownNameError
+from mpq.errors import InputError, UnknownNameError
 from mpq.network.layer import merge_ties
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.channel_bits import ChannelBits
@@ -30,6 +30,9 @@ class Parts:
             neighbours.
         owners: Layers that share the weight of another one, and which: they have no row.
         code_bits: What saying which part has which precision takes, at the most.
+
+    Raises:
+        InputError: If they contradict each other.
     """
 
     layers: tuple[str, ...]
@@ -37,6 +40,27 @@ class Parts:
     blocks: Mapping[str, int] = field(default_factory=dict)
     owners: Mapping[str, str] = field(default_factory=dict)
     code_bits: int = 0
+
+    def __post_init__(self) -> None:
+        known = set(self.layers)
+        if len(known) != len(self.layers):
+            raise InputError("parts: a layer is named twice")
+        named = {*self.of_channels, *self.blocks, *self.owners, *self.owners.values()}
+        for name in sorted(named - known):
+            raise UnknownNameError("layer with parts", name, known)
+        if not self.owners.keys().isdisjoint({*self.owners.values(), *self.of_channels}):
+            raise InputError("parts: a layer that shares another one's weight has none of its own")
+        for name, parts in self.of_channels.items():
+            self._check_parts(name, parts, self.blocks.get(name, 1))
+
+    @staticmethod
+    def _check_parts(name: str, parts: Columns, block: int) -> None:
+        count = int(parts.max()) + 1
+        # Rows are counted by the last part: one without channels would be a row of nothing.
+        if count > len(parts) or not np.bincount(parts, minlength=count).all():
+            raise InputError(f"parts of {name!r}: each from 0 to {count - 1} has a channel")
+        if block > 1 and not np.array_equal(parts, np.arange(len(parts)) // block):
+            raise InputError(f"parts of {name!r}: each is of {block} channels that are neighbours")
 
     @cached_property
     def counts(self) -> Columns:
@@ -171,6 +195,7 @@ class Parts:
 
         Raises:
             FileFormatError: If a part is no whole number.
+            InputError: If they contradict each other.
         """
         parts = {n: whole_numbers(x, f"parts: {n}") for n, x in data["of_channels"].items()}
         return cls(tuple(data["layers"]), parts, data["blocks"], data["owners"], data["code_bits"])

@@ -108,8 +108,10 @@ class Problem:
         shape = self.loss.values.shape
         if self.mask is not None and self.mask.shape != shape:
             raise InputError(f"the mask is {self.mask.shape}, the loss is {shape}")
-        if self.parts is not None and self.parts.counts.sum() != shape[0]:
-            raise InputError(f"there are {self.parts.counts.sum()} parts, the loss is {shape}")
+        if self.parts is not None and self.parts.row_names != self.loss.layers:
+            raise InputError(
+                f"the {self.parts.counts.sum()} parts are not the {shape[0]} rows of the loss"
+            )
         for cut in self.cuts:
             if len(cut.columns) != len(self.loss.layers):
                 raise InputError(

@@ -10,11 +10,13 @@ import numpy as np
 
 from mpq._support.arrays import Columns
 from mpq.errors import PrecisionError
-from mpq.quantization.formats import spelled_format
+from mpq.quantization.formats import spelled_format, spellings
 from mpq.quantization.number_format import NumberFormat
 
 MOST_BITS: Final = 8
 """Of channels: their codes lie beside each other in bytes."""
+MOST_CHANNELS: Final = 2**24
+"""Of one weight; no vocabulary is as large."""
 
 
 @final
@@ -33,8 +35,8 @@ class ChannelBits:
         block: Consecutive channels that share a byte; the last block may be short.
 
     Raises:
-        PrecisionError: If the parts contradict each other, or a format is no integer of up to 8
-            bits.
+        PrecisionError: If the parts contradict each other, a format is no integer of up to 8 bits,
+            or there are more channels than any weight has.
     """
 
     numbers: tuple[NumberFormat, ...]
@@ -49,6 +51,11 @@ class ChannelBits:
             raise PrecisionError(f"channels have integers of up to {MOST_BITS} bits; got {names}")
         if len(bits) < 2 or bits != sorted(set(bits)):
             raise PrecisionError(f"channels have two or more widths, rising; got {bits}")
+        if self.num_channels > MOST_CHANNELS:
+            # A short text may speak of any number of them, and each takes memory.
+            raise PrecisionError(
+                f"a weight has at most {MOST_CHANNELS} output channels; got {self.num_channels}"
+            )
         expected = ceil(self.num_channels / self.block) if self.block > 0 else 0
         if len(self.codes) != expected or set(self.codes) != set(range(len(bits))):
             raise PrecisionError(
@@ -86,8 +93,14 @@ class ChannelBits:
         """Inverse of ``str``, from its parts.
 
         Raises:
-            PrecisionError: If they contradict each other.
+            PrecisionError: If they contradict each other, or a format is unknown.
         """
+        unknown = [text for text in bits.split(",") if text not in spellings()]
+        if unknown:
+            raise PrecisionError(
+                f"channels have integers of 2 to {MOST_BITS} bits; got w[{bits}], in which "
+                f"{unknown[0]} is none"
+            )
         numbers = tuple(map(spelled_format, bits.split(",")))
         return cls(numbers, bytes(map(int, codes)), num_channels, block)
 

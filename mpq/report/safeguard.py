@@ -184,7 +184,7 @@ class Safeguard:
         integers: And against that of integers alone; ``None`` where there are no other candidates,
             the answer has none of them, or no integers meet the budgets.
         inside: At last, the answer by layers against that by parts of layers; ``None`` where it was
-            not asked for, or no part can be chosen.
+            not asked for, no part can be chosen, or both are the same.
     """
 
     checks: tuple[UniformCheck, ...] = ()

@@ -80,8 +80,8 @@ def answer_in_parts(
         found: The estimate.
 
     Returns:
-        The problem and its answer, and the answers beside each other; the problem that was given
-        where no part can be chosen.
+        The problem and its answer, and the answers beside each other, ``None`` where they are the
+        same; the problem that was given where no part can be chosen.
     """
     parted = solved_in_parts(prepared, split, problem, solution, found)
     if parted is None:
@@ -93,6 +93,8 @@ def answer_in_parts(
         )
         return problem, solution, None
     asked, inside = parted
+    if inside.precisions(asked) == solution.precisions(problem):
+        return asked, inside, None  # parts may differ at other points of its frontier
     measured = prepared.on_held_out.measure
     lost = measured(inside.precisions(asked)).by_example
     beside = [measured(solution.precisions(problem)).by_example]

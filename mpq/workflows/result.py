@@ -247,11 +247,6 @@ class SearchResult:
         Raises:
             InputError: If a number is below 1, or rows are parts of layers.
         """
-        if self.problem.parts is not None:
-            raise InputError(
-                "alternatives differ in whole layers, and these are divided: search without split "
-                "(--split)"
-            )
         table = self.cost_table(self._first_resource)
         points = alternative_points(self.problem, table, self._solver, count, min_differing_layers)
         found = Frontier(table.name, table.unit, self.problem.loss.unit, points)

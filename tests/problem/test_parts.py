@@ -1,6 +1,7 @@
 """Rows that are parts of layers: what they cost, and which precision a choice of them is."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.split import Split
 from mpq.quantization.precision import Precision
 from mpq.solvers import SOLVERS
+from mpq.solvers.queries.alternatives import alternatives
 
 PRECISIONS = tuple(map(Precision.parse, ("w2", "w4", "w8")))
 LAYERS = ("embed", "conv", "fc", "head")
@@ -111,5 +113,32 @@ def test_a_problem_of_parts_is_solved_and_kept() -> None:
     assert any(precision.weight.channels is not None for precision in chosen.values())
     assert again.precisions_of(solution.columns) == chosen
     assert again.columns_of(chosen).tolist() == solution.columns.tolist()
-    with pytest.raises(InputError, match="there are 7 parts"):
+    with pytest.raises(InputError, match="the 7 parts are not the 4 rows"):
         Problem(table("loss"), parts=PARTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("layers", ("embed", "conv", "fc", "fc"), "named twice"),
+        ("of_channels", {"conv": np.array([0, 1, 1, 3])}, "each from 0 to 3 has a channel"),
+        ("of_channels", {"conv": np.array([0, 1, 10**15])}, "has a channel"),
+        ("of_channels", {"other": np.array([0, 1])}, "other"),
+        ("of_channels", {"head": np.array([0, 1])}, "has none of its own"),
+        ("blocks", {"fc": 3}, "of 3 channels that are neighbours"),
+        ("owners", {"head": "other"}, "other"),
+        ("owners", {"head": "embed", "embed": "fc"}, "has none of its own"),
+    ],
+)
+def test_parts_that_contradict_each_other_are_refused(name: str, value: Any, why: str) -> None:
+    """A file that was edited may say anything."""
+    with pytest.raises(InputError, match=why):
+        replace(PARTS, **{name: value})
+
+
+def test_alternatives_of_parts_are_refused() -> None:
+    """Each would differ in one channel, and not in so many layers."""
+    rows = PARTS.table(table("loss"))
+
+    with pytest.raises(InputError, match="whole layers"):
+        alternatives(Problem(rows, parts=PARTS), SOLVERS.build("ilp"), 2)

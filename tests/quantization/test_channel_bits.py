@@ -38,6 +38,8 @@ def test_what_is_written_is_read(text: str) -> None:
         ("w[4,2]:01", "rising"),
         ("w[2,9]:01", "up to 8 bits"),
         ("w[2,4]:9/4x01", "9 channels in blocks of 4"),
+        ("w[1,4]:01", "1 is none"),
+        ("w[2,4]:40000000000/20000000000x01", "at most 16777216 output channels"),
     ],
 )
 def test_what_contradicts_itself_is_refused(text: str, why: str) -> None:

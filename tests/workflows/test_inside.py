@@ -212,6 +212,17 @@ def test_the_command_line_divides_layers(tmp_path: Path) -> None:
     assert (tmp_path / "assignment.json").exists()
 
 
+def test_alternatives_are_refused_before_the_search(tmp_path: Path) -> None:
+    """They would be refused after it."""
+    words = ["search", "--split", "channels", "--alternatives", "2", "--output", str(tmp_path)]
+
+    done = CliRunner().invoke(app, words)
+
+    assert done.exit_code != 0
+    assert "--alternatives differ in whole layers" in done.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_target_that_holds_channels_keeps_the_bytes(tmp_path: Path) -> None:
     """C, with a byte for the width of every channel: the file has what was promised."""
     net = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 5)).eval()

@@ -30,7 +30,7 @@ def alternatives(
         infeasible, and is then the only one.
 
     Raises:
-        InputError: If a number is below 1.
+        InputError: If a number is below 1, or rows are parts of layers.
         SolverError: If an assignment is better than one that was called the best before it, and
             no other way of solving that finds it.
     """
@@ -38,6 +38,11 @@ def alternatives(
         raise InputError(
             "alternatives need a count and a number of differing layers of at least 1; got "
             f"{count} and {min_differing_layers}"
+        )
+    if problem.parts is not None:
+        raise InputError(
+            "alternatives differ in whole layers, and these are divided: search without split "
+            "(--split)"
         )
     asked: list[Problem] = []
     found: list[Solution] = []

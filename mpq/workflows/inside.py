@@ -80,29 +80,38 @@ def answer_in_parts(
         found: The estimate.
 
     Returns:
-        The problem and its answer, and the answers beside each other, ``None`` where they are the
-        same; the problem that was given where no part can be chosen.
+        The problem and its answer, and the answers beside each other; where no layer is divided,
+        which is told, the answer that was given, and ``None``.
     """
     parted = solved_in_parts(prepared, split, problem, solution, found)
     if parted is None:
-        warnings.warn(
-            f"no layer is divided (--split {split}): none has two formats of weights that differ "
-            "in bits alone and a price of each channel, or what names the parts' bits is more than "
-            "the limits leave",
-            stacklevel=2,
+        why = (
+            "none has two formats of weights that differ in bits alone and a price of each "
+            "channel, or what names the parts' bits is more than the limits leave"
         )
-        return problem, solution, None
+        return _undivided(split, why, problem, solution)
     asked, inside = parted
-    if inside.precisions(asked) == solution.precisions(problem):
-        return asked, inside, None  # parts may differ at other points of its frontier
+    precisions = inside.precisions(asked)
+    if all(precision.weight.channels is None for precision in precisions.values()):
+        why = "by the prices of parts whole ones lose least"
+        # Parts may differ at other points of its frontier.
+        is_same = precisions == solution.precisions(problem)
+        return _undivided(split, why, *((asked, inside) if is_same else (problem, solution)))
     measured = prepared.on_held_out.measure
-    lost = measured(inside.precisions(asked)).by_example
+    lost = measured(precisions).by_example
     beside = [measured(solution.precisions(problem)).by_example]
     uniform = uniform_within(problem).values()
     beside += [measured(problem.precisions_of(columns)).by_example for columns in uniform]
     is_worse = any(_is_worse(Excess.of(lost, other)) for other in beside)
     check = AnswerCheck(Excess.of(beside[0], lost), not is_worse)
     return (problem, solution, check) if is_worse else (asked, inside, check)
+
+
+def _undivided(
+    split: Split, why: str, problem: Problem, solution: Solution
+) -> tuple[Problem, Solution, None]:
+    warnings.warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
+    return problem, solution, None
 
 
 def _is_worse(excess: Excess) -> bool:

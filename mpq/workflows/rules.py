@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias, TypeVar, final
 
+from mpq._support.names import shortened
 from mpq.errors import InputError
 from mpq.network.patterns import Pattern, check_pattern
 from mpq.quantization.precision import Precision
@@ -71,7 +72,8 @@ class Rules:
     @cached_property
     def fixed(self) -> tuple[tuple[Pattern, Precision], ...]:
         """Pairs of ``fix``, read."""
-        return tuple((pattern, _precision(value)) for pattern, value in _pairs("fix", self.fix))
+        pairs = _pairs("fix", self.fix)
+        return tuple((pattern, read_precisions("fix", [value])[0]) for pattern, value in pairs)
 
     @cached_property
     def allowed(self) -> tuple[tuple[Pattern, tuple[Precision, ...]], ...]:
@@ -98,7 +100,14 @@ def read_precisions(name: str, values: Iterable[Spelled]) -> tuple[Precision, ..
     if isinstance(values, str):
         raise InputError(f"{name} takes a list of precisions; got {values!r}: write [{values!r}]")
     # Two columns of one table cannot be the same precision; the order given stays.
-    return tuple(dict.fromkeys(map(_precision, values)))
+    found = tuple(dict.fromkeys(map(_precision, values)))
+    for each in found:
+        if each.weight.channels is not None:
+            raise InputError(
+                f"{name}: {shortened(str(each))} is of the channels of one weight, which a search "
+                "finds with split (--split channels): name whole formats, such as w2 and w4"
+            )
+    return found
 
 
 def _pairs(rule: str, given: Pairs[Value]) -> list[tuple[Pattern, Value]]:

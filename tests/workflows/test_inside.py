@@ -200,6 +200,28 @@ def test_it_says_so_where_no_layer_can_be_divided() -> None:
     assert found.safeguard.inside is None
 
 
+def test_whole_layers_stay_where_no_part_pays() -> None:
+    """The answer is that of the search by layers, however parts are priced."""
+    asked = task("channels:64", "nearest")
+
+    with pytest.warns(UserWarning, match="no layer is divided .--split channels:64."):
+        found = mpq.search(asked, ["weight_bytes=1.1x:w4"])
+
+    by_layers = mpq.search(task("none", "nearest"), ["weight_bytes=1.1x:w4"])
+    assert found.assignment.precisions == by_layers.assignment.precisions
+    assert found.safeguard is not None
+    assert found.safeguard.inside is None
+
+
+@pytest.mark.parametrize(
+    "rules", [{"fix": {"head": "w[2,4]:01010a32"}}, {"allow": {"head": ["w[2,4]:01010a32"]}}]
+)
+def test_channels_of_one_weight_are_no_candidate(rules: dict[str, object]) -> None:
+    """A search finds them."""
+    with pytest.raises(InputError, match="finds with split"):
+        task("none", rules=mpq.Rules(**rules))  # type: ignore[arg-type]
+
+
 def test_the_command_line_divides_layers(tmp_path: Path) -> None:
     """And says what was found."""
     words = ["search", "--split", "blocks:2", "--precisions", "w2,w8", "--rounding", "nearest"]

@@ -8,9 +8,9 @@ from torch import nn
 
 from mpq.backends.target import LayerShape, Shipped, Target
 from mpq.errors import InputError
-from mpq.hardware_profiles.file_bytes import cache_file_bytes
 from mpq.network.layer import CACHES
 from mpq.network.modules import stored_tensors, weight_of
+from mpq.quantization.cache_bits import cache_file_bytes
 from mpq.quantization.precision import Precision
 
 
@@ -84,7 +84,7 @@ def promised(target: Target, shipped: Shipped) -> FileSize | None:
         key = id(weight), layer.precision.weight
         found.setdefault(key, size.layer_bytes(layer, layer.precision))
     total = size.constant_bytes + sum(found.values())
-    total += sum(cache_file_bytes(x, x.precision) for x in caches)
+    total += sum(cache_file_bytes(x.name, x.precision) for x in caches)
     return FileSize(total, size.layer_bytes, size.slack_bytes)
 
 

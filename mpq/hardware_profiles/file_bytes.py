@@ -10,19 +10,15 @@ from typing import Final, final
 import numpy as np
 
 from mpq.network.layer import Layer
-from mpq.problem.assignment import AssignedLayer
 from mpq.problem.budget import FILE_BYTES
 from mpq.problem.cost_table import CostTable
+from mpq.quantization.cache_bits import cache_file_bytes
 from mpq.quantization.precision import Precision
 
 NO_TARGET: Final = (
     f"{FILE_BYTES} is the size of a deployment target's file: say which target, --to gguf "
     "(`mpq targets` lists them), or limit weight_bytes"
 )
-
-
-_SCALE_BYTES: Final = 160
-"""Of a single number: dtype, shape and place, and names of the tools' around it."""
 
 
 @final
@@ -39,11 +35,6 @@ class FilePrices:
     layer_bytes: Callable[[Layer, Precision], int]
 
 
-def cache_file_bytes(layer: Layer | AssignedLayer, precision: Precision) -> int:
-    """Of a scale in the file, with what a header says of it, at most; keys are in no file."""
-    return 0 if precision.activation.is_exact else len(layer.name) + _SCALE_BYTES
-
-
 def file_table(
     layers: Sequence[Layer], candidates: Sequence[Precision], prices: FilePrices
 ) -> CostTable:
@@ -58,8 +49,9 @@ def file_table(
     def row(layer: Layer) -> list[int]:
         if layer.weight_of is not None:
             return [0] * len(candidates)
-        own = cache_file_bytes if layer.is_cache else prices.layer_bytes
-        return [own(layer, precision) for precision in candidates]
+        if layer.is_cache:
+            return [cache_file_bytes(layer.name, precision) for precision in candidates]
+        return [prices.layer_bytes(layer, precision) for precision in candidates]
 
     rows = [row(layer) for layer in layers]
     values = np.array(rows, dtype=np.float64).reshape(len(layers), len(candidates))

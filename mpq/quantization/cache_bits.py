@@ -2,11 +2,14 @@
 
 from typing import Final
 
+from mpq.quantization.precision import Precision
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 TOKEN_SCALE: Final = "fp16"
 """What scales of tokens are stored in, as KIVI stores them (Liu et al. 2024, arXiv:2402.02750)."""
+_SCALE_BYTES: Final = 160
+"""Of a single number in a file: dtype, shape and place, and names of the tools' around it."""
 
 
 def token_bits(tensor_format: TensorFormat, num_heads: int, head_size: int) -> int:
@@ -25,3 +28,8 @@ def shared_bits(tensor_format: TensorFormat, num_channels: int) -> int:
     count = counts.get(tensor_format.granularity, 0)
     point = 0 if tensor_format.symmetric else tensor_format.number.bits
     return count * (SCALE_FORMATS["fp32"].bits + point)
+
+
+def cache_file_bytes(name: str, precision: Precision) -> int:
+    """Of a layer's scale in a file, with what a header says of it, at most; keys are in no file."""
+    return 0 if precision.activation.is_exact else len(name) + _SCALE_BYTES

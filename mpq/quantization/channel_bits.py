@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
-from typing import Final, Self, final
+from typing import TYPE_CHECKING, Final, Self, final
 
-import numpy as np
-
-from mpq._support.arrays import Columns
 from mpq.errors import PrecisionError
 from mpq.quantization.formats import spelled_format, spellings
 from mpq.quantization.number_format import NumberFormat
+
+if TYPE_CHECKING:
+    from mpq._support.arrays import Columns
 
 MOST_BITS: Final = 8
 """Of channels: their codes lie beside each other in bytes."""
@@ -67,7 +67,7 @@ class ChannelBits:
     def of(
         cls,
         numbers: Sequence[NumberFormat],
-        columns: Sequence[int] | Columns,
+        columns: "Sequence[int] | Columns",
         num_channels: int | None = None,
         block: int = 1,
     ) -> Self | NumberFormat:
@@ -82,9 +82,8 @@ class ChannelBits:
         used = sorted({*map(int, columns)}, key=lambda column: numbers[column].bits)
         if len(used) == 1:
             return numbers[used[0]]
-        place = np.zeros(max(used) + 1, dtype=np.uint8)
-        place[used] = np.arange(len(used))
-        codes = place[np.asarray(columns)].tobytes()
+        place = {column: code for code, column in enumerate(used)}
+        codes = bytes(place[int(column)] for column in columns)
         count = len(codes) if num_channels is None else num_channels
         return cls(tuple(numbers[column] for column in used), codes, count, block)
 
@@ -114,15 +113,18 @@ class ChannelBits:
         return self._text
 
     @cached_property
-    def columns(self) -> Columns:
+    def columns(self) -> "Columns":
         """``[O]`` which of the formats every channel is in."""
+        import numpy as np  # within, as the command line reads precisions without it
+
         blocks = np.frombuffer(self.codes, dtype=np.uint8).astype(np.intp)
         return np.repeat(blocks, self.block)[: self.num_channels]
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
         """``[F]`` channels in each format."""
-        return tuple(np.bincount(self.columns, minlength=len(self.numbers)).tolist())
+        columns = self.columns.tolist()
+        return tuple(columns.count(column) for column in range(len(self.numbers)))
 
     @property
     def code_bits(self) -> int:

@@ -71,8 +71,8 @@ def _help() -> str:
     *_, widest, original = sorted(int(text) for text in spellings() if text.isdigit())
     return (
         f"write w<bits>a<bits> such as w4a8 (2 to {widest}, or {original} bits), w4g128a16 "
-        f"for groups of 128, w4g64sfp8 for their scales in fp8, w3g64+s0.5% or w3g64+r16 for what "
-        f"stands beside codes, w8a8d for dynamic activations, or one of {', '.join(shown_names())}"
+        f"for groups of 128, w4g64sfp8 for their scales in fp8, w3g64+s1% or w3g64+r16 for "
+        f"branches, w8a8d for dynamic inputs, or one of {', '.join(shown_names())}"
     )
 
 

@@ -48,22 +48,24 @@ class ChannelModel:
         axis = -1 if layer.kind == "linear" else -layer_rank(layer) - 1
         for sums, tensor in ((self._outputs, g), (self._inputs, x)):
             squares = tensor.detach().movedim(axis, 0).flatten(1).float().square()
-            found = squares.sum(dim=1, dtype=torch.float64).cpu()
-            sums[tap.name] = sums[tap.name] + found if tap.name in sums else found
+            found = squares.sum(dim=1, dtype=torch.float64)
+            known = sums.get(tap.name)
+            sums[tap.name] = found if known is None else known.to(found.device) + found
 
     def losses(self, changes: WeightChanges) -> Array | None:
         """``[O, F]`` of a layer's weight; ``None`` where the model is not known."""
         layer = self._layers.get(changes.name)
         if layer is None or layer.name not in self._outputs:
             return None
-        counts = _counts(layer, changes, self._outputs[layer.name], self._inputs[layer.name])
-        return changes.squares(counts.to(changes.rows.device)).cpu().numpy()
+        # Also where they were restored, on the CPU.
+        sums = (x[layer.name].to(changes.rows.device) for x in (self._outputs, self._inputs))
+        return changes.squares(_counts(layer, changes, *sums)).cpu().numpy()
 
     @property
     def state(self) -> State:
         """See ``Resumable``."""
         both = (("outputs", self._outputs), ("inputs", self._inputs))
-        found = {f"{kind} {n}": sums.numpy() for kind, part in both for n, sums in part.items()}
+        found = {f"{kind} {n}": x.cpu().numpy() for kind, part in both for n, x in part.items()}
         return found or {"none": np.zeros(0)}
 
     def restore(self, state: State) -> None:

@@ -28,16 +28,18 @@ class ChannelPrices:
 
     def __init__(self, channels: Sequence[int], num_formats: int, num_candidates: int) -> None:
         self._starts = np.cumsum([0, *channels[:-1]])
-        self._squares = np.zeros((sum(channels), num_formats))
-        self._fourths = np.zeros((sum(channels), num_formats))
+        # Squares and fourth powers, on the device of what is added: no batch waits for a transfer.
+        self._powers = torch.zeros(2, sum(channels), num_formats, dtype=torch.float64)
         self._of_inputs = np.zeros((len(channels), num_candidates))
         self._examples, self._rows = 0, 0
 
     def add(self, of_weights: Iterable[ChannelProducts], of_inputs: Array, batch: Batch) -> None:
         """Of more examples: products of all layers, and squares of inputs ``[L, B]``."""
         found = list(of_weights)
-        self._squares += torch.cat([x.squares.cpu() for x in found]).numpy()
-        self._fourths += torch.cat([x.fourths.cpu() for x in found]).numpy()
+        device = found[0].squares.device
+        both = [(x.squares.double().to(device), x.fourths.to(device)) for x in found]
+        powers = torch.stack([torch.cat(part) for part in zip(*both, strict=True)])
+        self._powers = self._powers.to(device) + powers
         self._of_inputs += of_inputs
         self._examples += batch.size
         self._rows += len(found[0].whole)
@@ -49,32 +51,37 @@ class ChannelPrices:
             scale: Of the probes.
             columns: ``[B]`` every candidate's format of weights.
         """
-        summed = np.add.reduceat(self._squares, self._starts, axis=0)[:, list(columns)]
+        summed = np.add.reduceat(self._found[0], self._starts, axis=0)[:, list(columns)]
         return np.asarray(0.5 * scale * (summed + self._of_inputs) / self._examples)
+
+    @property
+    def _found(self) -> Array:
+        """``[2, C, F]``."""
+        return np.asarray(self._powers.cpu().numpy())
 
     def by_channel(self, scale: float) -> list[Array]:
         """``[O, F]`` of every layer: what its channels' weights are priced at."""
-        return np.split(0.5 * scale * self._squares / self._examples, self._starts[1:])
+        return np.split(0.5 * scale * self._found[0] / self._examples, self._starts[1:])
 
     @property
     def variances(self) -> list[Array]:
         """``[O, F]`` of every layer: of each price, relative to its square."""
-        squares = np.where(self._squares > 0, self._squares, 1.0) ** 2
-        found = np.maximum(self._rows * self._fourths / squares - 1.0, 0.0) / max(self._rows, 1)
+        squares, fourths = self._found
+        squares = np.where(squares > 0, squares, 1.0) ** 2
+        found = np.maximum(self._rows * fourths / squares - 1.0, 0.0) / max(self._rows, 1)
         return np.split(found, self._starts[1:])
 
     @property
     def state(self) -> State:
         """See ``Resumable``."""
         return {
-            "squares": self._squares,
-            "fourths": self._fourths,
+            "powers": self._found,
             "inputs": self._of_inputs,
             "counts": np.array([self._examples, self._rows]),
         }
 
     def restore(self, state: State) -> None:
         """See ``Resumable``."""
-        self._squares, self._fourths = state["squares"], state["fourths"]
+        self._powers = torch.from_numpy(np.array(state["powers"]))
         self._of_inputs = state["inputs"]
         self._examples, self._rows = state["counts"].tolist()

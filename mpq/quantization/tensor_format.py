@@ -143,7 +143,7 @@ class TensorFormat:
     def why_simulated(self) -> str:
         """Why what is in this format is computed with in the simulation alone; empty: not so."""
         if self.channels is not None:
-            return "no kernel here reads output channels of different bits"
+            return "no device says how fast output channels of different bits are"
         if self.branch is not None:
             return f"no tool here has a branch beside a weight's codes (+{self.branch})"
         if self.number.is_for_inputs:

@@ -15,6 +15,8 @@ from mpq.cli.__main__ import app
 from mpq.errors import InputError
 from mpq.hardware_profiles.part_costs import part_costs
 from mpq.network.layer import Layer
+from mpq.sensitivity.output_sketch import OutputSketch
+from mpq.workflows.setup import Prepared
 from tests.workflows.networks import Net, batches
 
 CANDIDATES = ["w2", "w3", "w4", "w8"]
@@ -91,6 +93,17 @@ def test_prices_of_parts_are_those_of_layers(rounding: str) -> None:
             expected = layers.problem.loss.values[:, column]
             np.testing.assert_allclose(sums, expected, rtol=1e-6)
         assert (sums > 0).all()
+
+
+def test_channels_of_codes_that_fit_data_add_up_to_the_price_by_channels() -> None:
+    """To a millionth: inputs are not rounded here, so that nothing else is in it."""
+    found = OutputSketch().estimate(Prepared.of(task("channels")).asked)
+
+    assert found.by_channels is not None
+    assert set(found.channels) == set(found.by_channels.layers)
+    for row, name in enumerate(found.by_channels.layers):
+        sums = found.channels[name].sum(axis=0)
+        np.testing.assert_allclose(sums, found.by_channels.values[row], rtol=1e-6)
 
 
 def test_what_is_saved_is_what_was_found(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@
 
 Llamas in bfloat16 of random weights, so that nothing here says how good an answer is. Each is
 written to a temporary folder shard by shard (never whole in memory) and searched in processes of
-their own with one thread: ``streamed`` within ``--memory``, ``in_memory`` without a limit.
+their own with one thread: ``streamed`` within ``--memory``, ``in_memory`` without a limit;
+``made_in_memory`` is of weights that no file has, near the border of what a machine holds.
 
 ``peak_bytes`` is the most that a process ever held (VmHWM, Linux), the libraries and the pages of
 mapped files with it; ``loaded_bytes`` what it held before the search. ``cpu_seconds`` is process
@@ -37,14 +38,16 @@ SIZES: dict[str, dict[str, int]] = {
     "1.1B": {"hidden": 2048, "layers": 22, "inner": 5632, "heads": 32, "keys": 4},
     "3B": {"hidden": 3072, "layers": 28, "inner": 8192, "heads": 24, "keys": 8},
     "7B": {"hidden": 4096, "layers": 32, "inner": 11008, "heads": 32, "keys": 32},
+    "9B": {"hidden": 4096, "layers": 44, "inner": 11008, "heads": 32, "keys": 32},
 }
 VOCABULARY = 32000
+CASES = ["streamed", "in_memory", "made_in_memory"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["60M"])
-    parser.add_argument("--cases", nargs="+", choices=["streamed", "in_memory"], default=None)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=None)
     parser.add_argument("--memory", default="4GiB")
     parser.add_argument("--formats", nargs="+", default=["w2g128", "w4g128", "w8g128"])
     parser.add_argument("--sequences", type=int, default=4)
@@ -65,10 +68,12 @@ def measured(size: str, asked: argparse.Namespace) -> dict[str, Any]:
     """All cases of one size."""
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        rows["weights"] = write_llama(Path(folder), **SIZES[size])
-        for case in asked.cases or ["streamed", "in_memory"]:
+        cases = asked.cases or ["streamed", "in_memory"]
+        if cases != ["made_in_memory"]:
+            rows["weights"] = write_llama(Path(folder), **SIZES[size])
+        for case in cases:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                rows[case] = pool.apply(cost, (folder, case, asked))
+                rows[case] = pool.apply(cost, (folder, size, case, asked))
             print(size, case, rows[case], file=sys.stderr)
         for verb in ("evaluate", "export") if asked.verbs else ():
             with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -79,16 +84,7 @@ def measured(size: str, asked: argparse.Namespace) -> dict[str, Any]:
 
 def write_llama(folder: Path, hidden: int, layers: int, inner: int, heads: int, keys: int) -> int:
     """A folder as transformers writes it, a block at a time; how many weights it has."""
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=keys,
-        architectures=["LlamaForCausalLM"],
-        dtype="bfloat16",
-    )
+    config = config_of(hidden, layers, inner, heads, keys)
     config.save_pretrained(folder)
     with torch.device("meta"):
         shapes = {n: p.shape for n, p in transformers.LlamaForCausalLM(config).named_parameters()}
@@ -106,16 +102,43 @@ def write_llama(folder: Path, hidden: int, layers: int, inner: int, heads: int, 
     return sum(shape.numel() for shape in shapes.values())
 
 
+def config_of(
+    hidden: int, layers: int, inner: int, heads: int, keys: int
+) -> transformers.LlamaConfig:
+    """Of a size."""
+    return transformers.LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=keys,
+        architectures=["LlamaForCausalLM"],
+        dtype="bfloat16",
+    )
+
+
+def made_in_memory(size: str) -> torch.nn.Module:
+    """A network of random weights that no file has, so that it cannot be streamed."""
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    model = transformers.LlamaForCausalLM(config_of(**SIZES[size])).eval()
+    torch.set_default_dtype(before)
+    return model
+
+
 def weight(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
     if len(shape) == 1:
         return torch.ones(shape, dtype=torch.bfloat16)
     return (0.02 * torch.randn(shape, generator=generator)).bfloat16()
 
 
-def cost(folder: str, case: str, asked: argparse.Namespace) -> dict[str, Any]:
+def cost(folder: str, size: str, case: str, asked: argparse.Namespace) -> dict[str, Any]:
     """Of one case, in the process that runs it."""
     torch.set_num_threads(1)
-    model = load_folder(Path(folder))
+    is_made = case == "made_in_memory"
+    model = made_in_memory(size) if is_made else load_folder(Path(folder))
     loaded, start, read = peak_bytes(), time.process_time(), read_bytes()
     result = mpq.search(
         mpq.Task(
@@ -134,6 +157,7 @@ def cost(folder: str, case: str, asked: argparse.Namespace) -> dict[str, Any]:
     if asked.verbs:
         result.assignment.save(Path(folder) / "run")
     return {
+        "weights": sum(p.numel() for p in model.parameters()),
         "cpu_seconds": round(time.process_time() - start, 1),
         "peak_bytes": peak_bytes(),
         "loaded_bytes": loaded,

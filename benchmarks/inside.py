@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--splits", default=",".join(SPLITS))
     parser.add_argument("--bits", default=",".join(map(str, BUDGET_BITS)))
     parser.add_argument("--group", type=int, help="weights that share a scale")
+    parser.add_argument("--rounding", default="auto", help="how weights become codes")
     parser.add_argument("--choosing", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -63,19 +64,28 @@ def main() -> None:
         for name in given.networks
         for seed in map(int, given.seeds.split(","))
         for row in divided(
-            name, Asked(seed, bits, given.choosing, False, given.group), given.splits.split(",")
+            name,
+            Asked(seed, bits, given.choosing, False, given.group),
+            given.splits.split(","),
+            given.rounding,
         )
     ]
     header = {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}
     print(json.dumps({**header, "rows": rows, "means": means(rows)}, indent=1))
 
 
-def divided(name: str, asked: Asked, splits: list[str]) -> list[dict[str, Any]]:
+def divided(name: str, asked: Asked, splits: list[str], rounding: str) -> list[dict[str, Any]]:
     """A row for every budget: what layers and all splits lose on fresh examples."""
     model, (calibration, fresh) = network(name, asked.seed, asked.choosing)
     seen, held_out = parts(calibration)
     task = mpq.Task(
-        model, seen, held_out, candidates=asked.candidates, seed=asked.seed, split=splits[0]
+        model,
+        seen,
+        held_out,
+        candidates=asked.candidates,
+        rounding=rounding,
+        seed=asked.seed,
+        split=splits[0],
     )
     prepared = Prepared.of(task)
     method = Method.of(ESTIMATOR, SOLVER, asked.seed)

@@ -1,6 +1,6 @@
 """Bytes of the key-value cache at a stated context: a resource that no device is needed for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -31,11 +31,16 @@ def cache_bytes(layer: Layer, precision: Precision, cache: KVCache) -> float:
         return 0.0
     num_heads, head_size, _ = layer.weight_shape
     as_given, held = num_heads * head_size * layer.original_bits, precision.activation
-    length = min(cache.tokens, layer.most_tokens or cache.tokens)
+    length = tokens_held(layer, cache)
     kept = length if held.is_exact else min(length, cache.first + cache.window)
     bits = kept * as_given + (length - kept) * token_bits(held, num_heads, head_size)
     bits = cache.batch_size * bits + shared_bits(held, num_heads * head_size)
     return float(-(-bits // 8))
+
+
+def tokens_held(layer: Layer, cache: KVCache) -> int:
+    """Of one sequence: the whole context, or a sliding window of it."""
+    return min(cache.tokens, layer.most_tokens or cache.tokens)
 
 
 def cache_table(
@@ -59,9 +64,14 @@ def weight_and_cache_table(weights: CostTable, caches: CostTable) -> CostTable:
     return replace(weights, name=WEIGHT_AND_CACHE_BYTES, values=weights.values + caches.values)
 
 
-def with_caches(table: CostTable, layers: Sequence[Layer]) -> CostTable:
-    """A table of the layers that have weights, with rows of 0 for all others."""
+def with_caches(
+    table: CostTable, layers: Sequence[Layer], price: Callable[[Layer, Precision], float]
+) -> CostTable:
+    """A table of the layers that have weights, with rows for caches, whose cells have a price."""
     places = [place for place, layer in enumerate(layers) if not layer.is_cache]
     values = np.zeros((len(layers), len(table.precisions)))
     values[places] = table.values
+    for row, layer in enumerate(layers):
+        if layer.is_cache:
+            values[row] = [price(layer, precision) for precision in table.precisions]
     return replace(table, layers=tuple(layer.name for layer in layers), values=values)

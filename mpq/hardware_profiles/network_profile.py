@@ -168,6 +168,9 @@ class NetworkProfile:
         widths = replace(self.half_width, constant=0.0, pairs=())
         return _chosen(widths, list(table.layers), candidates)
 
+    def attention(self, resource: str) -> None:
+        """Nothing of it was measured."""
+
     def numbers(self) -> Mapping[str, Sourced]:
         """Uniform networks' seconds, the constant, and the correction's error."""
         source = "measured by mpq profile"

@@ -1,6 +1,6 @@
 """Prices of a network's layers: on a device, or without one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import fsum
@@ -74,7 +74,8 @@ class Pricing:
         kv_cache: How many tokens the key-value cache holds; ``None``: it is not searched.
 
     Raises:
-        InputError: If the workload has a phase, and no layer a token axis.
+        InputError: If the workload has a phase, and no layer a token axis, or decodes more
+            sequences than the cache holds.
     """
 
     layers: tuple[Layer, ...]
@@ -94,6 +95,13 @@ class Pricing:
                 f"phase {self.workload.phase} needs a layer that reads tokens (an embedding, or a "
                 "linear layer whose input has an axis of tokens), and this network has none: "
                 "leave phase and tokens out"
+            )
+        cache, batch_size = self.kv_cache, self.workload.batch_size
+        if self.workload.phase == "decode" and cache and cache.batch_size < batch_size:
+            raise InputError(
+                f"{batch_size} sequences are decoded at once (batch_size, --batch-size), and the "
+                f"key-value cache holds {cache.batch_size}: give it as many (KVCache(batch_size="
+                f"{batch_size}), --kv-batch-size {batch_size})"
             )
 
     @property
@@ -203,18 +211,33 @@ class Pricing:
         if resource in CACHE_RESOURCES:
             return self._runnable(self._caches(resource, candidates))
         assert self.profile is not None
-        # The layers as traced: a profile applies the workload itself, and knows of no cache.
+        # The layers as traced: a profile applies the workload itself.
         found = self.profile.cost(resource, weighted(self.layers), candidates, self.workload)
-        return with_caches(found, self.layers)
+        return with_caches(found, self.layers, self._attention(resource))
 
     def uncertainty(self, resource: str, candidates: Sequence[Precision]) -> CostTable | None:
         """``[L, B]`` half widths of 95 % intervals, ``nan``: unknown; ``None`` if all are."""
         if self.profile is None or resource not in self.profile.resources:
             return None
         found = self.profile.uncertainty(resource, weighted(self.layers), candidates, self.workload)
-        found = with_caches(found, self.layers)
+        found = with_caches(found, self.layers, _nothing)
         # All unknown is the same as no answer: reports leave the column out.
         return None if np.isnan(found.values).all() else found
+
+    @property
+    def decodes(self) -> bool:
+        """Whether latency and energy count the attention of a new token."""
+        profile = self.profile
+        is_known = profile is not None and any(map(profile.attention, profile.resources))
+        return is_known and self.kv_cache is not None and self.workload.phase == "decode"
+
+    def _attention(self, resource: str) -> Callable[[Layer, Precision], float]:
+        """Price of keys or values when a token is decoded; 0 where it is not known."""
+        assert self.profile is not None
+        price, cache = self.profile.attention(resource), self.kv_cache
+        if price is None or cache is None or not self.decodes:
+            return _nothing
+        return partial(price.of, cache=cache, batch_size=self.workload.batch_size)
 
     def _linear(self, resource: str, candidates: Sequence[Precision]) -> CostTable:
         """What needs no device; of ``weight_bytes``, all else that is stored is the constant."""
@@ -295,6 +318,10 @@ class Pricing:
         found = fsum(cache_bytes(layer, precision, cache) for layer, precision in pairs)
         is_alone = resource == KV_CACHE_BYTES
         return found if is_alone else found + self._without_device(WEIGHT_BYTES, chosen)
+
+
+def _nothing(_: Layer, __: Precision) -> float:
+    return 0.0
 
 
 def check_resource(resource: str, has_device: bool) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from mpq.hardware_profiles.attention_price import AttentionPrice
 from mpq.hardware_profiles.sourced import Sourced
 from mpq.network.layer import Layer
 from mpq.network.workload import Workload
@@ -73,6 +74,13 @@ class Profile(Protocol):
         workload: Workload,
     ) -> CostTable:
         """``[L, B]`` half width of the 95 % interval, in the cost's unit; ``nan``: unknown."""
+
+    def attention(self, resource: str) -> AttentionPrice | None:
+        """What decoding with a key-value cache takes; ``None``: it does not say.
+
+        Raises:
+            UnknownNameError: If it does not price that resource.
+        """
 
     def numbers(self) -> Mapping[str, Sourced]:
         """Every number with its unit in the name, for people."""

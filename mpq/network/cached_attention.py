@@ -42,12 +42,14 @@ class _Seen:
     found: dict[int, tuple[CacheShape, CacheShape]] = field(default_factory=dict)
     lengths: set[int] = field(default_factory=set)
 
-    def add(self, module: nn.Module, key: Tensor, value: Tensor, window: int | None) -> None:
+    def add(
+        self, module: nn.Module, num_queries: int, key: Tensor, value: Tensor, window: int | None
+    ) -> None:
         """A call; only one that no token after the query is seen in can have a cache."""
         if vars(module).get("is_causal") is not True:
             return
         shapes = (
-            CacheShape(kind, x.shape[1], x.shape[3], window)
+            CacheShape(kind, x.shape[1], x.shape[3], num_queries, window)
             for kind, x in zip(CACHES, (key, value), strict=True)
         )
         self.found.setdefault(id(module), (next(shapes), next(shapes)))
@@ -170,7 +172,7 @@ def _attend(
     """What transformers calls in the place of its own function of that name."""
     seen, attend = _LOOKING.get(), _original(name, module)
     if seen is not None:
-        seen.add(module, key, value, kwargs.get("sliding_window"))
+        seen.add(module, query.shape[1], key, value, kwargs.get("sliding_window"))
     operands = operands_of(module)
     if not operands:
         return attend(module, query, key, value, attention_mask, **kwargs)

@@ -51,6 +51,7 @@ class Layer:
         original_bits: Of one number of the weight as it came: 32 in float32, 16 in bfloat16; of a
             cache, of one key or value.
         most_tokens: Of a cache in a sliding window: how many tokens it keeps.
+        query_heads: Of a cache: heads of the queries that read it.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Layer:
     original_bits: int = 32
     computed: str = ""
     most_tokens: int | None = None
+    query_heads: int = 0
 
     @property
     def is_cache(self) -> bool:

@@ -19,12 +19,14 @@ class CacheShape:
         kind: One of ``CACHES``.
         num_heads: Heads that keys and values have, ``H``.
         head_size: Numbers of one head, ``D``.
+        query_heads: Heads of the queries that read them; 0: not known.
         most_tokens: That are kept: those of a sliding window; ``None``: all.
     """
 
     kind: str
     num_heads: int
     head_size: int
+    query_heads: int = 0
     most_tokens: int | None = None
 
     @property
@@ -49,6 +51,7 @@ class Operand(nn.Module):
     def __init__(self, shape: CacheShape, like: Tensor) -> None:
         super().__init__()
         self.kind, self.most_tokens = shape.kind, shape.most_tokens
+        self.query_heads = shape.query_heads
         weight = torch.empty(shape.weight_shape, dtype=like.dtype, device=like.device)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.eval()

@@ -370,6 +370,7 @@ def _layer(
         is_transposed=bool(vars(module).get("is_transposed")),
         original_bits=8 * weight.element_size(),
         computed=vars(module).get("computed", ""),
+        query_heads=vars(module).get("query_heads", 0),
         most_tokens=vars(module).get("most_tokens"),
     )
 

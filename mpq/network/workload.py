@@ -61,7 +61,7 @@ class Workload:
 
         A layer without a token axis stays as it is, and so does every layer's weight. Of a layer
         that is called several times, the calls are scaled alike. The products inside an attention
-        are no layers, so that neither they nor the traffic of cached keys are counted.
+        are no layers: they are counted where a cache is searched (``AttentionPrice``).
         """
         traced, tokens = tokens_of(layer), 1 if self.phase == "decode" else self.tokens
         if traced is None or tokens is None or tokens == traced:

@@ -367,11 +367,9 @@ def _to_dict(result: SearchResult) -> dict[str, Any]:
 
 
 def _layer_to_dict(layer: Layer) -> dict[str, Any]:
-    found = asdict(layer)
-    # Of few layers: files without it are read by earlier versions as well.
-    if layer.most_tokens is None:
-        del found["most_tokens"]
-    return found
+    found, of_caches = asdict(layer), ("most_tokens", "query_heads")
+    # Of few layers: files without them are read by earlier versions as well.
+    return {key: x for key, x in found.items() if x or key not in of_caches}
 
 
 def _known(value: float) -> float | None:

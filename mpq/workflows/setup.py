@@ -31,7 +31,7 @@ from mpq.sensitivity import Estimation
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.solve import solve
-from mpq.workflows.cached_layers import cache_candidates
+from mpq.workflows.cached_layers import cache_candidates, warn_of_cache
 from mpq.workflows.calibrated_ranges import CalibratedRanges, calibrated_ranges
 from mpq.workflows.codes_cache import CodesCache
 from mpq.workflows.evaluate import Reference
@@ -251,6 +251,7 @@ class Prepared:
         Raises:
             InfeasibleError: If no assignment meets the limits.
         """
+        warn_of_cache(self.pricing, [limit.resource for limit in limits])
         names = tuple(layer.name for layer in self.network.layers)
         budgets = (self.pricing.budget(limit, self.candidates, self.ties) for limit in limits)
         # Said for every layer, since the columns hold what other layers may take as well.

@@ -57,6 +57,9 @@ class Board:
 
     uncertainty = cost
 
+    def attention(self, _: str) -> None:
+        """It was not measured."""
+
     def numbers(self) -> Mapping[str, Sourced]:
         """Two of them."""
         return {

@@ -3,10 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mpq.errors import InputError
-from mpq.hardware_profiles import Pricing, load_device
+from mpq.hardware_profiles import Pricing, Workload, load_device
 from mpq.network.layer import Layer
 from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.precision import Precision
@@ -15,6 +16,7 @@ LINEAR = Layer("q", "linear", (8, 8), 8, (12, 8), (12, 8), 96, 96, 768)
 KEYS = Layer(
     "a.k_cache", "k_cache", (2, 16, 0), 2, (12, 32), (12, 32), 384, 384, 0, original_bits=16
 )
+READ = replace(KEYS, query_heads=64)
 ORIGINAL, HALF, TOKEN, CHANNEL = map(Precision.parse, ("w32a32", "w32a16", "w32a4d", "w32a4c"))
 
 
@@ -79,14 +81,62 @@ def test_a_cache_has_no_weight(resource: str) -> None:
     assert not pricing.table(resource, (Precision.parse("w4a8"), TOKEN)).values[1].any()
 
 
-def test_a_device_knows_of_no_cache() -> None:
-    """Its seconds are those of the layers that have weights."""
-    columns, device = (Precision.parse("w8a8"),), load_device("cortex-m7")
-    alone = Pricing((LINEAR,), device).table("latency", columns)
+@pytest.mark.parametrize("phase", [None, "prefill"])
+def test_only_a_token_that_is_decoded_reads_a_cache(phase: str | None) -> None:
+    """Else seconds are those of the layers that have weights."""
+    columns, on = (Precision.parse("w8a8"),), (load_device("nvidia-t4"), Workload(phase=phase))
+    alone = Pricing((LINEAR,), *on).table("latency", columns)
 
-    both = Pricing((LINEAR, KEYS), device, kv_cache=KVCache(100)).table("latency", columns)
+    both = Pricing((LINEAR, READ), *on, kv_cache=KVCache(100)).table("latency", columns)
 
     assert both.values.tolist() == [*alone.values.tolist(), [0.0]]
+
+
+def test_a_decoded_token_waits_for_the_cache_or_its_products() -> None:
+    """Three sequences on a T4, by its datasheet: 320 GB/s, and 65 TFLOPS in fp16."""
+    values = replace(READ, name="a.v_cache", kind="v_cache")
+    cache = KVCache(32768, batch_size=8)
+    on = load_device("nvidia-t4"), Workload(batch_size=3, phase="decode")
+
+    keys, other = (
+        Pricing((LINEAR, layer), *on, kv_cache=cache)
+        .table("latency", (ORIGINAL, TOKEN, CHANNEL))
+        .values[1]
+        for layer in (READ, values)
+    )
+
+    products = 2 * 3 * 64 * 16 * 32768 / 65e12
+    read = np.array([3 * 32768 * 32 * 2, 3 * 32768 * 21, 3 * 32768 * 16 + 144]) / 320e9
+    np.testing.assert_allclose(other, np.maximum(read, products))
+    np.testing.assert_allclose(keys, other + 2.7e-6)
+
+
+def test_energy_of_a_decoded_token_adds_reading_and_products() -> None:
+    """60 pJ a byte and 2.154 pJ a product; a sliding window bounds both."""
+    layer, on = replace(READ, most_tokens=50), Workload(phase="decode")
+    pricing = Pricing((LINEAR, layer), load_device("nvidia-t4"), on, kv_cache=KVCache(100))
+
+    joules = pricing.table("energy", (TOKEN,)).values[1, 0]
+
+    assert joules == pytest.approx(64 * 16 * 50 * 2.154e-12 + 50 * 21 * 6e-11)
+    assert pricing.amount("energy", {"q": ORIGINAL, "a.k_cache": TOKEN}) == pytest.approx(
+        pricing.table("energy", (ORIGINAL,)).values[0, 0] + joules
+    )
+
+
+def test_a_device_without_floating_point_says_nothing_of_attention() -> None:
+    """Its codes would have to be multiplied some other way; the search warns."""
+    pricing = Pricing(
+        (LINEAR, READ), load_device("bismo-pynq-z1"), Workload(phase="decode"), kv_cache=KVCache(100)
+    )
+    assert not pricing.decodes
+    assert not pricing.table("latency", (Precision.parse("w8a8"),)).values[1].any()
+
+
+def test_no_more_sequences_are_decoded_than_the_cache_holds() -> None:
+    """It says how to give it as many."""
+    with pytest.raises(InputError, match=r"4 sequences are decoded.*holds 1.*--kv-batch-size 4"):
+        Pricing((LINEAR, KEYS), workload=Workload(4, phase="decode"), kv_cache=KVCache(100))
 
 
 def test_without_a_cache_there_are_no_such_bytes() -> None:

@@ -183,3 +183,25 @@ def test_processes_that_do_not_share_ours_are_refused() -> None:
     """Others know no attention of ours."""
     with pytest.raises(InputError, match="leave out --workers ray"):
         task(workers="ray")
+
+
+def decoding(**options: Any) -> mpq.Task:
+    """One new token at a time, on a device that is estimated."""
+    known: dict[str, Any] = {"device": "nvidia-t4", "candidates": ["w4a8", "w8a8"]}
+    return task(**known | {"workload": mpq.Workload(phase="decode")} | options)
+
+
+def test_a_latency_of_decoding_counts_the_cache() -> None:
+    """Where it binds, keys and values get fewer bits."""
+    asked = decoding(kv_cache=mpq.KVCache(1 << 20, ["a8d", "a4d"]))
+
+    found = mpq.search(asked, ["latency=0.9x:w8a8"], sensitivity="sketch")
+
+    bits = {p.activation.number.bits for p in caches(found.assignment.precisions).values()}
+    assert 4 in bits
+
+
+def test_a_latency_without_the_cache_is_said() -> None:
+    """Of a pass as it was traced it is not known."""
+    with pytest.warns(UserWarning, match="latency leave out the key-value cache"):
+        mpq.search(decoding(workload=mpq.Workload()), ["latency=1s"], sensitivity="sketch")

@@ -260,6 +260,9 @@ class MeasuredTable:
         # Left-out errors are those of shapes within the range, and tell nothing beyond it.
         return value, nan if outside else value * family.relative_half_width
 
+    def attention(self, resource: str) -> None:
+        """Nothing of it was measured."""
+
     def numbers(self) -> Mapping[str, Sourced]:
         """Every number with its unit in the name; of many entries, range and count by precision."""
         found: dict[str, Sourced] = {}

@@ -8,6 +8,7 @@ from typing import Any, Final, Self, final
 import numpy as np
 
 from mpq.errors import FileFormatError, UnknownNameError
+from mpq.hardware_profiles.attention_price import AttentionPrice
 from mpq.hardware_profiles.roofline.compute import PEAK, Compute, Runs, compute_from_dict
 from mpq.hardware_profiles.roofline.formulas import energy_joules, latency_seconds
 from mpq.hardware_profiles.sourced import Sourced
@@ -17,6 +18,8 @@ from mpq.problem.cost_table import CostTable
 from mpq.quantization.precision import Precision
 
 _UNITS: Final = {"latency": "seconds", "energy": "joules"}
+_FLOATS: Final = ("fp16", "bf16", "fp32")
+"""What products of queries with decoded keys are of: the first that runs."""
 _NUMBERS: Final = (
     "memory_bandwidth_bytes_per_s",
     "bandwidth_utilisation",
@@ -177,6 +180,36 @@ class Roofline:
         table = self.cost(resource, layers, candidates, workload)
         return replace(table, values=np.full_like(table.values, nan))
 
+    def attention(self, resource: str) -> AttentionPrice | None:
+        """By the rate of its narrowest floating point; ``None`` where it multiplies none.
+
+        Raises:
+            UnknownNameError: If there is no such resource.
+        """
+        if resource not in _UNITS:
+            raise UnknownNameError("resource", resource, _UNITS)
+        found = self._float_products()
+        if found is None:
+            return None
+        compute, precision = found
+        if resource == "energy":
+            joules = compute.joules_per_mac(precision), self.memory_energy_j_per_byte.value
+            return AttentionPrice(*joules)
+        rate = compute.operations_per_s(precision)
+        launch = self.launch_overhead_s.value
+        return AttentionPrice(2 / rate, 1 / self._bytes_per_s, launch, is_overlapping=True)
+
+    def _float_products(self) -> tuple[Compute, Precision] | None:
+        for number in _FLOATS:
+            for runs in self.runs:
+                if number in runs.weights and number in runs.activations:
+                    return self.compute[runs.compute], Precision.parse(f"w{number}a{number}")
+        return None
+
+    @property
+    def _bytes_per_s(self) -> float:
+        return self.memory_bandwidth_bytes_per_s.value * self.bandwidth_utilisation.value
+
     def _price(
         self, resource: str, layer: Layer, precision: Precision, workload: Workload
     ) -> float:
@@ -184,13 +217,12 @@ class Roofline:
         if compute is None:
             return nan
         if resource == "latency":
-            bandwidth = self.memory_bandwidth_bytes_per_s.value * self.bandwidth_utilisation.value
             return latency_seconds(
                 workload.of(layer),
                 precision,
                 workload.batch_size,
                 operations_per_s=compute.operations_per_s(precision),
-                bandwidth_bytes_per_s=bandwidth,
+                bandwidth_bytes_per_s=self._bytes_per_s,
                 launch_overhead_s=self.launch_overhead_s.value,
             )
         return energy_joules(

@@ -1,6 +1,10 @@
 """One budget for weights and key-value cache, beside every uniform pair of formats within it.
 
     python benchmarks/kv_cache.py llama > benchmarks/kv_cache_llama.json
+    python benchmarks/kv_cache.py llama --before-rotation > benchmarks/kv_cache_llama_before.json
+    python benchmarks/kv_cache.py smollm2 --weights w4g64,w6g64,w8g64 \
+        --caches a8d,a4d,a3d,a8c,a4c,a3c --budgets w4g64+a3d,w4g64+a4d,w6g64+a4d,w8g64+a8d \
+        > benchmarks/kv_cache_smollm2.json
 
 A budget is named after the pair whose bytes of weights and cache it is, at a context of
 ``--tokens`` tokens. Within each the search takes a format for every layer's weight and for the keys
@@ -9,7 +13,8 @@ keys and values. Weights are rounded to nearest in both, with the same scales an
 A row has the KL divergence in nats on fresh examples, and its ratio to the best pair's within the
 budget, with a 95 % interval by paired bootstrap over examples. The best pair is the one that is
 best on these examples, which the search has not seen: a bound in its favour. Needs the published
-network: MPQ_DATA, or ../shared/data.
+network: MPQ_DATA, or ../shared/data; for SmolLM2-135M, whose weights came as Q4_1, ``loaders.py``.
+With --before-rotation keys are held as they were before positions were rotated into them.
 """
 
 import argparse
@@ -21,6 +26,7 @@ from collections import Counter
 from typing import Any, Final
 
 import torch
+from loaders import loader
 from rounding_search import ROOT, ratio
 from torch import nn
 
@@ -43,20 +49,21 @@ Row = dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("network", choices=["llama"])
+    parser.add_argument("network", choices=list(NETWORKS))
+    parser.add_argument("--before-rotation", action="store_true")
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--weights", default=WEIGHTS)
     parser.add_argument("--caches", default=CACHES)
     parser.add_argument("--budgets", default=BUDGETS)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    model, calibration, fresh = llama()
+    model, calibration, fresh = NETWORKS[given.network]()
     weights, caches = given.weights.split(","), given.caches.split(",")
     task = mpq.Task(
         model,
         calibration,
         candidates=weights,
-        kv_cache=mpq.KVCache(given.tokens, caches),
+        kv_cache=mpq.KVCache(given.tokens, caches, before_rotation=given.before_rotation),
         rounding="nearest",
     )
     start = time.process_time()
@@ -75,6 +82,17 @@ def llama() -> tuple[nn.Module, Examples, Examples]:
     model = load_model(f"{spec}:make_net", None)
     calibration, fresh = load_object(f"{spec}:calibration"), load_object(f"{spec}:held_out")
     return model, list(calibration()), list(fresh())
+
+
+def smollm2() -> tuple[nn.Module, Examples, Examples]:
+    """SmolLM2-135M, 8 calibration texts and 8 fresh ones, of 512 tokens each."""
+    own = loader("smollm2")
+    parts = own.calibration(8, 512, 1), own.held_out(8, 512, 1)
+    calibration, fresh = ([{"input_ids": x} for x in part] for part in parts)
+    return own.model(), calibration, fresh
+
+
+NETWORKS: Final = {"llama": llama, "smollm2": smollm2}
 
 
 class Compared:
@@ -131,7 +149,7 @@ class Compared:
 
 def counted(precisions: dict[str, Precision]) -> dict[str, dict[str, int]]:
     """How many layers have which format, of weights, keys and values."""
-    kinds = {"k_cache": "keys", "v_cache": "values"}
+    kinds = {"k_cache": "keys", "unrotated_k_cache": "keys", "v_cache": "values"}
     found: dict[str, Counter[str]] = {"weights": Counter(), "keys": Counter(), "values": Counter()}
     for name, precision in precisions.items():
         kind = kinds.get(name.rpartition(".")[2], "weights")

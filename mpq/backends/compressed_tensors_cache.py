@@ -16,7 +16,7 @@ from mpq.backends.compressed_tensors_layout import arguments_of
 from mpq.backends.input_grid import input_grid
 from mpq.backends.target import Shipped
 from mpq.errors import PrecisionError
-from mpq.network.layer import CACHES
+from mpq.network.layer import CACHES, UNROTATED_KEYS
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.tensor_format import Granularity
@@ -48,7 +48,8 @@ def caches_of(shipped: Shipped) -> list[AssignedLayer]:
     """Caches that are quantized: all of a network, or none.
 
     Raises:
-        PrecisionError: If some are and others not, or tokens are kept as they came.
+        PrecisionError: If some are and others not, tokens are kept as they came, or keys are held
+            before their rotation.
     """
     layers = shipped.assignment.layers
     found = [x for x in layers if x.kind in CACHES and x.precision != ORIGINAL]
@@ -61,10 +62,15 @@ def caches_of(shipped: Shipped) -> list[AssignedLayer]:
             f"keeps the first {kept.first} and the last {kept.window}: search without --kv-first "
             "and --kv-window"
         )
+    if any(x.kind == UNROTATED_KEYS for x in found):
+        raise PrecisionError(
+            "compressed-tensors holds keys after their rotation, and the assignment before it: "
+            "search without --kv-before-rotation"
+        )
     held = {x.name for x in found}
     kinds = {type(shipped.model.get_submodule(_attention(name))) for name in held}
     for name, part in shipped.model.named_modules():
-        left = [f"{name}.{kind}" for kind in CACHES if f"{name}.{kind}" not in held]
+        left = [f"{name}.{kind}" for kind in SCALES if f"{name}.{kind}" not in held]
         if type(part) in kinds and left:
             raise PrecisionError(
                 "compressed-tensors has one scheme for all keys and values of a network, and "

@@ -7,9 +7,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 from mpq.errors import ModelError
 from mpq.network.cache_store import CacheStore
-from mpq.network.cached_attention import tokens_kept_by
+from mpq.network.cached_attention import rotations_of, tokens_kept_by
 from mpq.network.cached_tokens import told
-from mpq.network.layer import CACHES
 from mpq.network.operand import operands_of
 
 
@@ -30,7 +29,7 @@ def quantized_cache(quantized: nn.Module) -> Cache:
     """
     layers: dict[int, CacheLayerMixin] = {}
     for name, part in quantized.named_modules():
-        if not operands_of(part):
+        if not any(operands_of(part)):
             continue
         if vars(part).get("sliding_window") is not None:
             raise ModelError(
@@ -57,8 +56,8 @@ class _HeldLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         operands, tokens = operands_of(self._attention), tokens_kept_by(self._attention)
-        pairs = zip(CACHES, (key_states, value_states), strict=True)
-        self._stores = tuple(CacheStore(operands.get(kind), tokens, x) for kind, x in pairs)
+        pairs = zip(operands, (key_states, value_states), strict=True)
+        self._stores = tuple(CacheStore(operand, tokens, x) for operand, x in pairs)
         self.is_initialized = True
 
     def update(
@@ -66,8 +65,9 @@ class _HeldLayer(CacheLayerMixin):  # type: ignore[misc]
     ) -> tuple[Tensor, ...]:
         if not self._stores:
             self.lazy_initialization(key_states, value_states)
-        pairs = zip(self._stores, (key_states, value_states), strict=True)
-        cached = [(store, store.add(x)) for store, x in pairs]
+        states, rotations = (key_states, value_states), rotations_of(self._attention)
+        known = zip(self._stores, states, rotations, strict=True)
+        cached = [(store, store.add(x, rotation)) for store, x, rotation in known]
         # As many tokens as there are, for who asks; our attention reads what is told of them.
         return tuple(told(store.whole, found) for store, found in cached)
 

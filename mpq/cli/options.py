@@ -241,6 +241,13 @@ KVFirst = Annotated[
 KVWindow = Annotated[
     int, typer.Option("--kv-window", help="Last tokens that the cache keeps as they came.")
 ]
+KVBeforeRotation = Annotated[
+    bool,
+    typer.Option(
+        "--kv-before-rotation",
+        help="Hold keys as they were before positions were rotated into them.",
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(

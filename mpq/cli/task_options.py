@@ -192,6 +192,7 @@ class KVCacheOptions:
     kv_batch_size: o.KVBatchSize = KVCache.batch_size
     kv_first: o.KVFirst = KVCache.first
     kv_window: o.KVWindow = KVCache.window
+    kv_before_rotation: o.KVBeforeRotation = KVCache.before_rotation
 
     def cache(self) -> KVCache | None:
         """The cache that the options describe; ``None``: it is not searched.
@@ -203,10 +204,11 @@ class KVCacheOptions:
 
         given = listed(self.kv_cache)
         if given is None and self.kv_tokens is None:
-            others = (self.kv_batch_size, self.kv_first, self.kv_window)
-            if others != (KVCache.batch_size, KVCache.first, KVCache.window):
+            others = (self.kv_batch_size, self.kv_first, self.kv_window, self.kv_before_rotation)
+            if others != (KVCache.batch_size, KVCache.first, KVCache.window, False):
                 raise InputError(
-                    "--kv-batch-size, --kv-first and --kv-window go with --kv-cache and --kv-tokens"
+                    "--kv-batch-size, --kv-first, --kv-window and --kv-before-rotation go with "
+                    "--kv-cache and --kv-tokens"
                 )
             return None
         if given is None or self.kv_tokens is None:
@@ -214,7 +216,14 @@ class KVCacheOptions:
                 "--kv-cache says what keys and values may be stored in, --kv-tokens of how many "
                 "tokens: give both, such as --kv-cache a8d,a4d --kv-tokens 32768"
             )
-        return KVCache(self.kv_tokens, given, self.kv_batch_size, self.kv_first, self.kv_window)
+        return KVCache(
+            self.kv_tokens,
+            given,
+            self.kv_batch_size,
+            self.kv_first,
+            self.kv_window,
+            self.kv_before_rotation,
+        )
 
 
 @dataclass(frozen=True, eq=False)

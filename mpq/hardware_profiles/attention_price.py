@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from mpq.hardware_profiles.kv_cache_bytes import cache_bytes, tokens_held
-from mpq.network.layer import CACHES, Layer
+from mpq.network.layer import VALUES, Layer
 from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.precision import Precision
 
@@ -48,5 +48,5 @@ class AttentionPrice:
         macs = batch_size * layer.query_heads * head_size * tokens_held(layer, cache)
         read = cache_bytes(layer, precision, replace(cache, batch_size=batch_size))
         both = self.per_mac * macs, self.per_byte * read
-        kernel = self.per_kernel if layer.kind == CACHES[0] else 0.0
+        kernel = self.per_kernel if layer.kind != VALUES else 0.0
         return (max(both) if self.is_overlapping else sum(both)) + kernel

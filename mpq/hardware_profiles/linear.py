@@ -80,7 +80,8 @@ def effective_bits(
     """The layer's share of the mean stored bits per weight of the whole network."""
     # Over the whole network, so that the layers' shares add up to the mean.
     stored = sum(x.num_weights for x in layers if x.weight_of is None)
-    return weight_bits(layer, precision, stored_bits) / stored
+    # Key-value caches may be all that is searched: no weight, no bits of one.
+    return weight_bits(layer, precision, stored_bits) / stored if stored else 0.0
 
 
 WEIGHT_BYTES: Final = "weight_bytes"

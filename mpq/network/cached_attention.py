@@ -20,8 +20,9 @@ from mpq.errors import MismatchError, ModelError
 from mpq.network.cached_tokens import Cached, cached_by, mask_of
 from mpq.network.examples import Batch
 from mpq.network.kept_tokens import KeptTokens
-from mpq.network.layer import CACHES
+from mpq.network.layer import KEYS, UNROTATED_KEYS, VALUES
 from mpq.network.operand import CacheShape, Operand, operands_of
+from mpq.network.rotation import Rotation, check_rotation, keep_positions
 
 _OURS: Final = {"sdpa": "mpq_sdpa", "eager": "mpq_eager"}
 """transformers' name of a function that attends, and of ours around it."""
@@ -37,10 +38,12 @@ class _Seen:
     Args:
         found: What the caches of each keep of a token, by the module's id.
         lengths: How many tokens there were.
+        kinds: Of the layers for keys and for values.
     """
 
     found: dict[int, tuple[CacheShape, CacheShape]] = field(default_factory=dict)
     lengths: set[int] = field(default_factory=set)
+    kinds: tuple[str, str] = (KEYS, VALUES)
 
     def add(
         self, module: nn.Module, num_queries: int, key: Tensor, value: Tensor, window: int | None
@@ -48,9 +51,11 @@ class _Seen:
         """A call; only one that no token after the query is seen in can have a cache."""
         if vars(module).get("is_causal") is not True:
             return
+        if UNROTATED_KEYS in self.kinds:
+            check_rotation(module, key)
         shapes = (
             CacheShape(kind, x.shape[1], x.shape[3], num_queries, window)
-            for kind, x in zip(CACHES, (key, value), strict=True)
+            for kind, x in zip(self.kinds, (key, value), strict=True)
         )
         self.found.setdefault(id(module), (next(shapes), next(shapes)))
         self.lengths.add(key.shape[2])
@@ -59,7 +64,9 @@ class _Seen:
 _LOOKING: ContextVar[_Seen | None] = ContextVar("_LOOKING", default=None)
 
 
-def open_caches(module: nn.Module, batch: Batch, tokens: KeptTokens) -> None:
+def open_caches(
+    module: nn.Module, batch: Batch, tokens: KeptTokens, before_rotation: bool = False
+) -> None:
     """Gives every causal attention that a batch reaches its ``k_cache`` and ``v_cache``, in place.
 
     Runs the batch once.
@@ -68,13 +75,18 @@ def open_caches(module: nn.Module, batch: Batch, tokens: KeptTokens) -> None:
         module: Our own copy.
         batch: On its device.
         tokens: Which tokens' keys and values stay as they came.
+        before_rotation: Whether keys are held as they were before positions were rotated into them.
 
     Raises:
-        ModelError: If there is no such attention, or the examples are so short that all tokens are
-            kept: every format would lose nothing.
+        ModelError: If there is no such attention, the examples are so short that all tokens are
+            kept (every format would lose nothing), or a rotation cannot be undone.
     """
     _route(module)
-    seen = _Seen()
+    seen = _Seen(kinds=(UNROTATED_KEYS if before_rotation else KEYS, VALUES))
+    if before_rotation:
+        for part in module.modules():
+            if vars(part).get("is_causal") is True:
+                keep_positions(part)
     with _looking(seen), torch.no_grad():
         module(*batch.args, **batch.kwargs)
     found = {name: seen.found[id(m)] for name, m in module.named_modules() if id(m) in seen.found}
@@ -116,6 +128,8 @@ def give_caches(module: nn.Module, shapes: Mapping[str, CacheShape], tokens: Kep
                 f"would have the cache {name!r}"
             )
         _give(module, attention, [shape], tokens)
+        if shape.kind == UNROTATED_KEYS:
+            keep_positions(module.get_submodule(attention))
 
 
 def _give(module: nn.Module, name: str, shapes: Sequence[CacheShape], tokens: KeptTokens) -> None:
@@ -174,17 +188,37 @@ def _attend(
     if seen is not None:
         seen.add(module, query.shape[1], key, value, kwargs.get("sliding_window"))
     operands = operands_of(module)
-    if not operands:
+    if not any(operands):
         return attend(module, query, key, value, attention_mask, **kwargs)
     tokens = tokens_kept_by(module)
     keys, values = (
-        cached_by(x) or Cached.of(x, operands.get(kind), tokens)
-        for kind, x in zip(CACHES, (key, value), strict=True)
+        cached_by(x) or Cached.of(x, operand, tokens, _of_all(rotation, x))
+        for operand, x, rotation in zip(operands, (key, value), rotations_of(module), strict=True)
     )
     # Without a window every query sees the same, in the order of the sequence.
     if tokens.window:
         attention_mask = mask_of(keys, query.shape[2], tokens, attention_mask)
     return attend(module, query, keys.all, values.all, attention_mask, **kwargs)
+
+
+def rotations_of(attention: nn.Module) -> tuple[Rotation | None, None]:
+    """Of keys that are held before it, while an attention runs, of its tokens; and of values."""
+    keys, _ = operands_of(attention)
+    return (Rotation.of(attention) if keys is not None and keys.is_unrotated else None), None
+
+
+def _of_all(rotation: Rotation | None, x: Tensor) -> Rotation | None:
+    """The rotation, of all tokens of ``[N, H, T, D]``.
+
+    Raises:
+        ModelError: If a cache that is not ours has tokens whose positions are not known any more.
+    """
+    if rotation is not None and rotation.num_tokens != x.shape[2]:
+        raise ModelError(
+            f"keys are held before their rotation, and the positions of {rotation.num_tokens} of "
+            f"{x.shape[2]} tokens are known: decode with mpq.backends.quantized_cache"
+        )
+    return rotation
 
 
 def _original(name: str, module: nn.Module) -> Callable[..., Any]:

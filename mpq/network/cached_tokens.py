@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mpq.network.kept_tokens import KeptTokens
 from mpq.network.operand import Operand
+from mpq.network.rotation import Rotation
 
 _CACHED: Final = "_mpq_cached"
 """Attribute of keys and values that a cache of ours returns: what is in it."""
@@ -36,11 +37,25 @@ class Cached:
     length: int
 
     @classmethod
-    def of(cls, x: Tensor, operand: Operand | None, tokens: KeptTokens) -> Self:
-        """From all keys or values ``[N, H, T, D]``; without a layer they are held as they came."""
+    def of(
+        cls,
+        x: Tensor,
+        operand: Operand | None,
+        tokens: KeptTokens,
+        rotation: Rotation | None = None,
+    ) -> Self:
+        """From all keys or values ``[N, H, T, D]``; without a layer they are held as they came.
+
+        Args:
+            x: Keys are rotated already.
+            operand: Rounds what it reads.
+            tokens: Which tokens are kept as they came.
+            rotation: Of all tokens, for keys that are held before it.
+        """
         at = torch.arange(x.shape[2], device=x.device)
         after = x[:, :, tokens.first :]
-        held = after if operand is None else operand.of_heads(after)
+        turned = rotation and rotation.tokens(slice(tokens.first, None))
+        held = after if operand is None else operand.of_heads(after, turned)
         # With a window every token is seen as it came by some query.
         kept = x if tokens.window else x[:, :, : tokens.first]
         return cls(kept, at[: kept.shape[2]], held, at[tokens.first :], x.shape[2])

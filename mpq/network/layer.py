@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Final
 
-CACHES: Final = ("k_cache", "v_cache")
+KEYS: Final = "k_cache"
+UNROTATED_KEYS: Final = "unrotated_k_cache"
+VALUES: Final = "v_cache"
+CACHES: Final = (KEYS, UNROTATED_KEYS, VALUES)
 """Kinds of layers without weights, by which they are called within an attention module."""
 
 
@@ -21,8 +24,9 @@ class Layer:
             ``<name>.q_proj``, ``.k_proj``, ``.v_proj`` and ``.out_proj``; see ``OpenRecurrent``,
             ``OpenCell``, ``OpenBag`` and ``OpenBilinear`` for other modules that are opened.
         kind: ``linear``, ``conv1d`` to ``conv3d``, ``conv_transpose1d`` to ``3d``, ``embedding``;
-            ``k_cache`` and ``v_cache``: what attention keeps of earlier tokens (``Operand``), which
-            has a weight ``[H, D, 0]`` of no numbers: heads, and numbers of one head.
+            ``k_cache``, or ``unrotated_k_cache`` before positions are rotated into it, and
+            ``v_cache``: what attention keeps of earlier tokens (``Operand``), which has a weight
+            ``[H, D, 0]`` of no numbers: heads, and numbers of one head.
         weight_shape: Shape of the weight as torch stores it; see ``RowLayout`` for its axes.
         num_channels: Output channels: how many scales a weight has, one per channel.
         input_shape: Shape of the first call's input, without the batch axis.

@@ -103,6 +103,7 @@ class Network:
         metric: OutputMetric = KL,
         allow_randomness: int | None = None,
         tokens_kept: KeptTokens | None = None,
+        before_rotation: bool = False,
     ) -> Self:
         """Finds the layers with two forward passes over all batches, whose answers are compared.
 
@@ -120,6 +121,7 @@ class Network:
             allow_randomness: Where the generators of torch, numpy and Python start in every pass;
                 ``None``: they are left alone, and a network that draws is refused.
             tokens_kept: See the class.
+            before_rotation: Whether key-value caches hold keys before positions are rotated in.
 
         Raises:
             ModelError: If the model is in training mode, draws (in any batch), has weights that are
@@ -135,7 +137,7 @@ class Network:
         # Before anything else runs: our copy shares the user's memory.
         with parameters_kept(model):
             if tokens_kept is not None:
-                open_caches(module, batch, tokens_kept)
+                open_caches(module, batch, tokens_kept, before_rotation)
             # Before the first cut: to this network an input may be shared by all examples.
             axes = find_axes(module, batch, metric, allow_randomness is not None)
             examples, batch = examples.along(axes), replace(batch, axes=axes)

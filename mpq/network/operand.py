@@ -1,13 +1,13 @@
 """What attention keeps of earlier tokens, as layers without weights."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from mpq.network.layer import CACHES
+from mpq.network.layer import CACHES, KEYS, UNROTATED_KEYS, VALUES
+from mpq.network.rotation import Rotation
 
 
 @final
@@ -60,10 +60,22 @@ class Operand(nn.Module):
         """``[N, T, H D]``, as it came."""
         return x
 
-    def of_heads(self, x: Tensor) -> Tensor:
-        """The same for ``[N, H, T, D]``, as attention has it."""
+    @property
+    def is_unrotated(self) -> bool:
+        """Whether it holds keys as they were before positions were rotated into them."""
+        return self.kind == UNROTATED_KEYS
+
+    def of_heads(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
+        """The same for ``[N, H, T, D]``, as attention has it.
+
+        Args:
+            x: Keys are rotated already.
+            rotation: Of these ``T`` tokens, for keys that are held before it.
+        """
         if not x.shape[2]:
             return x
+        if rotation is not None:
+            return rotation.done(self.of_heads(rotation.undone(x)))
         joined: Tensor = self(x.transpose(1, 2).flatten(2))
         return joined.reshape(len(x), -1, x.shape[1], x.shape[3]).transpose(1, 2)
 
@@ -74,7 +86,8 @@ class Operand(nn.Module):
         """Nothing either."""
 
 
-def operands_of(attention: nn.Module) -> Mapping[str, Operand]:
-    """The layers of an attention's cache, by kind; none where it has none."""
+def operands_of(attention: nn.Module) -> tuple[Operand | None, Operand | None]:
+    """The layers of an attention's keys and of its values; ``None`` where it has none."""
     found = {kind: attention._modules.get(kind) for kind in CACHES}
-    return {kind: part for kind, part in found.items() if isinstance(part, Operand)}
+    parts = {kind: part for kind, part in found.items() if isinstance(part, Operand)}
+    return parts.get(KEYS) or parts.get(UNROTATED_KEYS), parts.get(VALUES)

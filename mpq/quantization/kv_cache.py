@@ -28,6 +28,8 @@ class KVCache:
         batch_size: Sequences that the cache is priced for.
         first: First tokens whose keys and values stay as they came.
         window: Last tokens whose keys and values stay as they came, see ``KeptTokens``.
+        before_rotation: Whether keys are held as they were before positions were rotated into them
+            (see ``Rotation``), and rotated whenever they are read.
 
     Raises:
         InputError: If a number is too small, or there is no candidate.
@@ -39,6 +41,7 @@ class KVCache:
     batch_size: int = 1
     first: int = 0
     window: int = 0
+    before_rotation: bool = False
 
     def __post_init__(self) -> None:
         for name, count in (("tokens", self.tokens), ("batch_size", self.batch_size)):

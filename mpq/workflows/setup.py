@@ -294,12 +294,12 @@ class Prepared:
 
 def _found(task: Task, model: nn.Module) -> Network:
     """The layers of the task's model, or of what a transformation made of it."""
-    rules = task.rules
+    rules, cache = task.rules, task.kv_cache
 
     def found(data: Calibration) -> Network:
         return Network.of(
             model, data, rules.include, rules.exclude, rules.fold, task.output_metric,
-            task.allow_randomness, task.kv_cache and task.kv_cache.kept,
+            task.allow_randomness, *((cache and (cache.kept, cache.before_rotation)) or ()),
         )  # fmt: skip
 
     network = halved("finding layers", Calibration.of(task.calibration), found)

@@ -164,8 +164,10 @@ class Task:
         from mpq.network.kept_tokens import KEPT_NONE
 
         target, kept = self.target, self.kv_cache and self.kv_cache.kept
-        if target is not None and (target.caches == REFUSED or kept != KEPT_NONE):
-            does = "holds none" if target.caches == REFUSED else "keeps no tokens as they came"
+        is_unrotated = self.kv_cache is not None and self.kv_cache.before_rotation
+        if target is not None and (target.caches == REFUSED or kept != KEPT_NONE or is_unrotated):
+            does = "keeps no tokens as they came, and holds keys after their rotation"
+            does = "holds none" if target.caches == REFUSED else does
             raise InputError(
                 f"a key-value cache is searched (kv_cache, --kv-cache), and {target.name} {does}: "
                 "search without a target, or without what it cannot do"

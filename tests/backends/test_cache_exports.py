@@ -151,3 +151,21 @@ def test_llama_cpp_has_no_types_by_layer(
     """It says how a search finds what it can be told."""
     with pytest.raises(PrecisionError, match=message):
         mpq.export(assignment, tmp_path / "made", "llama-cpp-cache")
+
+
+@pytest.mark.parametrize("to", ["compressed-tensors", "llama-cpp-cache"])
+def test_no_tool_holds_keys_before_their_rotation(tmp_path: Path, to: str) -> None:
+    """It says which option to leave out, in an export and in a search."""
+    if to == "compressed-tensors":
+        pytest.importorskip("compressed_tensors")
+        with pytest.raises(InputError, match="holds keys after their rotation"):
+            mpq.Task(llama(), examples(), to=to, kv_cache=mpq.KVCache(9, before_rotation=True))
+    spelled = "a8d" if to == "llama-cpp-cache" else "a8s"
+    layers = (
+        replace(x, name=x.name.replace("k_", "unrotated_k_"), kind="unrotated_k_cache")
+        if x.kind == "k_cache"
+        else x
+        for x in cached(*[spelled] * 4).layers
+    )
+    with pytest.raises(PrecisionError, match="without --kv-before-rotation"):
+        mpq.export(Assignment(tuple(layers)), tmp_path / "made", to, llama(), examples())

@@ -127,7 +127,10 @@ def test_energy_of_a_decoded_token_adds_reading_and_products() -> None:
 def test_a_device_without_floating_point_says_nothing_of_attention() -> None:
     """Its codes would have to be multiplied some other way; the search warns."""
     pricing = Pricing(
-        (LINEAR, READ), load_device("bismo-pynq-z1"), Workload(phase="decode"), kv_cache=KVCache(100)
+        (LINEAR, READ),
+        load_device("bismo-pynq-z1"),
+        Workload(phase="decode"),
+        kv_cache=KVCache(100),
     )
     assert not pricing.decodes
     assert not pricing.table("latency", (Precision.parse("w8a8"),)).values[1].any()

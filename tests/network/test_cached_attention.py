@@ -11,7 +11,7 @@ from mpq.errors import InputError, ModelError
 from mpq.network.cache_store import CacheStore
 from mpq.network.cached_tokens import Cached, mask_of
 from mpq.network.kept_tokens import KeptTokens
-from mpq.network.layer import CACHES, weighted
+from mpq.network.layer import KEYS, VALUES, weighted
 from mpq.network.network import Network
 from mpq.network.operand import CacheShape, Operand
 
@@ -68,7 +68,7 @@ def test_every_attention_has_two_layers_without_weights() -> None:
     network, plain = Network.of(model, data, tokens_kept=KeptTokens()), Network.of(model, data)
 
     found = {x.name: x for x in network.layers if x.is_cache}
-    names = [f"model.layers.{i}.self_attn.{kind}" for i in (0, 1) for kind in CACHES]
+    names = [f"model.layers.{i}.self_attn.{kind}" for i in (0, 1) for kind in (KEYS, VALUES)]
     assert list(found) == names
     keys = found[names[0]]
     assert (keys.weight_shape, keys.input_shape, keys.num_weights) == ((2, 8, 0), (12, 16), 0)
@@ -195,9 +195,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 """Models of transformers by the beginning of their classes' names, and what they are made with."""
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_models_of_transformers_have_caches(name: str) -> None:
-    """With soft caps, sinks and sliding windows of theirs; of others the page says so."""
+def family(name: str) -> Any:
+    """Two blocks of one of them, with random weights."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "hidden_size": 32, "intermediate_size": 48, "vocab_size": 64, "num_hidden_layers": 2,
@@ -206,10 +205,61 @@ def test_models_of_transformers_have_caches(name: str) -> None:
     heads = {} if name in ("GPTNeoX", "OPT", "GPT2") else {"num_key_value_heads": 2}
     config = getattr(transformers, f"{name}Config")(**sizes | heads | FAMILIES[name])
     kind = "GPT2LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM"
-    model, data = getattr(transformers, kind)(config).eval(), examples()
+    return getattr(transformers, kind)(config).eval()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_models_of_transformers_have_caches(name: str) -> None:
+    """With soft caps, sinks and sliding windows of theirs; of others the page says so."""
+    model, data = family(name), examples()
 
     network = Network.of(model, data, tokens_kept=KeptTokens(1, 3))
 
     assert sum(layer.is_cache for layer in network.layers) == 4
     with torch.no_grad():
         torch.testing.assert_close(network.module(**data[0]).logits, model(**data[0]).logits)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_keys_are_found_before_their_rotation(name: str) -> None:
+    """Rotated back and forth they are as they were; a network without it, or of a part, says so."""
+    model, data = family(name), examples()
+
+    if name in ("GPT2", "OPT", "Phi"):
+        why = "cannot be undone" if name == "Phi" else "no cosines and sines"
+        with pytest.raises(ModelError, match=f"{why}.*--kv-before-rotation"):
+            Network.of(model, data, tokens_kept=KeptTokens(), before_rotation=True)
+        return
+    network = Network.of(model, data, tokens_kept=KeptTokens(1, 3), before_rotation=True)
+
+    kinds = [layer.kind for layer in network.layers if layer.is_cache]
+    assert kinds == ["unrotated_k_cache", "v_cache"] * 2
+    with torch.no_grad():
+        found, expected = network.module(**data[0]).logits, model(**data[0]).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Mistral", "Qwen3", "GptOss", "Gemma2"])
+def test_a_layer_reads_keys_as_they_were_made(name: str) -> None:
+    """By the projection, or by the norm after it."""
+    model, data = family(name), examples()
+    network = Network.of(model, data, tokens_kept=KeptTokens(), before_rotation=True)
+    made, read = list[Tensor](), list[Tensor]()
+    for path, part in network.module.named_modules():
+        if path.endswith("k_norm" if name == "Qwen3" else "k_proj"):
+            part.register_forward_hook(lambda _, __, output: made.append(output.flatten(2)))
+        if isinstance(part, Operand) and part.is_unrotated:
+            part.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+
+    with torch.no_grad():
+        network.module(**data[0])
+
+    assert len(made) == len(read) == 2
+    torch.testing.assert_close(read, made, atol=1e-5, rtol=1e-4)
+
+
+def test_positions_are_forgotten_after_a_pass() -> None:
+    """No tensor of a batch stays in our copy."""
+    network = Network.of(llama(), examples(), tokens_kept=KeptTokens(), before_rotation=True)
+    kept = [vars(part).get("_mpq_positions") for part in network.module.modules()]
+    assert set(kept) == {None}

@@ -123,18 +123,19 @@ def test_uniform_precisions_leave_caches_what_they_may_take() -> None:
 
 
 @cache
-def decoder(first: int, window: int) -> Any:
+def decoder(first: int, window: int, before_rotation: bool = False) -> Any:
     """A quantized network in double precision."""
-    formats = mpq.KVCache(9, ["a4d", "a4c", "a3d"], first=first, window=window)
+    given = {"first": first, "window": window, "before_rotation": before_rotation}
+    formats = mpq.KVCache(9, ["a4d", "a4c", "a3d"], **given)
     asked = task(kv_cache=formats, candidates=["w8a32"])
     result = mpq.search(asked, ["kv_cache_bytes=1MB"], sensitivity="sketch")
     return mpq.quantize(llama(), result.assignment).double()
 
 
 @pytest.mark.parametrize("steps", [(1,) * 16, (9, 3, 1, 1, 2)], ids=str)
-@pytest.mark.parametrize("kept", [(0, 0), (2, 0), (1, 4)], ids=str)
+@pytest.mark.parametrize("kept", [(0, 0), (2, 0), (1, 4), (0, 0, True), (1, 4, True)], ids=str)
 def test_decoding_with_a_cache_is_the_pass_over_all(
-    steps: tuple[int, ...], kept: tuple[int, int]
+    steps: tuple[int, ...], kept: tuple[Any, ...]
 ) -> None:
     """Every token is rounded once; in double precision no other sum turns a number to its next."""
     from mpq.backends.quantized_cache import quantized_cache
@@ -169,6 +170,34 @@ def test_generating_takes_a_cache_of_ours_or_any_other() -> None:
     ours = network.generate(ids, **{_cache_argument(network): quantized_cache(network)}, **options)
 
     assert torch.equal(ours, network.generate(ids, **options))
+
+
+def test_keys_before_their_rotation_are_rounded_as_the_projection_makes_them() -> None:
+    """Beside the network itself, whose projections of keys round their outputs in a hook."""
+    from mpq.quantization.cached_rows import quantize_cached
+    from mpq.quantization.numerics import OWN
+
+    held = mpq.Precision.parse("w32a4d").activation
+    formats = mpq.KVCache(9, ["a4d"], before_rotation=True)
+    asked = task(kv_cache=formats, rules=mpq.Rules(include=["*unrotated_k_cache"]))
+    result = mpq.search(asked, ["kv_cache_bytes=1MB"], sensitivity="sketch")
+    ids, plain = examples(1, 3)[0]["input_ids"], llama()
+    for path, part in plain.named_modules():
+        if path.endswith("k_proj"):
+            part.register_forward_hook(lambda _, __, x: quantize_cached(x, held, None, 2, OWN))
+
+    with torch.no_grad():
+        found = mpq.quantize(llama(), result.assignment)(input_ids=ids).logits
+        expected = plain(input_ids=ids).logits
+
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_other_caches_know_no_positions_of_earlier_tokens() -> None:
+    """Those of transformers have rotated keys alone: it says which cache does."""
+    network: Any = decoder(0, 0, before_rotation=True)
+    with pytest.raises(InputError, match="1 of 7 tokens are known: decode with"):
+        network.generate(examples(1, 3)[0]["input_ids"][:, :6], max_new_tokens=2, pad_token_id=0)
 
 
 def test_a_cache_is_for_a_network_that_has_one() -> None:

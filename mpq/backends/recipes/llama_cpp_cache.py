@@ -7,7 +7,7 @@ from typing import ClassVar, Final, final
 from mpq.backends._base import HELD
 from mpq.backends.recipes._base import Recipe, commented
 from mpq.errors import PrecisionError
-from mpq.network.layer import CACHES
+from mpq.network.layer import CACHES, UNROTATED_KEYS
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.precision import ORIGINAL, Precision
 
@@ -40,6 +40,8 @@ class LlamaCppCache(Recipe):
         """See ``Recipe.refusal``."""
         if layer.kind not in CACHES:
             return "it is told of key-value caches alone: weights are those of a GGUF file"
+        if layer.kind == UNROTATED_KEYS:
+            return "its cache holds keys after their rotation: search without --kv-before-rotation"
         if spelled(layer.precision) in TYPES:
             return ""
         return f"its types are those of {', '.join(TYPES)}"

@@ -125,8 +125,8 @@ def test_uniform_precisions_leave_caches_what_they_may_take() -> None:
 @cache
 def decoder(first: int, window: int, before_rotation: bool = False) -> Any:
     """A quantized network in double precision."""
-    given = {"first": first, "window": window, "before_rotation": before_rotation}
-    formats = mpq.KVCache(9, ["a4d", "a4c", "a3d"], **given)
+    kinds = ["a4d", "a4c", "a3d"]
+    formats = mpq.KVCache(9, kinds, 1, first, window, before_rotation)
     asked = task(kv_cache=formats, candidates=["w8a32"])
     result = mpq.search(asked, ["kv_cache_bytes=1MB"], sensitivity="sketch")
     return mpq.quantize(llama(), result.assignment).double()

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from mpq.quantization.kv_cache import KVCache as KVCache
     from mpq.quantization.precision import Precision as Precision
     from mpq.quantization.ranges import Ranges as Ranges
-    from mpq.quantization.steps import Steps as Steps
     from mpq.report.frontier import Frontier as Frontier
     from mpq.rounding import ROUNDINGS as ROUNDINGS
     from mpq.sensitivity import ESTIMATORS as ESTIMATORS
@@ -67,7 +66,6 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "quantization.kv_cache": ("KVCache",),
     "quantization.precision": ("Precision",),
     "quantization.ranges": ("Ranges",),
-    "quantization.steps": ("Steps",),
     "problem.assignment": ("Assignment",),
     "problem.cost_table": ("CostTable",),
     "problem.limits": ("Limit",),

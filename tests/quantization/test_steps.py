@@ -61,7 +61,7 @@ def test_borders_are_the_best_of_all(count: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     steps: Array = random.integers(0, 10, size=60).astype(np.float64)
     noise, slopes = random.normal(size=(60, 3)), random.normal(size=3)
-    logs: Array = np.add(noise + 1000, steps[:, None] * slopes, dtype=np.float64)
+    logs: Array = np.asarray(noise + 1000 + steps[:, None] * slopes, dtype=np.float64)
     between = [step + 0.5 for step in range(9)]
     best = min(_within(steps, logs, chosen) for chosen in combinations(between, count - 1))
 
@@ -73,7 +73,7 @@ def test_borders_are_the_best_of_all(count: int, seed: int) -> None:
 def test_borders_are_where_ranges_jump() -> None:
     """Between the steps on both sides of a jump, in the middle of them."""
     steps = [*range(20), *range(60, 90)]
-    logs = np.where(np.arange(50) < 20, 0.0, 2.0)[:, None]
+    logs: Array = np.where(np.arange(50) < 20, 0.0, 2.0)[:, None]
 
     found = step_borders(steps, logs, 2)
 
@@ -83,7 +83,7 @@ def test_borders_are_where_ranges_jump() -> None:
 def test_many_steps_are_looked_at_together() -> None:
     """A thousand different steps take no million of comparisons, and the jump is found nearly."""
     steps = np.linspace(0.0, 1.0, 5000)
-    logs = (steps > 0.3)[:, None] * 1.0
+    logs: Array = np.where(steps > 0.3, 1.0, 0.0)[:, None]
 
     (border,) = step_borders(steps.tolist(), logs, 2)
 

@@ -14,6 +14,7 @@ from mpq.backends import BACKENDS, Simulate, Text
 from mpq.errors import DataError, InputError, PrecisionError
 from mpq.network.examples import Calibration
 from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.steps import Steps
 from mpq.sensitivity import ESTIMATORS
 from mpq.workflows.setup import Prepared
 from tests.denoisers import scaled, stepped_batches, with_table
@@ -25,7 +26,7 @@ LIMIT = {"weight_bytes": "1x:w8a8"}
 def task(clusters: int | None = 2, data: Any = DATA, **given: Any) -> mpq.Task:
     """Of the network whose inputs are larger at later steps."""
     asked = {"candidates": ["w8a8", "w8a4"], "metric": "squared-error", "rounding": "nearest"}
-    steps = None if clusters is None else mpq.Steps("t", clusters)
+    steps = None if clusters is None else Steps("t", clusters)
     return mpq.Task(scaled(), data, **{**asked, "steps": steps, **given})
 
 
@@ -136,25 +137,25 @@ def test_a_cluster_without_held_out_examples_is_named() -> None:
 
 def test_steps_that_the_examples_leave_out_are_warned_of() -> None:
     """Where it is said which steps there are; else nobody knows."""
-    steps = mpq.Steps("t", 2, within=(0, 103))
+    steps = Steps("t", 2, within=(0, 103))
 
     with pytest.warns(UserWarning, match="leave out steps 4 to 100 of 0 to 103"):
         Prepared.of(replace(task(), steps=steps))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Prepared.of(replace(task(), steps=mpq.Steps("t", 2, within=(100, 103))))
+        Prepared.of(replace(task(), steps=Steps("t", 2, within=(100, 103))))
 
 
 @pytest.mark.parametrize(
     ("given", "match"),
     [
-        ({"steps": mpq.Steps("time")}, "does not have the argument 'time'; it has x, t"),
+        ({"steps": Steps("time")}, "does not have the argument 'time'; it has x, t"),
         ({"to": "onnx-qdq"}, "a target holds one range"),
         ({"tune": "scales"}, "tune"),
         ({"recalibrate": True}, "recalibrate"),
         ({"rounding": "gptq", "sequential_rounding": True}, "sequential-rounding"),
         ({"workers": "ray"}, "workers"),
-        ({"steps": mpq.Steps("t", 40)}, "40 clusters of steps need as many different steps"),
+        ({"steps": Steps("t", 40)}, "40 clusters of steps need as many different steps"),
     ],
 )
 def test_what_cannot_be_had_with_steps_is_refused(given: dict[str, Any], match: str) -> None:

@@ -122,6 +122,7 @@ def quantize(
     _check_assignment(assignment)
     built = _network_backend(backend)
     if not isinstance(built, Simulate):
+        _check_steps(built, assignment)
         _check_numbers(built, assignment)
     assignment = _with_caches_as(built, assignment)
     return built.quantize(*transformed(model, assignment))
@@ -187,6 +188,8 @@ def export(
             "search without --tune and --bias-correction, or export the network itself (`mpq "
             "targets`)"
         )
+    if not isinstance(built, Text):
+        _check_steps(built, assignment)
     if channels is not None:
         if model is None:
             raise InputError(f"{built.name} writes no weights: leave out channels (--channels)")
@@ -240,6 +243,19 @@ def _check_numbers(built: Backend, assignment: Assignment) -> None:
                 f"{shortened(str(layer.precision))}: {why}; it is simulated alone (mpq.quantize, "
                 "mpq.evaluate)"
             )
+
+
+def _check_steps(built: Backend, assignment: Assignment) -> None:
+    """Refuses ranges by step where nothing but the simulation looks at the step."""
+    clusters = assignment.steps
+    stepped = [x for x in assignment.layers if x.activation_range and x.activation_range.steps]
+    if clusters is not None and stepped:
+        raise PrecisionError(
+            f"{built.name} holds one range of an input, and {stepped[0].name!r} has one for each "
+            f"of {clusters.count} clusters of steps: write one network for each (--cluster 0 to "
+            f"{clusters.count - 1}, assignment.of_cluster), or search with --step-clusters 1; all "
+            "in one are simulated (mpq.quantize, mpq.evaluate)"
+        )
 
 
 def _with_caches_as(backend: Backend, assignment: Assignment) -> Assignment:

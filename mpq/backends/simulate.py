@@ -22,6 +22,7 @@ from mpq.network.operand import CacheShape
 from mpq.network.own_copy import own_copy
 from mpq.network.refusals import mark_simulated, simulated, weight_refusal
 from mpq.network.reparametrized import reparametrized
+from mpq.network.running_steps import RunningSteps
 from mpq.network.same_start import begin_alike
 from mpq.network.tied_calls import tie_calls, tied_calls_of
 from mpq.network.tracing import kind_of
@@ -32,6 +33,7 @@ from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import ORIGINAL
 from mpq.quantization.quantizer import Quantizer, install
 from mpq.quantization.rounded_when_read import round_when_read
+from mpq.quantization.running_clusters import RunningClusters
 
 
 @final
@@ -78,6 +80,8 @@ def with_precisions(module: nn.Module, assignment: Assignment, quantizer: Quanti
     for layer in assignment.layers:
         if layer.kind != "embedding":  # reads indices, which have no range
             quantizer.ranges.of(layer.name, layer.precision.activation)
+    if quantizer.steps is not None:
+        quantizer.steps.running.follow(module)
     put_on = round_when_read if is_streaming() else install
     put_on(module, assignment.precisions, quantizer)
     for name, precision in assignment.precisions.items():
@@ -177,7 +181,9 @@ def quantizer_of(assignment: Assignment) -> Quantizer:
     weights, precisions = assignment.weights, assignment.precisions
     by_layer = {} if weights is None else weights.by_layer
     stored = {(name, precisions[name].weight): weight for name, weight in by_layer.items()}
-    return Quantizer(ranges, assignment.weight_range, assignment.numerics, stored)
+    clusters = assignment.steps
+    steps = None if clusters is None else RunningClusters(RunningSteps(clusters.argument), clusters)
+    return Quantizer(ranges, assignment.weight_range, assignment.numerics, stored, steps=steps)
 
 
 def _check_float(module: nn.Module, assignment: Assignment) -> None:

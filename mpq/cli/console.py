@@ -152,6 +152,8 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
         )
     if made.ranges_unhelped:
         yield f"ranges by mse instead of loss: {_with_reasons(made.ranges_unhelped)}"
+    if made.steps is not None:
+        yield from made.steps.sentences
     if made.sequential_rounding is not None:
         yield from made.sequential_rounding.sentences(result.measured.metric.unit)
     if made.recalibration is not None:

@@ -67,6 +67,12 @@ def export(
             "(all in the widest). Default: refused."
         ),
     ] = None,
+    cluster: Annotated[
+        int | None,
+        typer.Option(
+            help="Of a network with ranges by step: write it with those of one cluster, from 0 on."
+        ),
+    ] = None,
     *,
     on: AssignedOptions,
     compared: AsSearchedOptions,
@@ -80,6 +86,7 @@ def export(
     from mpq.errors import InputError
 
     found, backend = on.assignment(assignment), file_backend(to)
+    found = found if cluster is None else found.of_cluster(cluster)
     told = serving(serve, backend, found)
     if output is None and backend.needs_network:
         raise InputError(f"a file of {backend.name} needs --output: where it goes")

@@ -248,6 +248,27 @@ KVBeforeRotation = Annotated[
         help="Hold keys as they were before positions were rotated into them.",
     ),
 ]
+Step = Annotated[
+    str | None,
+    typer.Option(
+        "--step",
+        help="Argument of a diffusion network's forward that holds the step of every example: its "
+        "name, or its place, 0 for the first.",
+    ),
+]
+StepClusters = Annotated[
+    int,
+    typer.Option("--step-clusters", help="Clusters of steps, for which inputs have own ranges."),
+]
+StepWithin = Annotated[
+    str | None,
+    typer.Option(
+        "--step-within",
+        metavar="FIRST,LAST",
+        help="Steps that the network will run at, such as 0,999; examples that leave out much of "
+        "them are warned of.",
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(

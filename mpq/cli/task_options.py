@@ -12,6 +12,7 @@ from mpq.cli import options as o
 from mpq.network.workload import Workload
 from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.ranges import Ranges
+from mpq.quantization.steps import Steps
 from mpq.workflows.rules import Rules
 from mpq.workflows.task import METRIC, Task
 
@@ -227,6 +228,34 @@ class KVCacheOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class StepOptions:
+    """Where a diffusion network is told its step, and how many clusters steps are put into."""
+
+    step: o.Step = None
+    step_clusters: o.StepClusters = Steps.clusters
+    step_within: o.StepWithin = None
+
+    def steps(self) -> Steps | None:
+        """The steps that the options describe; ``None``: the network has none.
+
+        Raises:
+            InputError: If clusters or a range are given without an argument.
+        """
+        from mpq.errors import InputError
+
+        if self.step is None:
+            if (self.step_clusters, self.step_within) != (Steps.clusters, None):
+                raise InputError(
+                    "--step-clusters and --step-within go with --step, which names the argument "
+                    "that holds steps, such as --step timestep"
+                )
+            return None
+        within = None if self.step_within is None else tuple(self.step_within.split(","))
+        place = int(self.step) if self.step.isdecimal() else self.step
+        return Steps(place, self.step_clusters, within)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
 class CandidateOptions:
     """What the layers may become, where they run, how the answer is made ready, and by whom."""
 
@@ -239,6 +268,7 @@ class CandidateOptions:
     tune: o.Tune = Task.tune
     workers: o.Workers = Task.workers
     cached: KVCacheOptions = KVCacheOptions()
+    stepped: StepOptions = StepOptions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,6 +306,7 @@ class TaskOptions:
         source, draws = self.source, self.run.draws
         # First of all: that --data is missing is said before the model's code runs.
         spec, kv_cache = source.data_spec, self.candidates.cached.cache()
+        steps = self.candidates.stepped.steps()
         held_out = held_out_spec(self.eval_data, source.is_all_demo)
         model = load_model(source.model, source.weights)
         return Task(
@@ -299,6 +330,7 @@ class TaskOptions:
             tune=self.candidates.tune,
             transforms=listed_parts(self.ranges.transform),
             kv_cache=kv_cache,
+            steps=steps,
             seed=draws.seed,
             allow_randomness=draws.allow_randomness,
             memory=self.run.memory,

@@ -1,6 +1,6 @@
 """Inputs of one forward pass, and what can be done with them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, final
 
@@ -227,6 +227,16 @@ class Batch:
             lambda images: images[start:stop],
         )
         return replace(cut, start=self.start + start)
+
+    def take(self, places: Sequence[int]) -> "Batch":
+        """Some examples of the batch, as a batch that begins where the first of them does."""
+        if self.is_whole or len(places) == self.size:
+            return self
+        index = torch.tensor(places)
+        return self._by_example(
+            lambda t, axis: t.index_select(axis, index.to(t.device)),
+            lambda images: [images[place] for place in places],
+        )
 
     def pieces(self, at_once: int | None) -> Iterator["Batch"]:
         """The examples so many at a time; all at once where that is ``None``."""

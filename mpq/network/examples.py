@@ -1,8 +1,10 @@
 """Examples, which are read as often as needed, batch by batch."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any, final
 
 from torch import Tensor
@@ -43,6 +45,7 @@ class Calibration:
         self.is_whole = False
         self._axes: tuple[int | None, ...] | None = None
         self._ranks: Ranks | None = None
+        self._spread: tuple[float, ...] | None = None
         self.at_once: int | None = None
         """Examples of a batch that are yielded together at the most; ``None``: all."""
         self._size: int | None = None
@@ -135,6 +138,30 @@ class Calibration:
         last = first + stop if end is None else min(first + stop, end)
         found = self._afresh()
         found._range = (first + start, last)
+        found._spread = None if self._spread is None else self._spread[start:stop]
+        return found
+
+    def picked(self, places: Collection[int]) -> "Calibration":
+        """Some of these examples, as data of their own, in the order that they have here.
+
+        Args:
+            places: Of each, counted from 0; as often as it is there makes no difference.
+        """
+        wanted = sorted(set(places))
+        found = Calibration(partial(_picked, self, wanted))
+        found.is_whole = self.is_whole
+        found._spread = None if self._spread is None else tuple(self._spread[i] for i in wanted)
+        return found
+
+    def spread_over(self, numbers: Sequence[float] | None) -> "Calibration":
+        """The same data, both parts of whose splits are spread over these numbers.
+
+        Args:
+            numbers: One for every example, such as the step of a diffusion; ``None``: splits are by
+                position.
+        """
+        found = copy(self)
+        found._spread = None if numbers is None else tuple(numbers)
         return found
 
     def share(self, ranks: Ranks) -> "Calibration":
@@ -172,11 +199,13 @@ class Calibration:
         """The same source, of which nothing is known yet."""
         found = Calibration(self._source, *self._range)
         found.is_whole, found._axes, found.at_once = self.is_whole, self._axes, self.at_once
-        found._ranks = self._ranks
+        found._ranks, found._spread = self._ranks, self._spread
         return found
 
     def split(self, held_out: float) -> tuple["Calibration", "Calibration"]:
         """The first examples, and the last ``held_out`` share of them.
+
+        Of data that is ``spread_over`` numbers, both have examples all along them instead.
 
         Raises:
             DataError: If there are fewer than two examples.
@@ -191,7 +220,29 @@ class Calibration:
             raise DataError(f"{what} cannot be split; give more, or held-out data of its own")
         # At least one example on either side, whatever the share.
         border = count - min(count - 1, max(1, round(count * held_out)))
+        if self._spread is not None:
+            first, last = _spread_parts(self._spread, count - border)
+            return self.picked(first), self.picked(last)
         return self.between(0, border), self.between(border, count)
+
+
+def _picked(data: Calibration, wanted: Sequence[int]) -> Iterator[Batch]:
+    """Batches of some examples; ``wanted`` rises."""
+    position = 0
+    for batch in data.uncut:
+        stop = position + batch.size
+        some = wanted[bisect_left(wanted, position) : bisect_left(wanted, stop)]
+        if some:
+            yield batch.take([place - position for place in some])
+        position = stop
+
+
+def _spread_parts(numbers: Sequence[float], num_last: int) -> tuple[list[int], list[int]]:
+    """Places of examples in two parts, the last of so many, each spread over the numbers."""
+    order = sorted(range(len(numbers)), key=numbers.__getitem__)
+    # The middle of each of as many stretches of equal length.
+    last = {order[(2 * k + 1) * len(order) // (2 * num_last)] for k in range(num_last)}
+    return [i for i in range(len(order)) if i not in last], sorted(last)
 
 
 def _check_iterable(source: Any) -> None:

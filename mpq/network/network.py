@@ -36,6 +36,7 @@ from mpq.network.patterns import Pattern, matching
 from mpq.network.randomness import random_state_kept
 from mpq.network.reach import Reach
 from mpq.network.refusals import refused_modules
+from mpq.network.running_steps import RunningSteps
 from mpq.network.same_start import begin_alike
 from mpq.network.tied_calls import find_tied_calls, tie_calls
 from mpq.network.weight_layout import RowLayout, layout_of
@@ -71,6 +72,7 @@ class Network:
         blocks: Modules of ``module`` that a pass with gradients runs twice, to keep what they read
             alone (``mpq.sensitivity.passes.borders``); none: it keeps all.
         tokens_kept: That key-value caches keep as they came; ``None``: caches are no layers.
+        steps: Of the examples that run, where the network has steps; see ``following``.
     """
 
     module: nn.Module
@@ -90,6 +92,7 @@ class Network:
     num_positions: int = 1
     blocks: Sequence[nn.Module] = ()
     tokens_kept: KeptTokens | None = None
+    steps: RunningSteps | None = None
 
     @classmethod
     @random_state_kept()

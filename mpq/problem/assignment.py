@@ -1,8 +1,7 @@
 """The answer: a precision for every layer, and the JSON that users take away."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, Self, final
 from mpq._support import schema_versions
 from mpq._support.files import remove_files, write_files
 from mpq._support.json_object import parsed_json, quoted, read_text
-from mpq._support.names import shortened
 from mpq._support.one_run import check_one_run
 from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError, PrecisionError
@@ -28,14 +26,25 @@ from mpq.problem.companions import (
     tuned_of,
     weights_of,
 )
+from mpq.problem.consistency import check_consistent
 from mpq.problem.stored_formats import format_to_dict
-from mpq.problem.stored_ranges import RANGE_KEYS, check_range, range_from_dict, range_to_dict
+from mpq.problem.stored_ranges import (
+    RANGE_KEYS,
+    check_range,
+    check_steps,
+    range_from_dict,
+    range_to_dict,
+    steps_from_dict,
+    steps_to_dict,
+    widen_ranges,
+)
 from mpq.problem.stored_weights import check_weights
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Precision
 from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.ranges import RANGE_METHODS
+from mpq.quantization.steps import StepClusters
 from mpq.quantization.stored import StoredWeights
 
 
@@ -66,6 +75,11 @@ class AssignedLayer:
     def signature(self) -> str:
         """See ``Layer.signature``."""
         return signature(self.name, self.kind, self.weight_shape)
+
+    def of_cluster(self, cluster: int) -> Self:
+        """The same with the range of one cluster of steps, where it has ranges by cluster."""
+        own = self.activation_range
+        return replace(self, activation_range=own.steps[cluster]) if own and own.steps else self
 
 
 @final
@@ -148,6 +162,7 @@ class Assignment:
         reparametrization: What is done to the network's parameters before anything else.
         tuned: Biases and norms that tuning changed after that.
         tokens_kept: Which tokens its key-value caches keep as they came.
+        steps: Clusters of a diffusion's steps, for which inputs have ranges of their own.
     """
 
     layers: tuple[AssignedLayer, ...]
@@ -160,6 +175,7 @@ class Assignment:
     reparametrization: Reparametrization | None = None
     tuned: TunedParameters | None = None
     tokens_kept: KeptTokens = KEPT_NONE
+    steps: StepClusters | None = None
 
     @property
     def precisions(self) -> dict[str, Precision]:
@@ -181,6 +197,21 @@ class Assignment:
         folds = (f"fold {convolution} {norm}" for convolution, norm in self.folded.items())
         ties = (f"tie {' '.join(tie)}" for tie in self.ties)
         return fingerprint([*(layer.signature for layer in self.layers), *folds, *ties])
+
+    def of_cluster(self, cluster: int) -> Self:
+        """The network of one cluster of steps, with its ranges alone.
+
+        Raises:
+            InputError: If there is no such cluster.
+        """
+        if self.steps is None or not 0 <= cluster < self.steps.count:
+            count = 1 if self.steps is None else self.steps.count
+            raise InputError(
+                f"there is no cluster {cluster} of steps: this assignment has {count}, numbered "
+                "from 0 on"
+            )
+        layers = tuple(x.of_cluster(cluster) for x in self.layers)
+        return replace(self, layers=layers, steps=None)
 
     def compared_by(self, metric: str | None, allow_randomness: int | None) -> Self:
         """The same for outputs that are compared otherwise; ``None``: as in the search."""
@@ -205,6 +236,7 @@ class Assignment:
             # Of few assignments: files without it are read by earlier versions as well.
             **({} if self.numerics == OWN else {"numerics": asdict(self.numerics)}),
             **({} if self.tokens_kept == KEPT_NONE else {"tokens_kept": asdict(self.tokens_kept)}),
+            **({} if self.steps is None else {"steps": steps_to_dict(self.steps)}),
             **{name: part for name, part in beside.items() if part is not None},
             "folded_batch_norm": dict(self.folded),
             "ties": [list(tie) for tie in self.ties],
@@ -236,7 +268,7 @@ class Assignment:
         if version == 1 and "record" in data:  # its name before version 2
             data["metadata"] = data.pop("record")
         if version in (1, 2):
-            _widen_ranges(data)
+            widen_ranges(data)
         validate(data, _schema(), "assignment")
         _check_range_method(data["weight_range"])
         known = data["metadata"]
@@ -250,8 +282,12 @@ class Assignment:
         changes = reparametrization_of(data.get("reparametrization"), read_weights)
         tuned = tuned_of(data.get("tuned"), read_weights)
         kept = KeptTokens(**data.get("tokens_kept", {}))
-        made = cls(layers, ties, folded, ranges, numerics, metadata, weights, changes, tuned, kept)
-        _check_consistent(made)
+        made = cls(
+            layers, ties, folded, ranges, numerics, metadata, weights, changes, tuned, kept,
+            steps_from_dict(data.get("steps")),
+        )  # fmt: skip
+        check_consistent([(x.name, x.precision) for x in layers], ties, folded)
+        check_steps(made.steps, ((x.name, x.activation_range) for x in layers))
         if weights is not None:
             shaped = {x.name: (x.precision, x.weight_shape) for x in layers}
             check_weights(weights, shaped, data["weights"]["formats"])
@@ -342,47 +378,6 @@ def _layer_from_dict(data: Any) -> AssignedLayer:
     return AssignedLayer(
         data["name"], data["kind"], shape, precision, calibrated, is_transposed, computed
     )
-
-
-def _widen_ranges(data: Any) -> None:
-    """Ranges with 0 in them, as grids always took them and as files say since version 3."""
-    layers = data.get("layers")
-    for layer in layers if isinstance(layers, list) else ():
-        activation: Any = layer.get("activation") if isinstance(layer, dict) else None
-        ends = activation.get("range") if isinstance(activation, dict) else None
-        # Whatever is no such range is left to the schema, and the wrong order to the layer.
-        if (
-            isinstance(ends, list)
-            and [type(end) in (int, float) for end in ends] == [True, True]
-            and ends[0] <= ends[1]
-        ):
-            activation["range"] = [min(ends[0], 0), max(ends[1], 0)]
-
-
-def _check_consistent(assignment: Assignment) -> None:
-    """Refuses layers that are there twice, ties that do not hold, a BatchNorm folded twice."""
-    _refuse_doubles("layer", (layer.name for layer in assignment.layers))
-    _refuse_doubles("folded BatchNorm", assignment.folded.values())
-    precisions = assignment.precisions
-    for tie in assignment.ties:
-        unknown = [name for name in tie if name not in precisions]
-        if unknown:
-            raise FileFormatError(
-                f"not a valid assignment: a tie names {quoted(unknown[0])}, which is no layer"
-            )
-        if len({precisions[name] for name in tie}) > 1:
-            told = ", ".join(f"{quoted(name)} at {precisions[name]}" for name in tie)
-            raise FileFormatError(
-                f"not a valid assignment: tied layers share a precision; got {shortened(told)}"
-            )
-
-
-def _refuse_doubles(what: str, names: Iterable[str]) -> None:
-    name, count = next(iter(Counter(names).most_common(1)), ("", 0))
-    if count > 1:
-        raise FileFormatError(
-            f"not a valid assignment: the {what} {quoted(name)} is there {count} times"
-        )
 
 
 def _check_range_method(text: str) -> None:

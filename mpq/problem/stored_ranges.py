@@ -1,14 +1,16 @@
 """A calibrated range as an assignment's JSON states it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from mpq.errors import InputError
+from mpq._support.json_object import quoted
+from mpq.errors import FileFormatError, InputError
 from mpq.network.layer import CACHES
 from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.steps import StepClusters
 from mpq.quantization.tensor_format import Granularity, TensorFormat
 
-RANGE_KEYS: Final = ("range", "octaves", "channels", "first")
+RANGE_KEYS: Final = ("range", "octaves", "channels", "first", "steps")
 """What a layer's input says besides its format."""
 
 
@@ -22,6 +24,7 @@ def range_to_dict(calibrated: ActivationRange | None) -> dict[str, Any]:
         **({"octaves": calibrated.octaves} if calibrated.octaves else {}),
         **({"channels": list(map(list, calibrated.channels))} if calibrated.channels else {}),
         **({} if calibrated.first is None else {"first": list(calibrated.first)}),
+        **({"steps": list(map(range_to_dict, calibrated.steps))} if calibrated.steps else {}),
     }
 
 
@@ -39,7 +42,8 @@ def range_from_dict(data: Mapping[str, Any]) -> ActivationRange | None:
         return None
     (low, high), channels = _pair(ends), tuple(map(_pair, data.get("channels", ())))
     apart = None if first is None else _pair(first)
-    return ActivationRange(low, high, data.get("octaves", 0), channels, apart)
+    steps = tuple(found for found in map(range_from_dict, data.get("steps", ())) if found)
+    return ActivationRange(low, high, data.get("octaves", 0), channels, apart, steps)
 
 
 def _pair(ends: Sequence[float]) -> tuple[float, float]:
@@ -71,6 +75,68 @@ def check_range(
         raise InputError(f"{given} channels have ranges, and the layer has other inputs")
     if calibrated.first is not None and by is not Granularity.FIRST_APART:
         raise InputError("first positions have no range of their own in its format")
+    for each in calibrated.steps:
+        check_range(each, tensor_format, kind, weight_shape)
+
+
+def widen_ranges(data: Any) -> None:
+    """Ranges with 0 in them, as grids always took them and as files say since version 3.
+
+    Args:
+        data: A whole assignment of an earlier version, not yet checked; changed in place.
+    """
+    layers = data.get("layers")
+    for layer in layers if isinstance(layers, list) else ():
+        activation: Any = layer.get("activation") if isinstance(layer, dict) else None
+        ends = activation.get("range") if isinstance(activation, dict) else None
+        # Whatever is no such range is left to the schema, and the wrong order to the layer.
+        if (
+            isinstance(ends, list)
+            and [type(end) in (int, float) for end in ends] == [True, True]
+            and ends[0] <= ends[1]
+        ):
+            activation["range"] = [min(ends[0], 0), max(ends[1], 0)]
+
+
+def steps_to_dict(clusters: StepClusters) -> dict[str, Any]:
+    """JSON-ready."""
+    return {"argument": clusters.argument, "borders": list(clusters.borders)}
+
+
+def steps_from_dict(data: Mapping[str, Any] | None) -> StepClusters | None:
+    """Inverse of ``steps_to_dict``, of an object that fits the schema.
+
+    Raises:
+        FileFormatError: If these are no clusters.
+    """
+    if data is None:
+        return None
+    try:
+        return StepClusters(data["argument"], tuple(map(float, data["borders"])))
+    # A whole number may be too large for a float.
+    except (InputError, OverflowError) as error:
+        raise FileFormatError(f"not a valid assignment: at steps: {error}") from error
+
+
+def check_steps(
+    clusters: StepClusters | None, ranges: Iterable[tuple[str, ActivationRange | None]]
+) -> None:
+    """Refuses ranges of other clusters than there are.
+
+    Args:
+        clusters: Of the whole assignment.
+        ranges: Layer name to its range.
+
+    Raises:
+        FileFormatError: Names a layer.
+    """
+    count = 0 if clusters is None else clusters.count
+    for name, found in ranges:
+        if found is not None and found.steps and len(found.steps) != count:
+            raise FileFormatError(
+                f"not a valid assignment: layer {quoted(name)} has ranges for {len(found.steps)} "
+                f"clusters of steps, and there are {count}"
+            )
 
 
 def _channels(kind: str, weight_shape: Sequence[int], given: int) -> Sequence[int]:

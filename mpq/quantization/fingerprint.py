@@ -55,6 +55,7 @@ def quantizer_key(quantizer: Quantizer) -> dict[str, str]:
         # Only where it is another one: else a search for a target would believe rows of another
         # arithmetic, and journals of our own stay as they are.
         **({} if quantizer.numerics == OWN else {"numerics": repr(quantizer.numerics)}),
+        **({} if quantizer.steps is None else {"steps": repr(quantizer.steps.clusters)}),
         **({"rounding": _stored_checksum(quantizer)} if quantizer.stored else {}),
         "weight_range": quantizer.weight_range,
         "activation_ranges": hashlib.sha256(repr(ranges).encode()).hexdigest(),

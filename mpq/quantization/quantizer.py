@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -15,27 +16,20 @@ from mpq.network.arguments import input_of, with_input
 from mpq.network.mapped import release
 from mpq.network.modules import weight_of
 from mpq.network.network import Network
-from mpq.network.operand import Operand
 from mpq.network.own_forward import is_computed_again
-from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import layout_of
 from mpq.quantization.blocks import block_of, round_blocks
 from mpq.quantization.branch_fits import with_branches
-from mpq.quantization.cached_rows import quantize_cached
 from mpq.quantization.codes import Codes
 from mpq.quantization.error_form import ErrorForm
 from mpq.quantization.grid import Grid
-from mpq.quantization.input_sample import channel_axis
+from mpq.quantization.input_rounding import rounded_input
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.observer import ActivationRanges, RoundsInputs
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RANGE_METHODS
-from mpq.quantization.rounding import (
-    quantize_activation,
-    quantize_some,
-    row_tiles,
-    weight_grid,
-)
+from mpq.quantization.rounding import quantize_some, row_tiles, weight_grid
+from mpq.quantization.running_clusters import RunningClusters
 from mpq.quantization.stored import StoredWeight, of_channels
 from mpq.quantization.straight_through import straight_through
 from mpq.quantization.tensor_format import TensorFormat
@@ -53,6 +47,7 @@ class Quantizer:
         stored: Weights that were rounded with regard to data; all others are rounded to nearest.
         shared: Layers whose weight is that of another one (``Network.shared_weights``), and which:
             its range is searched for once.
+        steps: Which cluster of steps every example that runs is in, where ranges are by cluster.
     """
 
     ranges: ActivationRanges
@@ -62,6 +57,7 @@ class Quantizer:
         default_factory=dict, repr=False
     )
     shared: Mapping[str, str] = field(default_factory=dict, repr=False)
+    steps: RunningClusters | None = field(default=None, repr=False)
     _grids: dict[tuple[str, TensorFormat], Grid] = field(default_factory=dict, repr=False)
     _checked: set[str] = field(default_factory=set, repr=False)
     _fitted: dict[tuple[str, TensorFormat], StoredWeight] = field(default_factory=dict, repr=False)
@@ -240,15 +236,12 @@ class Quantizer:
         """The layer's input after storing it in a format; integers (token ids) and nothing stay."""
         if tensor_format.is_exact or not x.is_floating_point() or not x.numel():
             return x
-        calibrated, axis = self.ranges.of(name, tensor_format), channel_axis(layer_module)
-        if isinstance(layer_module, Operand):
-            num_heads = layer_module.weight.shape[0]
-            return quantize_cached(x, tensor_format, calibrated, num_heads, self.numerics)
-        # A Linear reads one vector per token. A convolution's kernel mixes positions, so that
-        # nothing smaller than an example can have a scale of its own.
-        is_linear = kind_of(layer_module) == "linear"
-        token_axes = 1 if is_linear else x.ndim - 1
-        return quantize_activation(x, tensor_format, calibrated, token_axes, self.numerics, axis)
+        calibrated = self.ranges.of(name, tensor_format)
+        rounding = partial(rounded_input, layer_module, tensor_format, self.numerics)
+        if calibrated is None or not calibrated.steps:
+            return rounding(x, calibrated)
+        assert self.steps is not None  # who has such ranges knows the steps
+        return self.steps.rounded(name, x, calibrated.steps, rounding)
 
     def float_block(self, precision: Precision, num_inputs: int) -> int | None:
         """Numbers of a block in which the target rounds an input that the precision leaves alone.

@@ -29,10 +29,12 @@ class ActivationRange:
         octaves: How often the scale of a twin format's finer range is halved.
         channels: Range of each input channel, where channels have scales.
         first: Range of the first position of sequences, where it has one of its own.
+        steps: ``[T]`` ranges for each cluster of a diffusion's steps, where these have their own;
+            all else is of all steps then.
 
     Raises:
         InputError: If an end is not finite, or they are the wrong way round, or octaves are not
-            between 0 and 15.
+            between 0 and 15, or a cluster of steps has clusters.
     """
 
     low: float
@@ -40,6 +42,7 @@ class ActivationRange:
     octaves: int = 0
     channels: tuple[tuple[float, float], ...] = ()
     first: tuple[float, float] | None = None
+    steps: "tuple[ActivationRange, ...]" = ()
 
     def __post_init__(self) -> None:
         # Also false for nan, which is neither above nor below.
@@ -51,6 +54,8 @@ class ActivationRange:
             raise InputError(f"a scale is halved 0 to {MAX_OCTAVES} times; got {self.octaves}")
         for low, high in (*self.channels, *([] if self.first is None else [self.first])):
             ActivationRange(low, high)
+        if any(each.steps for each in self.steps):
+            raise InputError("a cluster of steps has one range, and no clusters")
 
     @property
     def with_zero(self) -> "ActivationRange":
@@ -60,7 +65,7 @@ class ActivationRange:
     @property
     def extras(self) -> tuple[object, ...]:
         """What it says besides both ends, if anything."""
-        return tuple(x for x in (self.octaves, self.channels, self.first) if x)
+        return tuple(x for x in (self.octaves, self.channels, self.first, self.steps) if x)
 
 
 class RangeMethod(Bounded, ABC):

@@ -344,6 +344,8 @@ class _Sketch:
             return split.flatten(1).sum(dim=1)
         # Rounding piece by piece gives the same: no scale that is found in the data spans examples.
         step = max(1, _CACHED_ELEMENTS * tap.num_examples // x.numel())
+        # Unless their ranges are by step, which are known of the whole batch.
+        step = step if self.on.quantizer.steps is None else tap.num_examples
         found = []
         for some, gradients in zip(x.split(step * rows), g.split(step * rows), strict=True):
             change = self._input_change(tap, some, tensor_format)

@@ -29,6 +29,7 @@ from mpq.workflows.recalibration import Recalibration
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
 from mpq.workflows.sequential_rounding import SequentialRounding
+from mpq.workflows.step_record import StepRecord
 from mpq.workflows.tuning_record import TuningRecord
 
 
@@ -160,7 +161,7 @@ def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
     used = None if device is None else UsedDevice(**_with_tuples(device))
     again, tuning = data.get("sequential_rounding"), data.get("tuning")
     biases = data.get("bias_correction")
-    ranged = data.get("recalibration")
+    ranged, steps = data.get("recalibration"), data.get("steps")
     known = {
         "refinements": rounds,
         "device": used,
@@ -169,6 +170,7 @@ def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
         "sequential_rounding": None if again is None else SequentialRounding(**again),
         "bias_correction": None if biases is None else BiasCorrection(**_with_tuples(biases)),
         "tuning": None if tuning is None else TuningRecord(**_with_tuples(tuning)),
+        "steps": None if steps is None else StepRecord.from_dict(steps),
     }
     return Provenance(**{**_with_tuples(data), **known})
 

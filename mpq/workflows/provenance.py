@@ -9,6 +9,7 @@ from mpq.workflows.bias_record import BiasCorrection
 from mpq.workflows.recalibration import Recalibration
 from mpq.workflows.refine import Refinement
 from mpq.workflows.sequential_rounding import SequentialRounding
+from mpq.workflows.step_record import StepRecord
 from mpq.workflows.tuning_record import TuningRecord
 
 
@@ -68,6 +69,7 @@ class Provenance:
         transforms_unhelped: Transformation to why it is not used.
         bias_correction: What correcting the answer's biases gave; ``None``: it was not asked for.
         tuning: What tuning the answer gave; ``None``: it was not asked for.
+        steps: Clusters of a diffusion's steps, with their examples; ``None``: one range for all.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -98,5 +100,6 @@ class Provenance:
     transforms_unhelped: Mapping[str, str] = field(default_factory=dict)
     bias_correction: BiasCorrection | None = None
     tuning: TuningRecord | None = None
+    steps: StepRecord | None = None
     mpq_version: str = ""
     torch_version: str = ""

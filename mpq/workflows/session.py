@@ -180,6 +180,7 @@ class Session:
             sequential_rounding=finish.sequential,
             recalibration=finish.recalibration,
             ranges_unhelped=dict(self.prepared.calibrated.unhelped),
+            steps=self.prepared.step_plan and self.prepared.step_plan.record,
             transforms=tuple(self.prepared.task.transforms),
             untransformed={} if transformed is None else dict(transformed.untransformed),
             transforms_unhelped={} if transformed is None else dict(transformed.unhelped),
@@ -244,6 +245,7 @@ class Session:
             self._stored(solution.precisions(problem)),
             None if transformed is None else transformed.reparametrization,
             tokens_kept=self.network.tokens_kept or KEPT_NONE,
+            steps=self.prepared.step_plan and self.prepared.step_plan.record.clusters,
         )
 
     def _stored(self, precisions: Mapping[str, Precision]) -> StoredWeights | None:

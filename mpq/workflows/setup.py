@@ -21,18 +21,21 @@ from mpq.network.layer import Layer, merge_ties
 from mpq.network.modules import share_parameters
 from mpq.network.network import Network
 from mpq.network.patterns import Pattern
+from mpq.network.running_steps import RunningSteps
 from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limit
 from mpq.problem.problem import Problem
 from mpq.quantization.numerics import OWN
+from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.running_clusters import RunningClusters
 from mpq.sensitivity import Estimation
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.cached_layers import cache_candidates, warn_of_cache
-from mpq.workflows.calibrated_ranges import CalibratedRanges, calibrated_ranges
+from mpq.workflows.calibrated_ranges import CalibratedRanges, calibrated_ranges, ranges_by
 from mpq.workflows.codes_cache import CodesCache
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
@@ -42,6 +45,7 @@ from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
 from mpq.workflows.rules import Rules
 from mpq.workflows.shared_measurements import CALIBRATION, HELD_OUT, SharedMeasurements
 from mpq.workflows.shippable import Shippable
+from mpq.workflows.step_plan import StepPlan, along_steps
 from mpq.workflows.target_prices import bits_there, constant_bytes, file_prices
 from mpq.workflows.task import Task
 from mpq.workflows.transformed import TransformedModel
@@ -110,7 +114,7 @@ class Prepared:
         if task.target is not None:
             task.target.check_network(task.model)
         # Only now: of a network that mixes rows no batch may be cut.
-        data = Calibration.of(task.calibration)
+        data = along_steps(network, Calibration.of(task.calibration), task.steps)
         calibration, held_out = split_held_out(network, data, task.held_out)
         unseen = None
         if task.tuning is not None:
@@ -211,10 +215,25 @@ class Prepared:
     def calibrated(self) -> CalibratedRanges:
         """Takes a forward pass where an activation's range is static; of ``loss`` more."""
         # When it is first asked for: what a limit refuses need not wait for a pass over the data.
-        return calibrated_ranges(
+        found = calibrated_ranges(
             self.network, self.calibration, self.candidates, self.task.ranges.activation,
             self.task.seed, self.ranks,
         )  # fmt: skip
+        if self.step_plan is None:
+            return found
+
+        def of_cluster(data: Calibration) -> ActivationRanges:
+            return ranges_by(self.network, data, found.methods, self.task.seed, self.ranks)
+
+        return replace(found, ranges=self.step_plan.ranges(found.ranges, of_cluster))
+
+    @cached_property
+    def step_plan(self) -> StepPlan | None:
+        """Clusters of steps; ``None``: the network has no steps, or one cluster of them."""
+        steps = self.task.steps
+        if steps is None or steps.clusters == 1:
+            return None
+        return StepPlan.of(self.network, self.calibration, self.held_out, steps)
 
     @cached_property
     def _nearest(self) -> Quantizer:
@@ -222,7 +241,12 @@ class Prepared:
         target = self.task.target
         numerics = OWN if target is None else target.arithmetic
         shared = self.network.shared_weights
-        return Quantizer(self.calibrated.ranges, self.task.ranges.weight, numerics, shared=shared)
+        running, plan, steps = self.network.steps, self.step_plan, None
+        if running is not None and plan is not None:
+            steps = RunningClusters(running, plan.record.clusters)
+        return Quantizer(
+            self.calibrated.ranges, self.task.ranges.weight, numerics, shared=shared, steps=steps
+        )
 
     @cached_property
     def on_calibration(self) -> Evaluator:
@@ -303,6 +327,10 @@ def _found(task: Task, model: nn.Module) -> Network:
         )  # fmt: skip
 
     network = halved("finding layers", Calibration.of(task.calibration), found)
+    if task.steps is not None:
+        running = RunningSteps(task.steps.argument)
+        running.follow(network.module)
+        network = replace(network, steps=running)
     if not task.streamed:
         return network
     without_caches(network.module)

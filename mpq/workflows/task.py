@@ -15,6 +15,7 @@ from mpq.network.workload import Workload
 from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import Ranges
+from mpq.quantization.steps import Steps
 from mpq.workflows.rules import Rules, Spelled, read_precisions
 
 if TYPE_CHECKING:
@@ -91,6 +92,9 @@ class Task:
             Default: they stay as they came.
         split: Parts of layers that get weights of different bits: ``channels``, ``channels:16``
             (blocks of 16 neighbours), ``blocks:4`` (of channels that are alike), or ``none``.
+        steps: Where a diffusion network is told its step: inputs of layers have ranges for every
+            cluster of steps then, and splits of the examples are spread over steps. Default: it
+            has none.
 
     Raises:
         InputError: If something given cannot be used; its subclasses say what.
@@ -120,6 +124,7 @@ class Task:
     blocks: str | None = None
     kv_cache: KVCache | None = None
     split: str = "none"
+    steps: Steps | None = None
 
     def __post_init__(self) -> None:
         for name in ("calibration", "held_out"):
@@ -143,6 +148,8 @@ class Task:
             )
         if self.kv_cache is not None:
             self._check_cache()
+        if self.steps is not None and self.steps.clusters > 1:
+            self._check_steps()
         seed = self.allow_randomness
         # A truth value is the seed 1 to Python, and hardly what was meant.
         if seed is not None and (isinstance(seed, bool) or not 0 <= seed < 2**63):
@@ -172,6 +179,29 @@ class Task:
                 f"a key-value cache is searched (kv_cache, --kv-cache), and {target.name} {does}: "
                 "search without a target, or without what it cannot do"
             )
+
+    def _check_steps(self) -> None:
+        """Refuses what ranges by cluster are not made for."""
+        workers = self.built_workers
+        asked = {
+            "to (--to): a target holds one range of an input; export the clusters one by one": (
+                self.to is not None
+            ),
+            "kv_cache (--kv-cache)": self.kv_cache is not None,
+            "memory (--memory): a network that is streamed has one range of an input": (
+                bool(self.streamed)
+            ),
+            "workers (--workers ray)": workers is not None and workers.kind == "ray",
+            "sequential_rounding (--sequential-rounding)": self.sequential_rounding,
+            "recalibrate (--recalibrate)": self.recalibrate,
+            "tune (--tune)": self.tune is not None,
+        }
+        for what, is_asked in asked.items():
+            if is_asked:
+                raise InputError(
+                    "inputs have ranges for every cluster of steps (steps, --step), which is not "
+                    f"done together with {what}; leave it out, or take --step-clusters 1"
+                )
 
     @cached_property
     def profile(self) -> "Profile | None":

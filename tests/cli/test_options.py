@@ -13,9 +13,10 @@ import mpq
 from mpq.cli import requests, task_options
 from mpq.cli.__main__ import app
 from mpq.cli.taking import gathered, taking
-from mpq.cli.task_options import KVCacheOptions
+from mpq.cli.task_options import KVCacheOptions, StepOptions
 from mpq.errors import InputError
 from mpq.quantization.kv_cache import KVCache
+from mpq.quantization.steps import Steps
 
 # what Python calls otherwise than the command line, which is older
 RENAMED = {
@@ -151,3 +152,31 @@ def test_a_part_of_a_cache_is_refused(options: KVCacheOptions, message: str) -> 
     """An option without effect would not be noticed."""
     with pytest.raises(InputError, match=message):
         options.cache()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (StepOptions(), None),
+        (StepOptions("timestep"), Steps("timestep")),
+        (StepOptions("1", 2, "0,99"), Steps(1, 2, (0.0, 99.0))),
+    ],
+)
+def test_steps_are_said_by_name_or_by_place(options: StepOptions, expected: Steps | None) -> None:
+    """Digits are a place."""
+    assert options.steps() == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (StepOptions(step_clusters=2), "go with --step"),
+        (StepOptions(step_within="0,9"), "go with --step"),
+        (StepOptions("t", step_within="0-9"), "first and a last one"),
+        (StepOptions("time step"), "its name, such as 'timestep'"),
+    ],
+)
+def test_a_part_of_steps_is_refused(options: StepOptions, message: str) -> None:
+    """An option without effect would not be noticed."""
+    with pytest.raises(InputError, match=message):
+        options.steps()

@@ -1,6 +1,7 @@
 """What a batch is, and reading batches as often as needed."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -385,3 +386,48 @@ def test_tensors_within_tuples_are_checked_and_compared() -> None:
     list(data)
     with pytest.raises(DataError, match="other inputs than when it was first read"):
         list(data)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5),
+    wanted=st.sets(st.integers(0, 29), min_size=1),
+)
+def test_picked_examples_are_data_of_their_own(sizes: list[int], wanted: set[int]) -> None:
+    """In their order, as often as they are read, and to be cut again."""
+    data = Calibration(examples(sizes))
+    places = {place for place in wanted if place < sum(sizes)} or {0}
+
+    found = data.picked(places)
+
+    assert read(found) == read(found) == sorted(map(float, places))
+    assert read(found.until(2)) == sorted(map(float, places))[:2]
+
+
+@given(
+    steps=st.lists(st.integers(0, 9), min_size=4, max_size=40),
+    share=st.sampled_from([0.1, 0.25, 0.5]),
+)
+def test_splits_are_spread_over_numbers(steps: list[int], share: float) -> None:
+    """Among any neighbours along them, so many that one should be, one is held out or nearly so."""
+    data = Calibration(examples([3] * (len(steps) // 3) + [len(steps) % 3 or 3]))
+    steps = [*steps, *[0] * (data.num_examples - len(steps))]
+
+    first, last = data.spread_over(steps).split(share)
+
+    assert sorted(read(first) + read(last)) == read(data)
+    assert last.num_examples == max(1, round(share * len(steps)))
+    held = {int(place) for place in read(last)}
+    order = sorted(range(len(steps)), key=steps.__getitem__)
+    places = [rank for rank, place in enumerate(order) if place in held]
+    apart = [b - a for a, b in pairwise(places)]
+    assert max(apart, default=0) <= -(-len(steps) // len(places))
+
+
+def test_parts_of_a_spread_split_are_spread_again() -> None:
+    """Of every part it is known where its examples are."""
+    data = Calibration(examples([8, 8])).spread_over([*range(16)])
+
+    first, _ = data.split(0.5)
+    _, last = first.split(0.25)
+
+    assert read(last) == [3.0, 11.0] or read(last) == [4.0, 12.0]

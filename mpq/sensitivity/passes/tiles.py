@@ -111,7 +111,10 @@ class Tiling:
         self._precisions = [on.candidates[column] for column in on.tried]
         # A larger batch draws other numbers.
         is_drawing = on.network.allow_randomness is not None
-        self._axes: dict[str, int] | None = None if batched and not is_drawing else {}
+        # Of copies nobody knows the step of each row.
+        is_stepped = on.quantizer.steps is not None
+        is_batched = batched and not is_drawing and not is_stepped
+        self._axes: dict[str, int] | None = None if is_batched else {}
 
     def tiles(self, batch: Batch) -> list[Tile]:
         """At most two, each with at least one layer; together they have every layer once."""

@@ -16,6 +16,8 @@ LEVEL_BITS = 16
 """Bits of one level of a codebook."""
 SCALE_BITS = 32
 """Bits of one scale of a whole weight in a microscaling format."""
+FACTOR_BITS = 4
+"""Bits that say what a channel's scale is multiplied by at inputs of one width."""
 BLOCK_SCALE_BITS = 8
 """Bits of one scale of a microscaling format."""
 LARGEST_GROUP = 2**31
@@ -50,7 +52,7 @@ class TensorFormat:
             stored in fp16 for groups, in fp32 for channels and tensors.
         channels: Which format every output channel, input or group has, where they differ;
             ``number`` is then the widest of them. Inputs of a format with a scale for every channel
-            have this scale times a number of their width (``mpq.quantization.tied_scales``).
+            have this scale times a factor of their width (``mpq.quantization.tied_scales``).
         branch: What a weight has beside its codes, which is added to what they stand for.
 
     Raises:
@@ -220,6 +222,13 @@ class TensorFormat:
         is_by_row = self.granularity in (Granularity.CHANNEL, Granularity.GROUP)
         return is_integer and is_by_row and not has_second and self.branch is None
 
+    def has_parts(self, axis: str) -> bool:
+        """Whether parts of such a weight, as ``ChannelBits`` has them, may have their own bits."""
+        if not self.has_channels or axis == OUTPUTS:
+            return self.has_channels
+        # One scale of a channel does for several widths, one zero point does not.
+        return self.granularity is Granularity.GROUP or (axis == INPUTS and self.symmetric)
+
     @property
     def mean_bits(self) -> float:
         """Bits of a code, averaged over channels; without scales."""
@@ -295,7 +304,7 @@ class TensorFormat:
         codes = sum(x.bits * n for x, n in zip(channels.numbers, cells, strict=True))
         own = SCALE_FORMATS[self.scale or self._usual_scale]
         if self.has_tied_scales:
-            factors = len(channels.numbers) * SCALE_BITS
+            factors = tied_bits(len(channels.numbers), count)
             return channels.code_bits + codes + own.stored_bits(count) + factors
         assert self.group_size is not None
         if channels.axis == GROUPS:
@@ -314,3 +323,8 @@ class TensorFormat:
     @property
     def _usual_scale(self) -> str:
         return "fp16" if self.granularity is Granularity.GROUP else "fp32"
+
+
+def tied_bits(num_widths: int, num_channels: int) -> int:
+    """What the scales of inputs take beside those of channels; the widest has these."""
+    return (num_widths - 1) * (SCALE_BITS + FACTOR_BITS * num_channels)

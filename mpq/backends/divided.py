@@ -13,7 +13,7 @@ from mpq.network.weight_layout import CHANNEL_FIRST, layout_of
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.stored import StoredWeight, StoredWeights
-from mpq.quantization.tensor_format import TensorFormat
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 DIVIDE, WIDEN = "divide", "widen"
 WAYS: Final = {
@@ -52,7 +52,9 @@ def of_whole_weights(
     """A network and an assignment that compute the same, each weight in one width.
 
     Where ``divide`` cannot divide a layer (an embedding, a grouped or transposed convolution, a
-    weight that several layers have), its channels are stored in the width of the widest.
+    weight that several layers have, or one whose inputs or groups differ in bits), its channels are
+    stored in the width of the widest. Inputs that shared a channel's scale become groups, each
+    block of them one, with scales in fp32.
 
     Args:
         model: The network that the assignment was found for; it stays as it is.
@@ -79,7 +81,9 @@ def of_whole_weights(
         layer_module = module.get_submodule(layer.name)
         whole = _stored(layer, layer_module, quantizer)
         stored.pop(layer.name, None)
-        is_divided = way == DIVIDE and _can_divide(layer_module) and layer.name not in names
+        is_outputs = not layer.precision.weight.is_coupled
+        is_plain = is_outputs and _can_divide(layer_module) and layer.name not in names
+        is_divided = way == DIVIDE and is_plain
         made = (_divided if is_divided else _widened)(layer, whole)
         layers += [each for each, _ in made]
         stored |= {each.name: codes for each, codes in made}
@@ -129,7 +133,11 @@ Made = list[tuple[AssignedLayer, StoredWeight]]
 
 def _widened(layer: AssignedLayer, whole: StoredWeight) -> Made:
     precision = layer.precision
-    widest = replace(precision, weight=precision.weight.by_channel[-1])
+    weight = precision.weight.by_channel[-1]
+    if precision.weight.has_tied_scales and precision.weight.channels is not None:
+        size = precision.weight.channels.block
+        weight = replace(weight, granularity=Granularity.GROUP, group_size=size, scale="fp32")
+    widest = replace(precision, weight=weight)
     return [(replace(layer, precision=widest), whole)]
 
 

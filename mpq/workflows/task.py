@@ -90,7 +90,8 @@ class Task:
             every causal attention of transformers has a layer ``k_cache`` and one ``v_cache`` then.
             Default: they stay as they came.
         split: Parts of layers that get weights of different bits: ``channels``, ``channels:16``
-            (blocks of 16 neighbours), ``blocks:4`` (of channels that are alike), or ``none``.
+            (blocks of 16 neighbours), ``blocks:4`` (of channels that are alike), ``columns:128``
+            (blocks of inputs), ``groups`` (weights that share a scale), or ``none``.
 
     Raises:
         InputError: If something given cannot be used; its subclasses say what.

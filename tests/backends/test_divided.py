@@ -128,3 +128,44 @@ def test_every_tool_refuses_channels_of_different_bits(name: str, tmp_path: Path
 
     with pytest.raises(PrecisionError, match="(?s)'0'.*--channels divide"):
         mpq.export(Assignment((layer,)), tmp_path / "made", name, net, [torch.randn(2, 4)])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("w[2,8]g3:i6/3x01a32", "w8g3a32"),
+        ("w[2,4,8]zg2:g6/2x010212102001020102012012012a32", "w8zg2a32"),
+        ("w[2,8]:i6/2x010a32", "w8g2sfp32a32"),
+    ],
+)
+@pytest.mark.parametrize("way", [DIVIDE, WIDEN])
+def test_inputs_of_different_bits_are_written_in_the_widest(
+    way: str, text: str, expected: str
+) -> None:
+    """With the same numbers; what shared a channel's scale has a scale for each block."""
+    net, x = network(), torch.randint(9, (4, 10))
+    asked = assigned(net)
+    layers = (
+        replace(each, precision=Precision.parse(text)) if each.name == "head" else each
+        for each in asked.layers
+    )
+    asked = replace(asked, layers=tuple(layers))
+    expected_output = mpq.quantize(net, asked)(x)
+
+    module, whole = of_whole_weights(net, asked, way)
+
+    by_name = {layer.name: str(layer.precision) for layer in whole.layers}
+    assert by_name["head"] == expected
+    torch.testing.assert_close(
+        mpq.quantize(module, whole)(x), expected_output, rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", [*TOOLS, "c"])
+def test_every_tool_refuses_inputs_of_different_bits(name: str, tmp_path: Path) -> None:
+    """By the layer's name, also what holds channels of different bits."""
+    net = nn.Sequential(nn.Linear(4, 2)).eval()
+    layer = AssignedLayer("0", "linear", (2, 4), Precision.parse("w[2,8]:i4/2x01a32"))
+
+    with pytest.raises(PrecisionError, match="(?s)'0'.*inputs differ in bits.*--channels widen"):
+        mpq.export(Assignment((layer,)), tmp_path / "made", name, net, [torch.randn(2, 4)])

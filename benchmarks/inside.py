@@ -135,11 +135,12 @@ def in_parts(
     """What the answer in parts loses, its proof, and how long solving and checking took."""
     split, start = Split.parse(spelled), time.process_time()
     assert split is not None
-    _, _, check = answer_in_parts(prepared, split, problem, solution, estimate)
+    asked, parted, check = answer_in_parts(prepared, split, problem, solution, estimate)
     seconds = time.process_time() - start
-    found = solved_in_parts(prepared, split, problem, solution, estimate)
-    assert found is not None
-    asked, parted = found
+    if check is None or not check.is_replaced:
+        found = solved_in_parts(prepared, split, problem, solution, estimate)
+        assert found is not None
+        asked, parted = found
     precisions = parted.precisions(asked)
     round_parts(prepared, [precisions])
     lost = evaluator.measure(precisions).divergence

@@ -14,8 +14,8 @@ OF_CHANNELS: Final = (
     "in the widest (--channels widen)"
 )
 OF_INPUTS: Final = (
-    "its {axis} differ in bits: write all in the widest (--channels widen), in groups of one block "
-    "where a channel has one scale"
+    "its {axis} differ in bits: write each width of inputs as a layer (--channels divide), or all "
+    "in the widest (--channels widen)"
 )
 
 

@@ -18,7 +18,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +33,8 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.problem.split import Split
 from mpq.quantization.precision import Precision
-from mpq.sensitivity import Sensitivity
+from mpq.sensitivity import Estimation, Sensitivity
+from mpq.workflows.coupled_rows import round_parts
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
@@ -90,8 +91,12 @@ def divided(name: str, asked: Asked, splits: list[str], rounding: str) -> list[d
     prepared = Prepared.of(task)
     method = Method.of(ESTIMATOR, SOLVER, asked.seed)
     estimate = method.estimator.estimate(prepared.asked)
+    estimates = {
+        x: estimate if _is_shared(prepared, x) else method.estimator.estimate(_of(prepared, x))
+        for x in splits
+    }
     original = Reference(share_parameters(model), mpq.Calibration.of(fresh))
-    evaluator = Evaluator(prepared.network, prepared.quantizer, original)
+    evaluator = Evaluator(prepared.network, prepared.quantizer, original, prepared.own_codes)
     rows = []
     for bits in asked.budget_bits:
         uniform = dict.fromkeys(prepared.asked.names, Precision.parse(asked.uniform(bits)))
@@ -100,10 +105,22 @@ def divided(name: str, asked: Asked, splits: list[str], rounding: str) -> list[d
         problem, solution = by_layers(prepared, method, estimate, asked.limit(bits))
         row["layers_kl_nats"] = evaluator.measure(solution.precisions(problem)).divergence
         for spelled in splits:
-            row[spelled] = in_parts(prepared, spelled, problem, solution, estimate, evaluator)
+            known = estimates[spelled]
+            row[spelled] = in_parts(prepared, spelled, problem, solution, known, evaluator)
             print(name, asked.seed, bits, spelled, row[spelled], file=sys.stderr)
         rows.append(row)
     return rows
+
+
+def _of(prepared: Prepared, spelled: str) -> Estimation:
+    return replace(prepared.asked, split=Split.parse(spelled))
+
+
+def _is_shared(prepared: Prepared, spelled: str) -> bool:
+    """Whether prices are those of the first split: of codes that fit data all begin alike."""
+    return all(
+        prepared.asked.units(x) == _of(prepared, spelled).units(x) for x in prepared.asked.names
+    )
 
 
 def by_layers(
@@ -128,12 +145,14 @@ def in_parts(
     """What the answer in parts loses, its proof, and how long solving and checking took."""
     split, start = Split.parse(spelled), time.process_time()
     assert split is not None
-    _, _, check = answer_in_parts(prepared, split, problem, solution, estimate)
+    asked, parted, check = answer_in_parts(prepared, split, problem, solution, estimate)
     seconds = time.process_time() - start
-    found = solved_in_parts(prepared, split, problem, solution, estimate)
-    assert found is not None
-    asked, parted = found
+    if check is None or not check.is_replaced:
+        found = solved_in_parts(prepared, split, problem, solution, estimate)
+        assert found is not None
+        asked, parted = found
     precisions = parted.precisions(asked)
+    round_parts(prepared, [precisions])
     lost = evaluator.measure(precisions).divergence
     is_taken = check is not None and check.is_replaced
     by_layers = evaluator.measure(solution.precisions(problem)).divergence

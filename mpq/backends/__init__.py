@@ -21,7 +21,7 @@ from mpq.backends.divided import of_whole_weights
 from mpq.backends.gguf import Gguf
 from mpq.backends.litert.target import LiteRt
 from mpq.backends.mlx import Mlx
-from mpq.backends.numbers_refusal import OF_CHANNELS
+from mpq.backends.numbers_refusal import refusal_of_parts
 from mpq.backends.onnx.export import Onnx
 from mpq.backends.onnx.qdq import OnnxQdq
 from mpq.backends.openvino import OpenVino
@@ -234,9 +234,9 @@ def _check_numbers(built: Backend, assignment: Assignment) -> None:
     for layer in assignment.layers:
         weight, read = layer.precision.weight, layer.precision.activation
         # A target says by itself whether it holds several widths.
-        is_mixed = weight.channels is not None and not isinstance(built, Target)
+        parts = None if isinstance(built, Target) else weight.channels
         of_branch = "" if weight.branch is None else weight.why_simulated
-        why = OF_CHANNELS if is_mixed else of_branch or read.why_simulated
+        why = refusal_of_parts(parts) if parts else of_branch or read.why_simulated
         if why:
             raise PrecisionError(
                 f"{built.name} cannot hold layer {layer.name!r} at "

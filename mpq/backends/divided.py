@@ -7,17 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from mpq.backends.simulate import prepared, quantizer_of
+from mpq.backends.summed import Made, can_sum, summed
 from mpq.errors import InputError
 from mpq.network.modules import share_parameters, weight_of
 from mpq.network.weight_layout import CHANNEL_FIRST, layout_of
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.stored import StoredWeight, StoredWeights
-from mpq.quantization.tensor_format import TensorFormat
+from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 DIVIDE, WIDEN = "divide", "widen"
 WAYS: Final = {
-    DIVIDE: "each width of a weight becomes a layer, and outputs are put side by side",
+    DIVIDE: "each width of a weight becomes a layer, and outputs are put side by side or added up",
     WIDEN: "all channels are stored in the width of the widest, with the same numbers",
 }
 _PLAIN: Final = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -52,7 +53,9 @@ def of_whole_weights(
     """A network and an assignment that compute the same, each weight in one width.
 
     Where ``divide`` cannot divide a layer (an embedding, a grouped or transposed convolution, a
-    weight that several layers have), its channels are stored in the width of the widest.
+    weight that several layers have, groups that differ in bits, or inputs that are not rounded
+    alike apart), its channels are stored in the width of the widest. Inputs that shared a channel's
+    scale become groups then, each block of them one, with scales in fp32.
 
     Args:
         model: The network that the assignment was found for; it stays as it is.
@@ -79,12 +82,12 @@ def of_whole_weights(
         layer_module = module.get_submodule(layer.name)
         whole = _stored(layer, layer_module, quantizer)
         stored.pop(layer.name, None)
-        is_divided = way == DIVIDE and _can_divide(layer_module) and layer.name not in names
-        made = (_divided if is_divided else _widened)(layer, whole)
+        is_plain = way == DIVIDE and _can_divide(layer_module) and layer.name not in names
+        put, made = (_in_layers if is_plain else _widened)(layer, layer_module, whole)
         layers += [each for each, _ in made]
         stored |= {each.name: codes for each, codes in made}
-        if is_divided:
-            _put(module, layer.name, _side_by_side(layer_module, layer.precision.weight))
+        if put is not layer_module:
+            _put(module, layer.name, put)
     known = {layer.name for layer in layers}
     rounding = "nearest" if assignment.weights is None else assignment.weights.rounding
     divided = replace(
@@ -124,13 +127,28 @@ def _stored(layer: AssignedLayer, layer_module: nn.Module, quantizer: Quantizer)
     return quantizer.codes(layer.name, layer_module, tensor_format).stored(rows)
 
 
-Made = list[tuple[AssignedLayer, StoredWeight]]
+def _in_layers(
+    layer: AssignedLayer, layer_module: nn.Module, whole: StoredWeight
+) -> tuple[nn.Module, Made]:
+    """What takes the layer's place, each width being a layer, and what these are assigned."""
+    if not layer.precision.weight.is_coupled:
+        put = _side_by_side(layer_module, layer.precision.weight)
+        return put, _divided(layer, whole)
+    if can_sum(layer):
+        return summed(layer, layer_module, whole)
+    return _widened(layer, layer_module, whole)
 
 
-def _widened(layer: AssignedLayer, whole: StoredWeight) -> Made:
+def _widened(
+    layer: AssignedLayer, layer_module: nn.Module, whole: StoredWeight
+) -> tuple[nn.Module, Made]:
     precision = layer.precision
-    widest = replace(precision, weight=precision.weight.by_channel[-1])
-    return [(replace(layer, precision=widest), whole)]
+    weight = precision.weight.by_channel[-1]
+    if precision.weight.has_tied_scales and precision.weight.channels is not None:
+        size = precision.weight.channels.block
+        weight = replace(weight, granularity=Granularity.GROUP, group_size=size, scale="fp32")
+    widest = replace(precision, weight=weight)
+    return layer_module, [(replace(layer, precision=widest), whole)]
 
 
 def _divided(layer: AssignedLayer, whole: StoredWeight) -> Made:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Final
 
+from mpq.quantization.channel_bits import OUTPUTS, ChannelBits
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Precision
 from mpq.quantization.rounding import scale_type_of
@@ -12,6 +13,15 @@ OF_CHANNELS: Final = (
     "its output channels differ in bits: write each width as a layer (--channels divide), or all "
     "in the widest (--channels widen)"
 )
+OF_INPUTS: Final = (
+    "its {axis} differ in bits: write each width of inputs as a layer (--channels divide), or all "
+    "in the widest (--channels widen)"
+)
+
+
+def refusal_of_parts(channels: ChannelBits) -> str:
+    """Why a tool has no place for parts of a weight that differ in bits."""
+    return OF_CHANNELS if channels.axis == OUTPUTS else OF_INPUTS.format(axis=channels.axis)
 
 
 def numbers_refusal(
@@ -25,8 +35,8 @@ def numbers_refusal(
         holds_channels: Whether output channels may have bits of their own.
     """
     weight, read = precision.weight, precision.activation
-    if weight.channels is not None and not holds_channels:
-        return OF_CHANNELS
+    if weight.channels is not None and not (holds_channels and weight.channels.axis == OUTPUTS):
+        return refusal_of_parts(weight.channels)
     of_branch = "" if weight.branch is None else weight.why_simulated
     return of_branch or _of_scales(weight, numerics) or read.why_simulated
 

@@ -1,4 +1,4 @@
-"""Rows of a problem that are parts of layers: blocks of output channels with bits of their own."""
+"""Rows of a problem that are parts of layers: channels, inputs or groups with their own bits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ from mpq._support.json_arrays import columns as whole_numbers
 from mpq.errors import InputError, UnknownNameError
 from mpq.network.layer import merge_ties
 from mpq.problem.cost_table import CostTable
-from mpq.quantization.channel_bits import ChannelBits
+from mpq.quantization.channel_bits import OUTPUTS, ChannelBits
 from mpq.quantization.precision import Precision
 from mpq.quantization.tensor_format import TensorFormat
 
@@ -25,11 +25,14 @@ class Parts:
     Args:
         layers: ``[L]`` names, in the network's order; the rows of a layer are neighbours.
         of_channels: Layer name to ``[O]``, the part that every output channel is in, from 0 on;
-            a layer that is not in it is one row.
-        blocks: Layer name to how many consecutive channels are a part; others need not be
-            neighbours.
+            a layer that is not in it is one row. Where parts are of inputs or groups, these one
+            after the other: each is a part.
+        blocks: Layer name to how many consecutive channels, or inputs, are a part; other channels
+            need not be neighbours.
         owners: Layers that share the weight of another one, and which: they have no row.
         code_bits: What saying which part has which precision takes, at the most.
+        axis: What parts are of, as in ``ChannelBits``.
+        inputs: Layer name to ``K``, where they are of inputs or groups.
 
     Raises:
         InputError: If they contradict each other.
@@ -40,6 +43,8 @@ class Parts:
     blocks: Mapping[str, int] = field(default_factory=dict)
     owners: Mapping[str, str] = field(default_factory=dict)
     code_bits: int = 0
+    axis: str = OUTPUTS
+    inputs: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = set(self.layers)
@@ -51,7 +56,13 @@ class Parts:
         if not self.owners.keys().isdisjoint({*self.owners.values(), *self.of_channels}):
             raise InputError("parts: a layer that shares another one's weight has none of its own")
         for name, parts in self.of_channels.items():
-            self._check_parts(name, parts, self.blocks.get(name, 1))
+            is_outputs = self.axis == OUTPUTS
+            self._check_parts(name, parts, self.blocks.get(name, 1) if is_outputs else 1)
+            if not is_outputs and len(parts) % self._blocks_of_row(name):
+                raise InputError(f"parts of {name!r}: they are no whole rows of blocks of inputs")
+
+    def _blocks_of_row(self, name: str) -> int:
+        return -(-self.inputs[name] // self.blocks[name])
 
     @staticmethod
     def _check_parts(name: str, parts: Columns, block: int) -> None:
@@ -79,14 +90,21 @@ class Parts:
 
     @cached_property
     def shares(self) -> Array:
-        """``[R]`` the share of its layer's channels that a row has."""
+        """``[R]`` the share of its layer's channels, or weights, that a row has."""
         found = [
-            np.bincount(self.of_channels[name]) / len(self.of_channels[name])
-            if name in self.of_channels
-            else np.ones(count)
+            self._shares(name) if name in self.of_channels else np.ones(count)
             for name, count in zip(self.layers, self.counts.tolist(), strict=True)
         ]
         return np.concatenate(found)
+
+    def _shares(self, name: str) -> Array:
+        parts = self.of_channels[name]
+        if self.axis == OUTPUTS:
+            return np.asarray(np.bincount(parts) / len(parts))
+        size, inputs, blocks = self.blocks[name], self.inputs[name], self._blocks_of_row(name)
+        sizes = np.minimum(size, inputs - size * np.arange(blocks))
+        rows = len(parts) // blocks
+        return np.tile(sizes, rows) / (inputs * rows)
 
     @cached_property
     def row_names(self) -> tuple[str, ...]:
@@ -146,8 +164,10 @@ class Parts:
             return first
         numbers = [precision.weight.number for precision in precisions]
         parts, block = self.of_channels[owner], self.blocks.get(owner, 1)
-        by_block = chosen if block > 1 else chosen[parts]
-        found = ChannelBits.of(numbers, by_block, len(parts), block)
+        is_by_block = block > 1 or self.axis != OUTPUTS
+        by_block = chosen if is_by_block else chosen[parts]
+        count = len(parts) if self.axis == OUTPUTS else self.inputs[owner]
+        found = ChannelBits.of(numbers, by_block, count, block, self.axis)
         assert isinstance(found, ChannelBits)  # there are two columns, hence two formats
         weight = replace(first.weight, number=found.numbers[-1], channels=found)
         return replace(first, weight=weight)
@@ -176,6 +196,8 @@ class Parts:
         channels = precision.weight.channels
         if channels is None or name not in self.of_channels:
             return found[:1]
+        if self.axis != OUTPUTS:
+            return found[np.frombuffer(channels.codes, dtype=np.uint8)]
         _, first = np.unique(self.of_channels[name], return_index=True)
         return found[channels.columns[first]]
 
@@ -187,6 +209,8 @@ class Parts:
             "blocks": dict(self.blocks),
             "owners": dict(self.owners),
             "code_bits": self.code_bits,
+            # Files without them are read by earlier versions as well.
+            **({} if self.axis == OUTPUTS else {"axis": self.axis, "inputs": dict(self.inputs)}),
         }
 
     @classmethod
@@ -198,10 +222,14 @@ class Parts:
             InputError: If they contradict each other.
         """
         parts = {n: whole_numbers(x, f"parts: {n}") for n, x in data["of_channels"].items()}
-        return cls(tuple(data["layers"]), parts, data["blocks"], data["owners"], data["code_bits"])
+        axis, inputs = data.get("axis", OUTPUTS), data.get("inputs", {})
+        names, owners = tuple(data["layers"]), data["owners"]
+        if axis != OUTPUTS and not parts.keys() <= inputs.keys() & data["blocks"].keys():
+            raise InputError("parts of inputs: a layer lacks its number of inputs, or of a block")
+        return cls(names, parts, data["blocks"], owners, data["code_bits"], axis, inputs)
 
 
-def can_split(weight: TensorFormat, like: TensorFormat) -> bool:
-    """Whether channels of one weight may be in these two formats: they differ in bits alone."""
-    both = weight.has_channels and like.has_channels
+def can_split(weight: TensorFormat, like: TensorFormat, axis: str = OUTPUTS) -> bool:
+    """Whether parts of one weight may be in these two formats: they differ in bits alone."""
+    both = weight.has_parts(axis) and like.has_parts(axis)
     return both and replace(weight, number=like.number) == like

@@ -1,7 +1,9 @@
 """How layers are split into parts that each get bits of their own."""
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Final, Self, final
 
 import numpy as np
@@ -9,22 +11,27 @@ import numpy as np
 from mpq._support.arrays import Array, Columns
 from mpq._support.json_object import quoted
 from mpq.errors import InputError
+from mpq.quantization.channel_bits import GROUPS, INPUTS, OUTPUTS
+from mpq.quantization.precision import Precision, spell_weight
 
 CHANNELS: Final = "channels"
 BLOCKS: Final = "blocks"
+COLUMNS: Final = "columns"
 
 
 @final
 @dataclass(frozen=True)
 class Split:
-    """Parts of a layer: blocks of its output channels.
+    """Parts of a layer: blocks of its output channels, or of its inputs, or groups.
 
     >>> str(Split.parse("channels")), Split.parse("channels:16").size, Split.parse("blocks:4").size
     ('channels', 16, 4)
 
     Args:
         kind: ``channels``: consecutive ones, ``size`` at a time. ``blocks``: ``size`` blocks of as
-            many channels each, the most sensitive ones together.
+            many channels each, the most sensitive ones together. ``columns``: consecutive inputs,
+            ``size`` at a time, of all channels; of a convolution input channels with their kernels.
+            ``groups``: the weights that share a scale.
         size: See there; at least 1.
     """
 
@@ -33,23 +40,63 @@ class Split:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Reads ``channels``, ``channels:16``, ``blocks:4``; ``none`` is no split.
+        """Reads ``channels:16``, ``blocks:4``, ``columns:128``, ``groups``; ``none`` is no split.
 
         Raises:
             InputError: If it is something else.
         """
         if text == "none":
             return None
-        match = re.fullmatch(r"(channels|blocks)(?::([1-9][0-9]{0,5}))?", text)
+        sized = re.fullmatch(r"(channels|blocks|columns)(?::([1-9][0-9]{0,5}))?", text)
+        match = sized or re.fullmatch("(groups)()", text)
         if match is None or (match[1] == BLOCKS and match[2] is None):
             raise InputError(
-                f"split is none, channels, channels:16 (blocks of 16 neighbours) or blocks:4 (of "
-                f"channels that are alike); got {quoted(text)}"
+                f"split is none, channels, channels:16 (blocks of 16 neighbours), blocks:4 (of "
+                f"channels that are alike), columns:128 (blocks of 128 inputs) or groups (that "
+                f"share a scale); got {quoted(text)}"
             )
         return cls(match[1], int(match[2] or 1))
 
     def __str__(self) -> str:
-        return self.kind if (self.kind, self.size) == (CHANNELS, 1) else f"{self.kind}:{self.size}"
+        is_one = self.size == 1 and self.kind != BLOCKS
+        return self.kind if is_one else f"{self.kind}:{self.size}"
+
+    @property
+    def axis(self) -> str:
+        """What parts are of, as in ``ChannelBits``."""
+        return {COLUMNS: INPUTS, GROUPS: GROUPS}.get(self.kind, OUTPUTS)
+
+    def inputs_per_part(self, weight_shape: Sequence[int], group_size: int | None) -> int:
+        """Consecutive weights of a row in a part, where these are not of output channels.
+
+        Args:
+            weight_shape: As torch stores it: of a convolution the kernel comes last.
+            group_size: Weights that share a scale.
+        """
+        return (group_size or 1) if self.kind == GROUPS else self.size * prod(weight_shape[2:])
+
+    def check(self, candidates: Iterable[Precision]) -> None:
+        """Refuses candidates whose groups are not those of the parts.
+
+        Raises:
+            InputError: Names a size that fits.
+        """
+        if self.axis == OUTPUTS:
+            return
+        found = {p.weight.group_size: p for p in candidates if p.weight.has_channels}
+        sizes = sorted(size for size in found if size is not None)
+        if self.kind == GROUPS and len(sizes) != 1:
+            raise InputError(
+                f"split groups (--split) needs formats with groups of one size, such as w2g64 and "
+                f"w4g64; got sizes {', '.join(map(str, sizes)) or 'of none'}"
+            )
+        for size in sizes:
+            if self.kind == COLUMNS and self.size % size:
+                raise InputError(
+                    f"split {self} (--split) cuts through groups of {size} weights, which share a "
+                    f"scale ({spell_weight(found[size].weight)}): take a multiple of {size}, such "
+                    f"as columns:{size} or columns:{2 * size}"
+                )
 
     @property
     def block(self) -> int:
@@ -57,12 +104,14 @@ class Split:
         return self.size if self.kind == CHANNELS else 1
 
     def parts(self, losses: Array) -> Columns:
-        """``[O]`` the part of every channel, from 0 on.
+        """``[O]`` the part of every channel, from 0 on; of inputs and groups, ``[U]``.
 
         Args:
-            losses: ``[O, B]`` what each channel loses at each candidate.
+            losses: ``[O, B]`` or ``[U, B]``, what each loses at each candidate.
         """
         count = len(losses)
+        if self.axis != OUTPUTS:  # each part has its own price already
+            return np.arange(count)
         if self.kind == CHANNELS:
             return np.arange(count) // self.size
         # By the geometric mean over candidates, of those that lose anything.

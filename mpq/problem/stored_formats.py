@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from mpq.quantization.channel_bits import ChannelBits
+import numpy as np
+
+from mpq.quantization.channel_bits import GROUPS, INPUTS, OUTPUTS, ChannelBits
 from mpq.quantization.tensor_format import TensorFormat
 
 
@@ -23,8 +25,11 @@ def format_to_dict(tensor_format: TensorFormat) -> dict[str, Any]:
 
 
 def _channels_to_dict(channels: ChannelBits | None) -> dict[str, Any]:
-    """Bits of every output channel, where they differ; ``bits`` are then the most."""
+    """Bits of every output channel, input, or group of each row; ``bits`` are then the most."""
     if channels is None:
         return {}
-    bits = [number.bits for number in channels.numbers]
-    return {"channel_bits": [bits[column] for column in channels.columns.tolist()]}
+    bits = np.array([number.bits for number in channels.numbers])
+    name = {OUTPUTS: "channel_bits", INPUTS: "input_bits", GROUPS: "group_bits"}[channels.axis]
+    is_groups = channels.axis == GROUPS
+    widths = channels.of_scales(channels.block) if is_groups else channels.columns
+    return {name: bits[widths].tolist()}

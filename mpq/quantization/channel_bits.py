@@ -1,4 +1,4 @@
-"""Output channels of one weight that have bits of their own."""
+"""Parts of one weight that have bits of their own: output channels, inputs, or groups."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,11 @@ from mpq.quantization.number_format import NumberFormat
 if TYPE_CHECKING:
     from mpq._support.arrays import Columns
 
+OUTPUTS: Final = "outputs"
+INPUTS: Final = "inputs"
+GROUPS: Final = "groups"
+MARKS: Final = {OUTPUTS: "", INPUTS: "i", GROUPS: "g"}
+"""How a precision's spelling says what its digits are of."""
 MOST_BITS: Final = 8
 """Of channels: their codes lie beside each other in bytes."""
 MOST_CHANNELS: Final = 2**24
@@ -22,17 +27,19 @@ MOST_CHANNELS: Final = 2**24
 @final
 @dataclass(frozen=True)
 class ChannelBits:
-    """Which of several integer formats every output channel of a weight is stored in.
+    """Which of several integer formats every part of a weight ``[O, K]`` is stored in.
 
     >>> found = ChannelBits.of([spelled_format(n) for n in "234"], [2, 0, 2, 2])
     >>> str(found), found.mean_bits, found.code_bits
     ('[2,4]:1011', 3.5, 4)
 
     Args:
-        numbers: ``[F]`` the formats that channels are in, at least two, by rising bits.
-        codes: A byte for each block of channels: which of the formats it is in.
-        num_channels: ``O``.
-        block: Consecutive channels that share a byte; the last block may be short.
+        numbers: ``[F]`` the formats that parts are in, at least two, by rising bits.
+        codes: A byte for each part: which of the formats it is in; of groups, row by row.
+        num_channels: Output channels, ``O``; where parts are of inputs, these: ``K``.
+        block: Consecutive channels, or inputs, that share a byte; the last block may be short.
+        axis: What parts are: blocks of ``outputs``, blocks of ``inputs`` (of all outputs), or
+            ``groups`` (blocks of inputs, of each output by itself).
 
     Raises:
         PrecisionError: If the parts contradict each other, a format is no integer of up to 8 bits,
@@ -43,6 +50,7 @@ class ChannelBits:
     codes: bytes
     num_channels: int
     block: int = 1
+    axis: str = OUTPUTS
 
     def __post_init__(self) -> None:
         bits = [number.bits for number in self.numbers]
@@ -51,17 +59,26 @@ class ChannelBits:
             raise PrecisionError(f"channels have integers of up to {MOST_BITS} bits; got {names}")
         if len(bits) < 2 or bits != sorted(set(bits)):
             raise PrecisionError(f"channels have two or more widths, rising; got {bits}")
+        what = "output channels" if self.axis == OUTPUTS else "inputs of a row"
         if self.num_channels > MOST_CHANNELS:
             # A short text may speak of any number of them, and each takes memory.
             raise PrecisionError(
-                f"a weight has at most {MOST_CHANNELS} output channels; got {self.num_channels}"
+                f"a weight has at most {MOST_CHANNELS} {what}; got {self.num_channels}"
             )
-        expected = ceil(self.num_channels / self.block) if self.block > 0 else 0
-        if len(self.codes) != expected or set(self.codes) != set(range(len(bits))):
+        expected = self._blocks
+        rows = len(self.codes) // expected if self.axis == GROUPS and expected else 1
+        is_whole = len(self.codes) == max(rows, 1) * expected
+        if not is_whole or set(self.codes) != set(range(len(bits))):
+            what = what.removeprefix("output ")
             raise PrecisionError(
-                f"{self.num_channels} channels in blocks of {self.block} at {bits} bits need "
+                f"{self.num_channels} {what} in blocks of {self.block} at {bits} bits need "
                 f"{expected} codes in which each width occurs; got {len(self.codes)}"
             )
+
+    @property
+    def _blocks(self) -> int:
+        """Of channels, or of the inputs of a row."""
+        return ceil(self.num_channels / self.block) if self.block > 0 else 0
 
     @classmethod
     def of(
@@ -70,14 +87,16 @@ class ChannelBits:
         columns: "Sequence[int] | Columns",
         num_channels: int | None = None,
         block: int = 1,
+        axis: str = OUTPUTS,
     ) -> Self | NumberFormat:
         """From a column for every block; one format alone where all have the same.
 
         Args:
             numbers: ``[B]`` formats that columns are of, in any order.
             columns: The column of each block.
-            num_channels: ``O``; ``None``: as many as columns.
-            block: Consecutive channels that share a column.
+            num_channels: ``O``, or ``K``; ``None``: as many as columns.
+            block: Consecutive channels or inputs that share a column.
+            axis: See the class.
         """
         used = sorted({*map(int, columns)}, key=lambda column: numbers[column].bits)
         if len(used) == 1:
@@ -85,10 +104,12 @@ class ChannelBits:
         place = {column: code for code, column in enumerate(used)}
         codes = bytes(place[int(column)] for column in columns)
         count = len(codes) if num_channels is None else num_channels
-        return cls(tuple(numbers[column] for column in used), codes, count, block)
+        return cls(tuple(numbers[column] for column in used), codes, count, block, axis)
 
     @classmethod
-    def parse(cls, bits: str, codes: str, num_channels: int, block: int) -> Self:
+    def parse(
+        cls, bits: str, codes: str, num_channels: int, block: int, axis: str = OUTPUTS
+    ) -> Self:
         """Inverse of ``str``, from its parts.
 
         Raises:
@@ -101,30 +122,66 @@ class ChannelBits:
                 f"{unknown[0]} is none"
             )
         numbers = tuple(map(spelled_format, bits.split(",")))
-        return cls(numbers, bytes(map(int, codes)), num_channels, block)
+        return cls(numbers, bytes(map(int, codes)), num_channels, block, axis)
 
     @cached_property
     def _text(self) -> str:
         bits = ",".join(number.spellings[0] for number in self.numbers)
-        size = f"{self.num_channels}/{self.block}x" if self.block > 1 else ""
-        return f"[{bits}]:{size}{''.join(map(str, self.codes))}"
+        has_size = self.block > 1 or self.axis == GROUPS
+        size = f"{self.num_channels}/{self.block}x" if has_size else ""
+        return f"[{bits}]:{MARKS[self.axis]}{size}{''.join(map(str, self.codes))}"
 
     def __str__(self) -> str:
         return self._text
 
     @cached_property
     def columns(self) -> "Columns":
-        """``[O]`` which of the formats every channel is in."""
+        """``[O]`` the format of every channel; of inputs ``[K]``, of groups ``[O, K]``."""
         import numpy as np  # within, as the command line reads precisions without it
 
+        return np.repeat(self._by_block, self.block, axis=-1)[..., : self.num_channels]
+
+    @property
+    def _by_block(self) -> "Columns":
+        """The same of every block."""
+        import numpy as np
+
         blocks = np.frombuffer(self.codes, dtype=np.uint8).astype(np.intp)
-        return np.repeat(blocks, self.block)[: self.num_channels]
+        return blocks.reshape(-1, self._blocks) if self.axis == GROUPS else blocks
+
+    @property
+    def cells(self) -> "Columns":
+        """``[O, 1]``, ``[1, K]`` or ``[O, K]``: the format of every number of a weight."""
+        return self._of_rows(self.columns)
+
+    def _of_rows(self, columns: "Columns") -> "Columns":
+        return columns[:, None] if self.axis == OUTPUTS else columns.reshape(-1, columns.shape[-1])
+
+    def of_scales(self, size: int) -> "Columns":
+        """The format of every scale: ``[O, 1]``, ``[1, S]`` or ``[O, S]``.
+
+        Args:
+            size: Consecutive inputs that share one; they are of one part.
+        """
+        if self.axis == GROUPS:
+            return self._by_block
+        return self.cells[:, ::size]
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
-        """``[F]`` channels in each format."""
-        columns = self.columns.tolist()
-        return tuple(columns.count(column) for column in range(len(self.numbers)))
+        """``[F]`` channels in each format; of inputs how many are, of groups numbers."""
+        import numpy as np
+
+        blocks, size = self._by_block, self.block
+        sizes = np.minimum(size, self.num_channels - size * np.arange(self._blocks))
+        found = np.zeros(len(self.numbers), dtype=np.int64)
+        np.add.at(found, blocks, np.broadcast_to(sizes, blocks.shape))
+        return tuple(found.tolist())
+
+    @cached_property
+    def counts_of_blocks(self) -> tuple[int, ...]:
+        """``[F]`` parts in each format."""
+        return tuple(self.codes.count(column) for column in range(len(self.numbers)))
 
     @property
     def code_bits(self) -> int:
@@ -133,6 +190,6 @@ class ChannelBits:
 
     @property
     def mean_bits(self) -> float:
-        """Bits of a code, averaged over channels."""
+        """Bits of a code, averaged over the numbers of a weight."""
         pairs = zip(self.numbers, self.counts, strict=True)
-        return sum(number.bits * count for number, count in pairs) / self.num_channels
+        return sum(number.bits * count for number, count in pairs) / sum(self.counts)

@@ -81,34 +81,33 @@ class Codes:
         scale, point = torch.from_numpy(stored.scale), torch.from_numpy(stored.zero_point)
         number, codes = tensor_format.number, torch.from_numpy(stored.codes)
         levels = None if stored.levels is None else torch.from_numpy(stored.levels).float()
-        filling = (torch.zeros_like(point) if tensor_format.float_zero else point)[:, -1:].float()
         if number.table:
             codes = torch.tensor(number.table, dtype=torch.float32)[codes.int()]
-            filling = filling if number.has_zero else torch.full_like(filling, number.max_value)
         elif levels is not None:
             codes = levels.gather(1, codes.long())
-        num_inputs, group = codes.shape[1], tensor_format.group_size or codes.shape[1]
-        last = filling.expand(len(codes), scale.shape[1] * group - num_inputs)
-        filled = torch.cat([codes.float(), last], dim=1)
+        num_inputs, group = codes.shape[1], tensor_format.numbers_per_scale(codes.shape[1])
+        filled = _filled(codes, point[:, -1:], scale.shape[1] * group, tensor_format)
         second = _second_scales(stored, tensor_format, scale)
         return cls(tensor_format, filled, scale, point, num_inputs, second, levels, stored.branch)
 
     @classmethod
     def of_channels(cls, parts: "Sequence[Codes]", tensor_format: TensorFormat) -> "Codes":
-        """The codes of a weight whose channels have bits of their own.
+        """The codes of a weight whose channels, inputs or groups have bits of their own.
 
         Args:
             parts: ``[F]`` codes of the whole weight in each of ``tensor_format.by_channel``.
             tensor_format: One with ``channels``.
         """
         assert tensor_format.channels is not None
-        columns = torch.from_numpy(tensor_format.channels.columns)
-        every = torch.arange(len(columns))
-        codes, scale, point = (
-            torch.stack([getattr(part, name) for part in parts])[columns, every]
-            for name in ("codes", "scale", "zero_point")
-        )
-        return cls(tensor_format, codes, scale, point, parts[0].num_inputs)
+        num_inputs = parts[0].num_inputs
+        size = tensor_format.numbers_per_scale(num_inputs)
+        cells = torch.from_numpy(tensor_format.channels.cells)
+        of_scales = torch.from_numpy(tensor_format.channels.of_scales(size))
+        codes = _chosen([part.codes[:, :num_inputs] for part in parts], cells)
+        scale = _chosen([part.scale for part in parts], of_scales)
+        point = _chosen([part.zero_point for part in parts], of_scales)
+        filled = _filled(codes, point[:, -1:], size * scale.shape[1], tensor_format)
+        return cls(tensor_format, filled, scale, point, num_inputs)
 
     def stored(self, rows: Tensor) -> StoredWeight:
         """The same, small enough to be kept for every layer and precision.
@@ -163,6 +162,24 @@ class Codes:
         if self.branch is None:
             return found
         return found + torch.from_numpy(self.branch.numbers(self.num_inputs))
+
+
+def _chosen(parts: Sequence[Tensor], index: Tensor) -> Tensor:
+    """Of several tensors, which are broadcast against ``index``, the one that it says."""
+    found = parts[0]
+    for place, part in enumerate(parts):
+        found = torch.where(index == place, part, found)
+    return found
+
+
+def _filled(codes: Tensor, point: Tensor, length: int, tensor_format: TensorFormat) -> Tensor:
+    """Codes ``[O, K]`` with what fills up the last group, see ``Codes``; ``point [O, 1]``."""
+    number = tensor_format.number
+    filling = (torch.zeros_like(point) if tensor_format.float_zero else point).float()
+    if number.table and not number.has_zero:
+        filling = torch.full_like(filling, number.max_value)
+    last = filling.expand(len(codes), length - codes.shape[1])
+    return torch.cat([codes.float(), last], dim=1)
 
 
 def second_parts(

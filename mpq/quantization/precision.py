@@ -20,7 +20,8 @@ Spelling, for example ``w4g128a8``:
 ``c``        static, one scale per input channel
 ``f``        static, the first position of a sequence with a scale of its own
 ``[2,4]``    integers with bits for every output channel; behind all else of the weight a colon and
-             a digit for each, which of these it has: ``w[2,4]g64:0110a16``
+             a digit for each, which of these it has: ``w[2,4]g64:0110a16``; ``:i512/128x0110`` is
+             of blocks of 128 inputs, ``:g128/64x0110`` of every group of two rows of 128
 ===========  =======================================================================
 
 A name alone stands for both: ``fp8``, ``bf16``, ``fp32``, ``int8`` (which is ``w8a8``). The
@@ -37,7 +38,7 @@ from typing import Self, final
 
 from mpq._support.json_object import quoted
 from mpq.errors import PrecisionError
-from mpq.quantization.channel_bits import ChannelBits
+from mpq.quantization.channel_bits import MARKS, ChannelBits
 from mpq.quantization.formats import NUMBER_FORMATS, shown_names, spelled_format, spellings
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.scale_formats import SCALE_FORMATS
@@ -61,7 +62,7 @@ def _pattern() -> re.Pattern[str]:
         rf"w(?:(?P<weight>{number})|\[(?P<bits>[0-9](?:,[0-9])+)\])"
         rf"(?P<tensor>t?)(?P<zero>(?:zf?)?)(?:g(?P<group>[0-9]{{1,{_LONGEST}}}))?"
         rf"(?:s(?P<scale>{scale}))?(?:\+{BRANCH})?"
-        rf"(?::(?:(?P<count>[0-9]{{1,{_LONGEST}}})/(?P<block>[0-9]{{1,{_LONGEST}}})x)?(?P<codes>[0-9]+))?"
+        rf"(?::(?P<axis>[ig]?)(?:(?P<count>[0-9]{{1,{_LONGEST}}})/(?P<block>[0-9]{{1,{_LONGEST}}})x)?(?P<codes>[0-9]+))?"
         rf"(?:a(?P<activation>{number})(?P<symmetric>s?)"
         r"(?:(?P<dynamic>d)|(?P<channels>c)|(?P<first>f))?)?"
     )
@@ -131,7 +132,8 @@ def _channels(match: re.Match[str]) -> ChannelBits | None:
     if bits is None:
         return None
     count, block = int(match["count"] or len(codes)), int(match["block"] or 1)
-    return ChannelBits.parse(bits, codes, count, block)
+    axis = {mark: axis for axis, mark in MARKS.items()}[match["axis"]]
+    return ChannelBits.parse(bits, codes, count, block, axis)
 
 
 def _weight_format(match: re.Match[str]) -> TensorFormat:

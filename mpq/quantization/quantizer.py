@@ -28,11 +28,13 @@ from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.observer import ActivationRanges, RoundsInputs
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RANGE_METHODS
+from mpq.quantization.rounded_in_calls import RoundedInCalls
 from mpq.quantization.rounding import quantize_some, row_tiles, weight_grid
 from mpq.quantization.running_clusters import RunningClusters
 from mpq.quantization.stored import StoredWeight, of_channels
 from mpq.quantization.straight_through import straight_through
 from mpq.quantization.tensor_format import TensorFormat
+from mpq.quantization.tied_scales import tied_grids
 
 
 @final
@@ -120,6 +122,8 @@ class Quantizer:
     ) -> Tensor:
         """Some channels, each in its own format."""
         assert tensor_format.channels is not None
+        if tensor_format.is_coupled:
+            return self._by_input(name, rows, tensor_format, some)
         every = torch.arange(len(rows), device=rows.device)[some]
         columns = torch.from_numpy(tensor_format.channels.columns).to(rows.device)[every]
         found = torch.empty(len(every), rows.shape[1], dtype=rows.dtype, device=rows.device)
@@ -128,6 +132,27 @@ class Quantizer:
             if here.any():
                 found[here] = self.rounded_rows(name, rows, own, every[here])
         return found
+
+    def _by_input(
+        self, name: str, rows: Tensor, tensor_format: TensorFormat, some: slice | Tensor
+    ) -> Tensor:
+        """Some channels, whose inputs or groups are each in their own format."""
+        assert tensor_format.channels is not None
+        cells = torch.from_numpy(tensor_format.channels.cells).to(rows.device)
+        cells = cells if len(cells) == 1 else cells[some]
+        found = rows[some].clone()
+        pairs = zip(
+            tensor_format.by_channel, self.own_grids(name, rows, tensor_format), strict=True
+        )
+        for column, (own, grid) in enumerate(pairs):
+            found = torch.where(cells == column, quantize_some(rows, some, own, grid), found)
+        return found
+
+    def own_grids(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> list[Grid]:
+        """``[F]`` as ``grid``, of the widths of inputs or groups."""
+        grids = [self.grid(name, rows, own) for own in tensor_format.by_channel]
+        is_tied = tensor_format.has_tied_scales
+        return tied_grids(tensor_format, grids, self.numerics) if is_tied else grids
 
     def codes(self, name: str, layer_module: nn.Module, tensor_format: TensorFormat) -> Codes:
         """What a weight is stored as, in a format that needs a scale.
@@ -141,7 +166,12 @@ class Quantizer:
         rows = layout_of(layer_module).to_rows(weight)
         stored = self._stored(name, rows, tensor_format)
         if stored is None and tensor_format.channels is not None:
-            parts = [self.codes(name, layer_module, own) for own in tensor_format.by_channel]
+            own = tensor_format.by_channel
+            if tensor_format.is_coupled:
+                grids = self.own_grids(name, rows, tensor_format)
+                parts = [Codes.of(rows, *each) for each in zip(own, grids, strict=True)]
+            else:
+                parts = [self.codes(name, layer_module, each) for each in own]
             return Codes.of_channels(parts, tensor_format)
         if stored is not None:
             found = Codes.of_stored(stored, tensor_format)
@@ -160,6 +190,9 @@ class Quantizer:
     def _stored(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> StoredWeight | None:
         """Codes that were found before, or with a branch; refuses those of another weight."""
         stored = self.stored.get((name, tensor_format))
+        if stored is None and tensor_format.is_coupled:
+            known = ((name, own) in self.stored for own in tensor_format.by_channel)
+            assert not any(known), "codes that fit data hang together along a row"
         if stored is None and tensor_format.branch is not None:
             return self._of_branch(name, rows, tensor_format)
         if stored is not None and name not in self._checked:
@@ -179,7 +212,7 @@ class Quantizer:
 
         Arguments are those of ``codes``, of any format.
         """
-        if tensor_format.channels is not None:
+        if tensor_format.channels is not None and not tensor_format.is_coupled:
             return self._kept_channels(name, layer_module, tensor_format)
         if tensor_format.branch is None:
             return self.stored.get((name, tensor_format))
@@ -358,34 +391,3 @@ def quantized(
             handle.remove()
         for name, layer_module in layer_modules.items():
             layer_module.weight = originals[name]
-
-
-@final
-class RoundedInCalls:
-    """Hooks that give a layer its rounded weight for the length of each of its calls.
-
-    Args:
-        name: The layer's.
-        tensor_format: What its weight is stored in.
-        quantizer: Rounds it.
-    """
-
-    def __init__(self, name: str, tensor_format: TensorFormat, quantizer: Quantizer) -> None:
-        self._name, self._format, self._quantizer = name, tensor_format, quantizer
-        self._original: nn.Parameter | None = None
-
-    def hooks(self, layer_module: nn.Module) -> list[RemovableHandle]:
-        """The handles, after which the layer is one that rounds its weight."""
-        return [
-            layer_module.register_forward_pre_hook(self._begin),
-            layer_module.register_forward_hook(self._end, always_call=True),
-        ]
-
-    def _begin(self, layer_module: nn.Module, _: Any) -> None:
-        self._original = weight_of(layer_module)
-        rounded = self._quantizer.weight(self._name, layer_module, self._format)
-        layer_module.weight = nn.Parameter(rounded, requires_grad=False)
-
-    def _end(self, layer_module: nn.Module, _: Any, __: Any) -> None:
-        if self._original is not None:  # after an error in an earlier hook nothing was begun
-            layer_module.weight, self._original = self._original, None

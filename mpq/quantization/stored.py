@@ -107,7 +107,7 @@ class StoredWeight:
         if str(self.codes.dtype) != expected or self.codes.size != count:
             return f"are {self.codes.size} of {self.codes.dtype}, not {count} of {expected}"
         channels, num_inputs = self.codes.shape
-        groups = -(-num_inputs // (tensor_format.group_size or num_inputs))
+        groups = -(-num_inputs // tensor_format.numbers_per_scale(num_inputs))
         shapes = {array.shape for array in (self.scale, self.zero_point)}
         if shapes != {(channels, groups)} or self.signature.shape != (channels,):
             return f"have scales of {self.scale.shape}, not of {(channels, groups)}"
@@ -125,11 +125,12 @@ class StoredWeight:
             return why
         if tensor_format.channels is None:
             return _why_not_codes(self.codes, *self._reach(tensor_format))
-        columns = tensor_format.channels.columns
-        if len(columns) != channels:
-            return f"are of {channels} channels, not {len(columns)}"
+        cells, shape = tensor_format.channels.cells, self.codes.shape
+        if (cells.shape[0] not in (1, shape[0])) or (cells.shape[1] not in (1, shape[1])):
+            return f"are of {channels} channels, not {len(cells)}, or of other inputs"
+        every = np.broadcast_to(cells, shape)
         found = (
-            _why_not_codes(self.codes[columns == column], *self._reach(own))
+            _why_not_codes(self.codes[every == column], *self._reach(own))
             for column, own in enumerate(tensor_format.by_channel)
         )
         return next(filter(None, found), "")
@@ -220,7 +221,7 @@ def joined(
 
 
 def of_channels(parts: Sequence[StoredWeight], tensor_format: TensorFormat) -> StoredWeight:
-    """A weight whose channels may have bits of their own.
+    """A weight whose channels, inputs or groups may have bits of their own.
 
     Args:
         parts: ``[F]`` the whole weight in each of ``tensor_format.by_channel``.
@@ -228,12 +229,23 @@ def of_channels(parts: Sequence[StoredWeight], tensor_format: TensorFormat) -> S
     """
     if tensor_format.channels is None:
         return parts[0]
-    columns = tensor_format.channels.columns
-    every = np.arange(len(columns))
-    codes, scale, point, signature = (
-        np.stack([part.parts()[name] for part in parts])[columns, every] for name in _PARTS
+    size = tensor_format.numbers_per_scale(parts[0].codes.shape[1])
+    cells, of_scales = tensor_format.channels.cells, tensor_format.channels.of_scales(size)
+    codes, scale, point = (
+        _chosen([part.parts()[name] for part in parts], index)
+        for name, index in (("codes", cells), ("scale", of_scales), ("zero_point", of_scales))
     )
-    return StoredWeight(codes, scale, point, signature)
+    return StoredWeight(codes, scale, point, parts[0].signature)
+
+
+def _chosen(
+    parts: "Sequence[np.ndarray[Any, Any]]", index: "np.ndarray[Any, Any]"
+) -> "np.ndarray[Any, Any]":
+    """Of several arrays the one that ``index`` says, against which they are broadcast."""
+    found = parts[0]
+    for place, part in enumerate(parts):
+        found = np.where(index == place, part, found)
+    return found
 
 
 def signature_of(rows: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.float32]]":

@@ -7,7 +7,7 @@ from typing import final
 
 from mpq._support.json_object import quoted
 from mpq.errors import PrecisionError
-from mpq.quantization.channel_bits import MOST_BITS, ChannelBits
+from mpq.quantization.channel_bits import GROUPS, INPUTS, MOST_BITS, OUTPUTS, ChannelBits
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.side_branch import SideBranch
@@ -16,6 +16,8 @@ LEVEL_BITS = 16
 """Bits of one level of a codebook."""
 SCALE_BITS = 32
 """Bits of one scale of a whole weight in a microscaling format."""
+FACTOR_BITS = 4
+"""Bits that say what a channel's scale is multiplied by at inputs of one width."""
 BLOCK_SCALE_BITS = 8
 """Bits of one scale of a microscaling format."""
 LARGEST_GROUP = 2**31
@@ -48,8 +50,9 @@ class TensorFormat:
             groups and fp32 for others, or what a target's numerics say.
         float_zero: Whether the zero point is a fraction, and need not be one of the codes: it is
             stored in fp16 for groups, in fp32 for channels and tensors.
-        channels: Which format every output channel has, where they differ; ``number`` is then the
-            widest of them.
+        channels: Which format every output channel, input or group has, where they differ;
+            ``number`` is then the widest of them. Inputs of a format with a scale for every channel
+            have this scale times a factor of their width (``mpq.quantization.tied_scales``).
         branch: What a weight has beside its codes, which is added to what they stand for.
 
     Raises:
@@ -113,6 +116,21 @@ class TensorFormat:
             )
         if self.number != channels.numbers[-1]:
             raise PrecisionError(f"the widest of {channels} is not {self.number.name}")
+        size, is_inputs = self.group_size, channels.axis == INPUTS
+        if channels.axis == GROUPS and size != channels.block:
+            raise PrecisionError(
+                f"parts are groups of {channels.block}, but those of scales {size}"
+            )
+        if is_inputs and size is not None and channels.block % size:
+            raise PrecisionError(
+                f"blocks of {channels.block} inputs are no whole groups of {size}, which share a "
+                f"scale: take a multiple of {size}"
+            )
+        if is_inputs and size is None and not self.symmetric:
+            raise PrecisionError(
+                "inputs with bits of their own share a channel's scale, but not its zero point: "
+                "take a symmetric format, or groups"
+            )
 
     def _check_scale(self, scale: str) -> None:
         if scale not in SCALE_FORMATS:
@@ -143,7 +161,7 @@ class TensorFormat:
     def why_simulated(self) -> str:
         """Why what is in this format is computed with in the simulation alone; empty: not so."""
         if self.channels is not None:
-            return "no device says how fast output channels of different bits are"
+            return f"no device says how fast {self._parted} of different bits are"
         if self.branch is not None:
             return f"no tool here has a branch beside a weight's codes (+{self.branch})"
         if self.number.is_for_inputs:
@@ -152,6 +170,31 @@ class TensorFormat:
             Granularity.INPUT_CHANNEL: "no kernel here has a scale for every input channel",
             Granularity.FIRST_APART: "no kernel here has a scale for the first position alone",
         }.get(self.granularity, "")
+
+    @property
+    def _parted(self) -> str:
+        assert self.channels is not None
+        return "output channels" if self.channels.axis == OUTPUTS else self.channels.axis
+
+    @property
+    def has_tied_scales(self) -> bool:
+        """Whether a channel has one scale for inputs of different bits."""
+        is_inputs = self.channels is not None and self.channels.axis == INPUTS
+        return is_inputs and self.granularity is Granularity.CHANNEL
+
+    @property
+    def is_coupled(self) -> bool:
+        """Whether numbers of one row differ in bits: a rounding that fits data sees all of them."""
+        return self.channels is not None and self.channels.axis != OUTPUTS
+
+    def numbers_per_scale(self, num_inputs: int) -> int:
+        """Consecutive weights of a channel of ``num_inputs`` whose scale is kept once.
+
+        Of blocks of inputs those of each are, as they are used.
+        """
+        if self.has_tied_scales and self.channels is not None:
+            return self.channels.block
+        return self.group_size or num_inputs
 
     @property
     def plain(self) -> "TensorFormat":
@@ -178,6 +221,13 @@ class TensorFormat:
         has_second = scale is not None and SCALE_FORMATS[scale].second_scale
         is_by_row = self.granularity in (Granularity.CHANNEL, Granularity.GROUP)
         return is_integer and is_by_row and not has_second and self.branch is None
+
+    def has_parts(self, axis: str) -> bool:
+        """Whether parts of such a weight, as ``ChannelBits`` has them, may have their own bits."""
+        if not self.has_channels or axis == OUTPUTS:
+            return self.has_channels
+        # One scale of a channel does for several widths, one zero point does not.
+        return self.granularity is Granularity.GROUP or (axis == INPUTS and self.symmetric)
 
     @property
     def mean_bits(self) -> float:
@@ -231,6 +281,8 @@ class TensorFormat:
         return num_elements * self.number.bits + scales + points + levels + beside
 
     def _bits_of_channels(self, channels: ChannelBits, num_elements: int, count: int) -> int:
+        if channels.axis != OUTPUTS:
+            return self._bits_of_inputs(channels, num_elements, count)
         if count != channels.num_channels:
             raise PrecisionError(
                 f"{quoted(str(channels))} is of {channels.num_channels} channels, the weight has "
@@ -240,6 +292,29 @@ class TensorFormat:
         each = num_elements // count
         return channels.code_bits + sum(x.stored_bits(each * n, n) for x, n in pairs)
 
+    def _bits_of_inputs(self, channels: ChannelBits, num_elements: int, count: int) -> int:
+        """Of ``count`` rows, numbers of one row having different bits."""
+        rows = 1 if channels.axis == GROUPS else count
+        cells = [rows * each for each in channels.counts]
+        if sum(cells) != num_elements:
+            raise PrecisionError(
+                f"{quoted(str(channels))} is of {sum(cells)} numbers in {count} rows, the weight "
+                f"has {num_elements}"
+            )
+        codes = sum(x.bits * n for x, n in zip(channels.numbers, cells, strict=True))
+        own = SCALE_FORMATS[self.scale or self._usual_scale]
+        if self.has_tied_scales:
+            factors = tied_bits(len(channels.numbers), count)
+            return channels.code_bits + codes + own.stored_bits(count) + factors
+        assert self.group_size is not None
+        if channels.axis == GROUPS:
+            scales = list(channels.counts_of_blocks)
+        else:
+            scales = [count * -(-n // self.group_size) for n in channels.counts]
+        pairs = zip(self.by_channel, scales, strict=True)
+        points = 0 if self.symmetric else sum(x._zero_point_bits * n for x, n in pairs)
+        return channels.code_bits + codes + own.stored_bits(sum(scales)) + points
+
     @property
     def _zero_point_bits(self) -> int:
         # One that is one of the codes is stored as one.
@@ -248,3 +323,8 @@ class TensorFormat:
     @property
     def _usual_scale(self) -> str:
         return "fp16" if self.granularity is Granularity.GROUP else "fp32"
+
+
+def tied_bits(num_widths: int, num_channels: int) -> int:
+    """What the scales of inputs take beside those of channels; the widest has these."""
+    return (num_widths - 1) * (SCALE_BITS + FACTOR_BITS * num_channels)

@@ -17,6 +17,7 @@ from mpq.quantization.rounding import codebook_grid
 from mpq.quantization.second_scales import SecondScales
 from mpq.quantization.tensor_format import TensorFormat
 from mpq.rounding.diagonal_blocks import diagonal
+from mpq.rounding.mixed_inputs import MixedInputs
 from mpq.rounding.stack import Stack, layout
 
 NUMBERS_AT_ONCE: Final = 1 << 24
@@ -128,6 +129,37 @@ class WeightRounding(Bounded, ABC):
                 stack = _stack(part, _ALL_ROWS, [starts[i] for i in members], numerics)
                 _fill(found, members, _ALL_ROWS, *solver.solve(stack))
             yield some, found
+
+    def codes_of_inputs(
+        self,
+        rows: Tensor,
+        moment: Tensor,
+        tensor_format: TensorFormat,
+        grids: Sequence[Grid],
+        numerics: Numerics,
+    ) -> Codes:
+        """A weight in a format whose inputs, or groups, have bits of their own.
+
+        Codes of one row make good each other's errors, so that they cannot be put together from
+        those of whole weights.
+
+        Args:
+            rows: As in ``codes``.
+            moment: As in ``codes``.
+            tensor_format: One with parts of several widths (``is_coupled``).
+            grids: ``[F]`` where the scales of each width start (``Quantizer.own_grids``).
+            numerics: As in ``codes``.
+        """
+        mixed = MixedInputs.of(rows, tensor_format, grids, numerics)
+        found, count = replaceable(mixed.start), len(moment)
+        of_group, inputs = len(rows) // count, rows.shape[1]
+        for groups in _pieces(count, inputs * max(moment.shape[-1], of_group)):
+            solver = self.prepared(_one_or_more(moment[groups]))
+            for part in _pieces(of_group, (groups.stop - groups.start) * inputs):
+                cut = _Cut(count, groups, part)
+                stack = mixed.stack(_stack(rows, cut, [mixed.start], numerics), cut.of)
+                _fill([found], [0], cut, *solver.solve(stack))
+        return mixed.stored(found)
 
     def _solve(
         self,

@@ -161,12 +161,10 @@ def beyond(stack: Stack, near: Tensor) -> Tensor:
 
     Where the target is beyond the ends of the grid, the nearest itself.
     """
-    groups = stack.group_of
-    units = near - stack.zero_point[..., groups, :]
     is_above = stack.target >= stack.all_numbers(near)
     if stack.number is None:
-        wanted = units + torch.where(is_above, 1.0, -1.0).to(units)  # not the default dtype
-        return stack.nearest(wanted * stack.scale[..., groups, :])
+        step = torch.where(is_above, 1.0, -1.0).to(near)  # not the default dtype
+        return stack.nearest(stack.units(near + step) * stack.scale[..., stack.group_of, :])
     if stack.levels is not None:
         codebooks = stack.levels.mT.contiguous()
         found = places_of_levels(near.mT, codebooks) + torch.where(is_above.mT, 1, -1)

@@ -171,7 +171,7 @@ def refitted(objective: Objective, stack: Stack, codes: Tensor) -> Stack:
         stack: Rows ``R``, scales ``[..., S, R]``.
         codes: ``[..., K, R]``.
     """
-    form, units = objective.form, codes - stack.zero_point[..., stack.group_of, :]
+    form, units = objective.form, stack.units(codes)
     slope = product(form, stack.all_numbers(codes) - stack.target)  # [..., K, R]
     scale, point = stack.scale.clone(), stack.zero_point.clone()
     for group in range(scale.shape[-2]):

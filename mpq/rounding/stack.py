@@ -29,8 +29,9 @@ class Stack:
         target: ``[..., K, R]`` float32: the weights.
         scale: ``[..., S, R]`` float32: one for every group of inputs.
         zero_point: ``[..., S, R]`` float32.
-        low: ``[R]`` smallest code of an integer format.
-        high: ``[R]`` largest code.
+        low: ``[R]`` smallest code of an integer format; ``[..., K, R]`` where inputs of a row have
+            bits of their own.
+        high: Largest code, as ``low``.
         group_of: ``[K]`` which scale an input has.
         number: A floating-point format of all rows, or one with a table; ``None``: integers of any
             bits.
@@ -42,6 +43,7 @@ class Stack:
         fractions_of: A format of the rows, where zero points are fractions.
         levels: ``[..., N, R]`` float32, ascending, where every row has a codebook.
         has_points: Whether zero points may be others than 0.
+        factor: ``[..., K, R]`` what the scale of each weight is multiplied by; unset: 1.
     """
 
     target: Tensor
@@ -58,6 +60,7 @@ class Stack:
     fractions_of: TensorFormat | None = None
     levels: Tensor | None = None
     has_points: bool = True
+    factor: Tensor | None = None
 
     @classmethod
     def of(
@@ -139,26 +142,39 @@ class Stack:
             target=torch.cat([first.target] * count, dim=-1),
             scale=torch.cat([stack.scale for stack in stacks], dim=-1),
             zero_point=torch.cat([stack.zero_point for stack in stacks], dim=-1),
-            low=first.low.repeat(count),
-            high=first.high.repeat(count),
+            low=torch.cat([first.low] * count, dim=-1),
+            high=torch.cat([first.high] * count, dim=-1),
             second=_joined([first.second] * count if first.second else []),
+            factor=_side_by_side([] if first.factor is None else [first.factor] * count),
             levels=_side_by_side([] if first.levels is None else [first.levels] * count),
         )
 
     def of_inputs(self, part: slice) -> Self:
         """Some consecutive inputs of the same rows, with all scales."""
-        return replace(self, target=self.target[..., part, :], group_of=self.group_of[part])
+        low, high = (x if x.ndim == 1 else x[..., part, :] for x in (self.low, self.high))
+        factor = None if self.factor is None else self.factor[..., part, :]
+        target, group_of = self.target[..., part, :], self.group_of[part]
+        return replace(self, target=target, low=low, high=high, group_of=group_of, factor=factor)
+
+    def units(self, codes: Tensor) -> Tensor:
+        """``[..., K, R]`` numbers of all codes, in units of their scales."""
+        found = codes - self.zero_point[..., self.group_of, :]
+        return found if self.factor is None else found.mul_(self.factor)
 
     def cells(self, inputs: Tensor) -> "Cells":
         """Where the numbers of some inputs may lie: ``[k]``, or ``[..., k]`` for each group."""
         every = (self.scale, self.scale.reciprocal(), self.zero_point)
         scale, inverse, point = (_at(t, self.group_of, inputs) for t in every)
+        if self.factor is not None:
+            scale = scale * _of_inputs(self.factor, inputs)
+            inverse = scale.reciprocal()
+        low, high = (_of_inputs(ends, inputs) for ends in (self.low, self.high))
         return Cells(
             scale,
             inverse,
             point if self.has_points else None,
-            self.low,
-            self.high,
+            low,
+            high,
             self.number,
             self.fractions_of is not None,
             self.levels,
@@ -183,8 +199,8 @@ class Cells:
         scale: ``[..., k, R]``, or of one input ``[..., R]``, as those that follow.
         inverse: ``[..., k, R]`` its reciprocal.
         zero_point: ``[..., k, R]``; ``None``: all are 0.
-        low: ``[R]`` smallest code of an integer format.
-        high: ``[R]`` largest code.
+        low: ``[R]`` smallest code of an integer format, or as ``scale``.
+        high: Largest code, as ``low``.
         number: A floating-point format, or one with a table; ``None``: integers.
         has_fractions: Whether zero points may be fractions.
         levels: As in ``Stack``.
@@ -205,9 +221,14 @@ class Cells:
         points: Sequence[Tensor | None] = [None] * len(scales)
         if self.zero_point is not None:
             points = self.zero_point.unbind(-2)
+        lows, highs = (
+            [x] * len(scales) if x.ndim == 1 else x.unbind(-2) for x in (self.low, self.high)
+        )
         return [
-            replace(self, scale=scale, inverse=inverse, zero_point=point)
-            for scale, inverse, point in zip(scales, inverses, points, strict=True)
+            replace(self, scale=scale, inverse=inverse, zero_point=point, low=low, high=high)
+            for scale, inverse, point, low, high in zip(
+                scales, inverses, points, lows, highs, strict=True
+            )
         ]
 
     def codes(self, values: Tensor) -> Tensor:
@@ -241,6 +262,15 @@ def _at(values: Tensor, group_of: Tensor, inputs: Tensor) -> Tensor:
     if groups.ndim == 1:
         return values[..., groups, :]
     return values.take_along_dim(groups[..., None], dim=-2)
+
+
+def _of_inputs(ends: Tensor, inputs: Tensor) -> Tensor:
+    """``[R]``, or of ``[..., K, R]`` those of some inputs, as in ``_at``."""
+    if ends.ndim == 1:
+        return ends
+    if inputs.ndim == 1:
+        return ends[..., inputs, :]
+    return ends.take_along_dim(inputs[..., None], dim=-2)
 
 
 def _nearest_levels(values: Tensor, levels: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ class Sensitivity:
         by_channels: ``[L, B]`` other prices of weights that were rounded to fit data, in which
             errors of different channels neither add up nor cancel; see ``best_answer``.
         channels: Layer name to ``[O, B]``, what rounding each output channel's weights loses by
-            itself, where the estimator knows; of layers whose row is by another estimate, nothing.
+            itself, or ``[U, B]`` of other parts (``Estimation.units``), where the estimator knows;
+            of layers whose row is by another estimate, nothing.
     """
 
     table: CostTable

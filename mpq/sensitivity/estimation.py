@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Self, TypeAlias, TypeVar, final
 
 import numpy as np
@@ -19,11 +20,14 @@ from mpq.network.examples import Batch, Calibration
 from mpq.network.modules import check_no_autocast
 from mpq.network.network import Network
 from mpq.problem.cost_table import CostTable
+from mpq.problem.split import Split
+from mpq.quantization.channel_bits import OUTPUTS
 from mpq.quantization.fingerprint import measurement_key
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.tensor_format import TensorFormat
 from mpq.sensitivity.passes.checkpoint import Division
+from mpq.sensitivity.passes.units import OF_OUTPUTS, Units
 
 Numbers = TypeVar("Numbers", Array, Tensor)
 Own: TypeAlias = Callable[[Iterable[Batch]], Iterable[Batch]]
@@ -82,7 +86,7 @@ class Estimation:
             ``None``: all, and nowhere.
         ranks: The processes that are asked the same, and can share what is looked at.
         workers: Other processes, which can measure some cells each.
-        divides: Whether prices of channels are asked for (``Sensitivity.channels``).
+        split: Parts of weights whose prices are asked for (``Sensitivity.channels``).
 
     Raises:
         ModelError: Within ``torch.autocast``.
@@ -95,7 +99,7 @@ class Estimation:
     division: Division | None = None
     ranks: Ranks | None = None
     workers: TaskWorkers | None = None
-    divides: bool = False
+    split: Split | None = None
 
     def __post_init__(self) -> None:
         check_no_autocast()
@@ -109,6 +113,25 @@ class Estimation:
     def names(self) -> tuple[str, ...]:
         """``[L]`` names of the layers."""
         return tuple(layer.name for layer in self.network.layers)
+
+    @property
+    def divides(self) -> bool:
+        """Whether prices of parts are asked for."""
+        return self.split is not None
+
+    def units(self, name: str) -> Units:
+        """Parts of a layer's weight that are priced by themselves.
+
+        Where codes fit data, those of one row make good each other's errors: then these are output
+        channels, of whatever parts weights have.
+        """
+        shape = self.network.layers[self.names.index(name)].weight_shape
+        is_whole = self.split is None or self.split.axis == OUTPUTS or not prod(shape)
+        if self.split is None or is_whole or self.quantizer.stored:
+            return OF_OUTPUTS
+        sizes = (f.group_size for f in self.weights.formats if f.has_channels)
+        group = next((size for size in sizes if size is not None), None)
+        return Units(self.split.axis, self.split.inputs_per_part(shape, group))
 
     @cached_property
     def weights(self) -> Formats:

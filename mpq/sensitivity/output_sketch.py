@@ -27,6 +27,7 @@ from mpq.sensitivity.passes.factor_rows import FactorRows
 from mpq.sensitivity.passes.one_device import on_one_device
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 from mpq.sensitivity.passes.slopes import Slopes
+from mpq.sensitivity.passes.units import OF_OUTPUTS
 from mpq.sensitivity.passes.weight_changes import PassProducts, WeightChanges, add_products
 from mpq.sensitivity.passes.weight_gradients import CallGradients
 
@@ -143,6 +144,11 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
         # Lengths of probes have been added up over all batches only here.
         rows.scale = probes.scale
         share = self.channels
+        if share and any(on.units(name) != OF_OUTPUTS for name in on.names):
+            raise InputError(
+                f"prices by channels (sketch:channels={share}) are not of {on.split}: leave "
+                "channels, or --split, out"
+            )
         of_channels = channels.table(probes.scale, on.weights.columns)
         alone = rows.table ** (1 - share) * of_channels**share
         slope = slopes.table(probes.scale) / on.data.num_examples
@@ -166,7 +172,7 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
         rows, sketch = FactorRows(*on.shape), _Sketch(on, incumbent, model)
         group = _GROUP if num_examples >= _GROUP * _MIN_ROWS else 1
         num_probes = self.for_examples(num_examples).num_probes
-        counts = [layer.num_channels for layer in on.network.layers]
+        counts = [num_units(on, name) for name in on.names]
         channels = ChannelPrices(counts, len(on.weights.formats), len(on.candidates))
         parts: dict[str, Resumable] = {
             "rows": rows, "channels": channels, "probes": probes, "slopes": slopes,
@@ -185,6 +191,13 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
                 (found,) = sketch.passes(batch, [slope], batch.size)
                 slopes.values += found.rows[0]
         return rows, channels, probes, slopes, model
+
+
+def num_units(on: Estimation, name: str) -> int:
+    """Parts of a layer's weight that are priced by themselves."""
+    layer = on.network.layers[on.names.index(name)]
+    units = on.units(name)
+    return units.count(layer.num_channels, layer.num_weights // max(layer.num_channels, 1))
 
 
 def _original(network: Network, batch: Batch) -> Tensor:
@@ -218,8 +231,8 @@ class _Pass:
         return cls(
             on,
             {
-                layer.name: ChannelProducts(count, layer.num_channels, weights, devices[layer.name])
-                for layer in on.network.layers
+                name: ChannelProducts(count, num_units(on, name), weights, devices[name])
+                for name in on.names
             },
             {
                 n: torch.zeros(num_examples, inputs, device=device, dtype=torch.float32)
@@ -275,7 +288,8 @@ class _Sketch:
         """What each format does to the incumbent's weight."""
         on, layer_module = self.on, self.on.network.layer_module(name)
         weight, held = self.weights[name], self._held(name).weight
-        return WeightChanges(name, layer_module, weight, held, on.weights.formats, on.quantizer)
+        formats, units = on.weights.formats, on.units(name)
+        return WeightChanges(name, layer_module, weight, held, formats, on.quantizer, units)
 
     def _held(self, name: str) -> Precision:
         return self.incumbent.get(name, ORIGINAL)

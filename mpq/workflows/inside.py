@@ -1,28 +1,37 @@
 """Bits inside layers: the answer, with parts of its layers at weights of different bits."""
 
 import warnings
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Self, final
 
 import numpy as np
 
 from mpq._support.arrays import Array, Columns, Mask
 from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles.part_costs import check_part_resource, part_costs
+from mpq.network.layer import Layer
 from mpq.problem.constraints import Constraints
 from mpq.problem.parts import Parts, can_split
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.problem.split import BLOCKS, Split
+from mpq.quantization.channel_bits import MOST_BITS, OUTPUTS
+from mpq.quantization.precision import Precision
+from mpq.quantization.tensor_format import tied_bits
 from mpq.report.safeguard import AnswerCheck, Excess, Verdict
 from mpq.sensitivity import ESTIMATORS, Sensitivity
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.coupled_rows import round_parts, shares_of_inputs
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.method import Method
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
 from mpq.workflows.uniform import uniform_within
+
+FEW: Final = 2
+"""Widths of a layer, by which it is asked first which ones pay."""
 
 
 def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
@@ -38,6 +47,7 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
     """
     if task.parts is None:
         return
+    task.parts.check([*task.precisions, *(p for _, own in task.rules.allowed for p in own)])
     for resource in resources:
         check_part_resource(resource)
     if task.streamed:
@@ -51,7 +61,8 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
     asked = {
         "minimize": method.objective is not None,
         "a solver that measures": method.solver.is_measuring,
-        f"to={task.to} (--to)": task.target is not None and not task.target.holds_channels,
+        f"to={task.to} (--to)": task.target is not None
+        and not (task.target.holds_channels and task.parts.axis == OUTPUTS),
         "sequential_rounding (--sequential-rounding)": task.sequential_rounding,
         "recalibrate (--recalibrate)": task.recalibrate,
         "bias_correction (--bias-correction)": task.bias_correction,
@@ -97,6 +108,7 @@ def answer_in_parts(
         # Parts may differ at other points of its frontier.
         is_same = precisions == solution.precisions(problem)
         return _undivided(split, why, *((asked, inside) if is_same else (problem, solution)))
+    round_parts(prepared, [precisions])
     measured = prepared.on_held_out.measure
     lost = measured(precisions).by_example
     beside = [measured(solution.precisions(problem)).by_example]
@@ -127,45 +139,145 @@ def solved_in_parts(
     themselves, which add up like noise where codes fit data; where weights are rounded to nearest
     they are scaled so that a layer's add up to its own. Arguments as above.
     """
-    asked = divided(prepared, split, problem, solution, found)
-    if asked is None:
+    dividing = Dividing.of(prepared, split, problem, solution, found)
+    if dividing is None:
         return None
+    solver = SOLVERS.build(SOLVER, prepared.task.seed)
     try:
-        return asked, solve(SOLVERS.build(SOLVER, prepared.task.seed), asked)
+        if split.axis == OUTPUTS:
+            asked = dividing.posed(dividing.open_to)
+            return asked, solve(solver, asked)
+        # What names the widths of many small parts is much beside what they gain, and is little
+        # where few are used: which these are is asked as if there were two in each layer.
+        used = dividing.used(solve(solver, dividing.posed(dividing.open_to, FEW)))
+        used = dividing.used(solve(solver, dividing.posed(used)))
+        asked = dividing.posed(used)
+        return asked, solve(solver, asked)
     except InfeasibleError:  # saying which part has which bits is what is too much
         return None
 
 
-def divided(
-    prepared: Prepared, split: Split, problem: Problem, solution: Solution, found: Sensitivity
-) -> Problem | None:
-    """The problem of parts; ``None`` where no layer can be divided. Arguments as above."""
-    layers = prepared.pricing.layers
-    assert solution.columns is not None
-    owners = {x.name: x.weight_of for x in layers if x.weight_of is not None}
-    losses, open_to = _channel_losses(found, owners), _open_columns(problem, solution.columns)
-    rows = enumerate(problem.loss.layers)
-    names = [name for row, name in rows if name in losses and open_to[row].sum() > 1]
-    if not names:
-        return None
-    of_channels = {name: split.parts(losses[name]) for name in names}
-    blocks = dict.fromkeys(names, split.block)
-    code_bits = _code_bits(prepared, split, of_channels, open_to)
-    parts = Parts(problem.loss.layers, of_channels, blocks, owners, code_bits)
-    values = _row_losses(parts, losses, found, problem)
-    budgets = (
-        replace(b, tables=tuple(part_costs(parts, table, layers) for table in b.tables))
-        for b in problem.budgets
-    )
-    return Problem(
-        replace(problem.loss, layers=parts.row_names, values=values),
-        Constraints(tuple(budgets)),
-        mask=np.repeat(open_to, parts.counts, axis=0),
-        parts=parts,
-    )
+@final
+@dataclass(frozen=True, eq=False)
+class Dividing:
+    """What problems of parts have in common, whichever formats parts may take.
+
+    Args:
+        prepared: Network, prices and examples.
+        split: Which parts layers have.
+        problem: That of whole layers.
+        precisions: Its answer.
+        parts: The rows, without what names their bits.
+        losses: ``[R, B]``.
+        open_to: ``[L, B]`` what a weight's parts may take.
+    """
+
+    prepared: Prepared
+    split: Split
+    problem: Problem
+    precisions: Mapping[str, Precision]
+    parts: Parts
+    losses: Array
+    open_to: Mask
+
+    @classmethod
+    def of(
+        cls,
+        prepared: Prepared,
+        split: Split,
+        problem: Problem,
+        solution: Solution,
+        found: Sensitivity,
+    ) -> Self | None:
+        """``None`` where no layer can be divided. Arguments as those of ``answer_in_parts``."""
+        layers = prepared.pricing.layers
+        assert solution.columns is not None
+        owners = {x.name: x.weight_of for x in layers if x.weight_of is not None}
+        losses = _channel_losses(found, owners)
+        open_to = _open_columns(problem, solution.columns, split.axis)
+        rows, precisions = enumerate(problem.loss.layers), solution.precisions(problem)
+        names = {name for row, name in rows if name in losses and open_to[row].sum() > 1}
+        blocks = {x.name: _block(x, split, precisions) for x in layers if x.name in names}
+        inputs = {x.name: x.num_weights // x.num_channels for x in layers if x.name in names}
+        if split.axis != OUTPUTS and prepared.quantizer.stored:
+            losses = shares_of_inputs(prepared, split, losses, blocks)
+            names &= losses.keys()
+        if not names:
+            return None
+        of_channels = {x.name: split.parts(losses[x.name]) for x in layers if x.name in names}
+        parts = Parts(
+            problem.loss.layers, of_channels, {name: blocks[name] for name in of_channels}, owners,
+            axis=split.axis,
+            inputs={} if split.axis == OUTPUTS else {name: inputs[name] for name in of_channels},
+        )  # fmt: skip
+        values = _row_losses(parts, losses, found, problem)
+        return cls(prepared, split, problem, precisions, parts, values, open_to)
+
+    def posed(self, open_to: Mask, most_widths: int | None = None) -> Problem:
+        """The problem of parts that may take these formats, ``[L, B]``.
+
+        Args:
+            open_to: See there.
+            most_widths: In a layer, that are counted; ``None``: all that it may use.
+        """
+        code_bits = self._code_bits(open_to.sum(axis=1).clip(max=most_widths).tolist())
+        parts, layers = replace(self.parts, code_bits=code_bits), self._layers
+        budgets = (
+            replace(b, tables=tuple(part_costs(parts, table, layers) for table in b.tables))
+            for b in self.problem.budgets
+        )
+        return Problem(
+            replace(self.problem.loss, layers=parts.row_names, values=self.losses),
+            Constraints(tuple(budgets)),
+            mask=np.repeat(open_to, parts.counts, axis=0),
+            parts=parts,
+        )
+
+    def used(self, solution: Solution) -> Mask:
+        """``[L, B]`` the formats that a layer's parts have in an answer."""
+        assert solution.columns is not None
+        found = np.zeros_like(self.open_to)
+        for row, name in enumerate(self.parts.layers):
+            found[row, solution.columns[self.parts.rows_of(name)]] = True
+        return found
+
+    @property
+    def _layers(self) -> tuple[Layer, ...]:
+        return tuple(self.prepared.pricing.layers)
+
+    def _code_bits(self, num_widths: Sequence[int]) -> int:
+        """If each layer uses so many; a target stores a byte for every channel."""
+        of_channels = self.parts.of_channels
+        if self.prepared.task.target is not None:
+            return 8 * sum(map(len, of_channels.values()))
+        total = 0
+        for layer, widths in zip(self._layers, num_widths, strict=True):
+            if layer.name in of_channels:
+                own = of_channels[layer.name]
+                count = len(own) if self.split.kind == BLOCKS else int(own.max()) + 1
+                total += count * (widths - 1).bit_length()
+                total += self._scale_bits(layer, widths)
+        return total
+
+    def _scale_bits(self, layer: Layer, widths: int) -> int:
+        """What scales and zero points take beside those of whole layers."""
+        weight = self.precisions[layer.name].weight
+        if self.split.axis == OUTPUTS:
+            return 0
+        if weight.group_size is None:
+            return tied_bits(widths, layer.num_channels)
+        # Zero points are as wide as codes, also of a last group that is short.
+        return 0 if weight.symmetric else layer.num_channels * MOST_BITS
 
 
-def _open_columns(problem: Problem, columns: Columns) -> Mask:
+def _block(layer: Layer, split: Split, precisions: Mapping[str, Precision]) -> int:
+    """Consecutive channels, or inputs, that are a part."""
+    if split.axis == OUTPUTS:
+        return split.block
+    return split.inputs_per_part(layer.weight_shape, precisions[layer.name].weight.group_size)
+
+
+def _open_columns(problem: Problem, columns: Columns, axis: str) -> Mask:
     """``[L, B]`` what a weight's parts may take: the answer's input, and formats like its own.
 
     A layer whose weight has no such formats keeps what it has.
@@ -176,7 +288,7 @@ def _open_columns(problem: Problem, columns: Columns) -> Mask:
     for row, column in enumerate(columns.tolist()):
         chosen = precisions[column]
         for other, precision in enumerate(precisions):
-            is_alike = can_split(chosen.weight, precision.weight)
+            is_alike = can_split(chosen.weight, precision.weight, axis)
             is_same = precision.activation == chosen.activation
             found[row, other] = allowed[row, other] and is_alike and is_same
         found[row, column] = True
@@ -192,21 +304,6 @@ def _channel_losses(found: Sensitivity, owners: dict[str, str]) -> dict[str, Arr
         else:  # one of them was measured as a whole
             losses.pop(owner, None)
     return losses
-
-
-def _code_bits(
-    prepared: Prepared, split: Split, of_channels: dict[str, Columns], open_to: Mask
-) -> int:
-    """Of all layers, if each uses all that it may; a target stores a byte for every channel."""
-    if prepared.task.target is not None:
-        return 8 * sum(map(len, of_channels.values()))
-    total = 0
-    for row, layer in enumerate(prepared.pricing.layers):
-        if layer.name in of_channels:
-            parts = of_channels[layer.name]
-            count = len(parts) if split.kind == BLOCKS else int(parts.max()) + 1
-            total += count * (int(open_to[row].sum()) - 1).bit_length()
-    return total
 
 
 def _row_losses(

@@ -12,6 +12,8 @@ from mpq._support.shard import Shard
 from mpq.errors import InputError
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
+from mpq.problem.split import Split
+from mpq.quantization.channel_bits import OUTPUTS
 from mpq.sensitivity import (
     ESTIMATORS,
     DivisibleEstimator,
@@ -43,7 +45,7 @@ class KeptEstimate:
     def of(cls, cache: Cache, on: Estimation, estimator: SensitivityEstimator, seed: int) -> Self:
         """Of what an estimator is asked."""
         parts = network_parts(on.network, on.data, on.quantizer, on.candidates)
-        divided = {"divides": "yes"} if on.divides else {}
+        divided = {} if on.split is None else {"divides": _parts_of(on.split)}
         return cls(cache, {**parts, **divided, "by": repr(estimator), "seed": str(seed)})
 
     @property
@@ -149,6 +151,11 @@ def _by_ranks(
     if ranks.is_first:
         kept.write(found)
     return found
+
+
+def _parts_of(split: Split) -> str:
+    # Of channels all have the same prices, however they are put together.
+    return "yes" if split.axis == OUTPUTS else str(split)
 
 
 def rank_share(on: Estimation, estimator: SensitivityEstimator, ranks: Ranks) -> RankShare:

@@ -25,6 +25,7 @@ from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.safeguard import Safeguard
 from mpq.sensitivity import SpotCheck
 from mpq.solvers import SOLVERS, Solver
+from mpq.workflows.coupled_rows import round_parts
 from mpq.workflows.finish import AS_FOUND, Finish
 from mpq.workflows.never_worse import never_worse_points
 from mpq.workflows.provenance import Provenance, UsedDevice
@@ -86,7 +87,9 @@ class Session:
         A point that is measured to be worse than a uniform precision which costs no more is that
         uniform precision in the end (``never_worse_points``).
         """
+        asked = [x.precisions for x in frontier.points if x.measured is None]
         with streaming(bool(self.prepared.task.streamed)):
+            round_parts(self.prepared, asked)
             points = tuple(map(self._measured, track(frontier.points, "measuring points")))
             others = tuple(map(self._measured, frontier.others))
             kept = never_worse_points(self.prepared, points, others)

@@ -208,7 +208,7 @@ class Prepared:
         """What an estimator is asked."""
         return Estimation(
             self.network, self.calibration, self.quantizer, self.candidates, ranks=self.ranks,
-            divides=self.task.parts is not None,
+            split=self.task.parts,
         )  # fmt: skip
 
     @cached_property

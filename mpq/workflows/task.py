@@ -91,7 +91,8 @@ class Task:
             every causal attention of transformers has a layer ``k_cache`` and one ``v_cache`` then.
             Default: they stay as they came.
         split: Parts of layers that get weights of different bits: ``channels``, ``channels:16``
-            (blocks of 16 neighbours), ``blocks:4`` (of channels that are alike), or ``none``.
+            (blocks of 16 neighbours), ``blocks:4`` (of channels that are alike), ``columns:128``
+            (blocks of inputs), ``groups`` (weights that share a scale), or ``none``.
         steps: Where a diffusion network is told its step: inputs of layers have ranges for every
             cluster of steps then, and splits of the examples are spread over steps. Default: it
             has none.

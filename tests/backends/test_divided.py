@@ -103,14 +103,16 @@ def test_what_has_whole_weights_stays() -> None:
         of_whole_weights(net, asked, "glue")
 
 
-@pytest.mark.parametrize("way", [DIVIDE, WIDEN])
-def test_a_runtime_runs_it(way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("split", "way"), [("channels", DIVIDE), ("channels", WIDEN), ("columns:20", DIVIDE)]
+)
+def test_a_runtime_runs_it(split: str, way: str, tmp_path: Path) -> None:
     """ONNX Runtime, whose outputs are compared with the simulation's."""
     pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     layers = [nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 4)]
     net, data = nn.Sequential(*layers).eval(), [torch.randn(4, 2, 6, 6)]
-    task = mpq.Task(net, data * 2, candidates=["w2", "w8"], rounding="nearest", split="channels")
+    task = mpq.Task(net, data * 2, candidates=["w2", "w8"], rounding="nearest", split=split)
     asked = mpq.search(task, ["effective_bits=5.5"]).assignment
     assert any(layer.precision.weight.channels for layer in asked.layers)
 
@@ -127,4 +129,90 @@ def test_every_tool_refuses_channels_of_different_bits(name: str, tmp_path: Path
     layer = AssignedLayer("0", "linear", (2, 4), Precision.parse("w[2,8]:01a32"))
 
     with pytest.raises(PrecisionError, match="(?s)'0'.*--channels divide"):
+        mpq.export(Assignment((layer,)), tmp_path / "made", name, net, [torch.randn(2, 4)])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("w[2,8]g3:i6/3x01a32", "w8g3a32"),
+        ("w[2,4,8]zg2:g6/2x010212102001020102012012012a32", "w8zg2a32"),
+        ("w[2,8]:i6/2x010a32", "w8g2sfp32a32"),
+    ],
+)
+def test_inputs_of_different_bits_are_written_in_the_widest(text: str, expected: str) -> None:
+    """With the same numbers; what shared a channel's scale has a scale for each block."""
+    net, x = network(), torch.randint(9, (4, 10))
+    asked = assigned(net)
+    layers = (
+        replace(each, precision=Precision.parse(text)) if each.name == "head" else each
+        for each in asked.layers
+    )
+    asked = replace(asked, layers=tuple(layers))
+    expected_output = mpq.quantize(net, asked)(x)
+
+    module, whole = of_whole_weights(net, asked, WIDEN)
+
+    by_name = {layer.name: str(layer.precision) for layer in whole.layers}
+    assert by_name["head"] == expected
+    torch.testing.assert_close(
+        mpq.quantize(module, whole)(x), expected_output, rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("layer_name", "text", "parts"),
+    [
+        (
+            "conv",
+            "w[2,4,8]:i24/3x01221001a32",
+            {"conv.parts.0": (6, 3, 3), "conv.parts.2": (6, 2, 3)},
+        ),
+        ("conv", "w[2,8]zg3:i24/6x0110a32", {"conv.parts.0": (6, 4, 3)}),
+        ("head", "w[2,8]g2:i6/4x01a32", {"head.parts.0": (9, 4), "head.parts.1": (9, 2)}),
+    ],
+)
+def test_inputs_of_different_bits_are_added_up(
+    layer_name: str, text: str, parts: dict[str, tuple[int, ...]]
+) -> None:
+    """Each width as a layer of its own inputs; the bias is in one of them."""
+    net, x = network(), torch.randint(9, (4, 10))
+    asked = assigned(net)
+    layers = (
+        replace(each, precision=Precision.parse(text)) if each.name == layer_name else each
+        for each in asked.layers
+    )
+    asked = replace(asked, layers=tuple(layers))
+    expected = mpq.quantize(net, asked)(x)
+
+    module, whole = of_whole_weights(net, asked, DIVIDE)
+
+    shapes = {layer.name: layer.weight_shape for layer in whole.layers}
+    assert parts.items() <= shapes.items()
+    assert all(layer.precision.weight.channels is None for layer in whole.layers)
+    torch.testing.assert_close(mpq.quantize(module, whole)(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["w[2,8]:i6/2x010a8d", "w[2,8]g2:g6/2x" + "010" * 9 + "a32"])
+def test_what_is_not_rounded_alike_apart_is_not_divided(text: str) -> None:
+    """Scales of tokens, which are of all inputs; groups, which differ row by row."""
+    net = network()
+    asked = assigned(net)
+    layers = (
+        replace(each, precision=Precision.parse(text)) if each.name == "head" else each
+        for each in asked.layers
+    )
+
+    _, whole = of_whole_weights(net, replace(asked, layers=tuple(layers)), DIVIDE)
+
+    assert "head" in {layer.name for layer in whole.layers}
+
+
+@pytest.mark.parametrize("name", [*TOOLS, "c"])
+def test_every_tool_refuses_inputs_of_different_bits(name: str, tmp_path: Path) -> None:
+    """By the layer's name, also what holds channels of different bits."""
+    net = nn.Sequential(nn.Linear(4, 2)).eval()
+    layer = AssignedLayer("0", "linear", (2, 4), Precision.parse("w[2,8]:i4/2x01a32"))
+
+    with pytest.raises(PrecisionError, match="(?s)'0'.*inputs differ in bits.*--channels widen"):
         mpq.export(Assignment((layer,)), tmp_path / "made", name, net, [torch.randn(2, 4)])

@@ -40,6 +40,8 @@ def table(name: str = "weight_bytes") -> CostTable:
         ("channels:2", [0, 0, 1, 1, 2]),
         ("blocks:2", [0, 1, 0, 1, 0]),
         ("blocks:9", [1, 3, 0, 4, 2]),
+        ("columns:2", [0, 1, 2, 3, 4]),
+        ("groups", [0, 1, 2, 3, 4]),
     ],
 )
 def test_parts_of_a_layer(text: str, expected: list[int]) -> None:
@@ -52,7 +54,7 @@ def test_parts_of_a_layer(text: str, expected: list[int]) -> None:
     assert str(split) == text
 
 
-@pytest.mark.parametrize("text", ["blocks", "channels:0", "columns:128", "blocks:x", ""])
+@pytest.mark.parametrize("text", ["blocks", "channels:0", "rows:128", "blocks:x", "groups:2", ""])
 def test_a_split_that_is_none_is_refused(text: str) -> None:
     """With what is one."""
     with pytest.raises(InputError, match="blocks:4"):
@@ -142,3 +144,74 @@ def test_alternatives_of_parts_are_refused() -> None:
 
     with pytest.raises(InputError, match="whole layers"):
         alternatives(Problem(rows, parts=PARTS), SOLVERS.build("ilp"), 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "candidates", "why"),
+    [
+        ("columns:100", ["w2g64", "w4g64"], "w4g64.*columns:64 or columns:128"),
+        ("columns", ["w2g32", "w4"], "a multiple of 32"),
+        ("groups", ["w2", "w4"], "sizes of none"),
+        ("groups", ["w2g32", "w4g64"], "sizes 32, 64"),
+    ],
+)
+def test_parts_that_cut_through_groups_are_refused(
+    text: str, candidates: list[str], why: str
+) -> None:
+    """With the sizes that work."""
+    split = Split.parse(text)
+    assert split is not None
+
+    with pytest.raises(InputError, match=why):
+        split.check(map(Precision.parse, candidates))
+
+
+def test_columns_of_a_convolution_are_input_channels() -> None:
+    """With their kernels."""
+    split = Split.parse("columns:4")
+    assert split is not None
+
+    assert split.inputs_per_part((8, 16, 3, 3), None) == 36
+    assert split.inputs_per_part((8, 16), None) == 4
+
+
+OF_INPUTS = {
+    "inputs": Parts(
+        ("conv", "fc"), {"fc": np.arange(3)}, {"fc": 4}, axis="inputs", inputs={"fc": 10}
+    ),
+    "groups": Parts(
+        ("conv", "fc"), {"fc": np.arange(6)}, {"fc": 4}, axis="groups", inputs={"fc": 10}
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("axis", "columns", "expected"),
+    [
+        ("inputs", [2, 0, 1, 0], "w[2,4]g4:i10/4x010a32"),
+        ("groups", [2, 0, 1, 0, 2, 2, 0], "w[2,4,8]g4:g10/4x010220a32"),
+    ],
+)
+def test_a_choice_of_inputs_is_a_precision(axis: str, columns: list[int], expected: str) -> None:
+    """And the other way round; the last block is short, and has a smaller share."""
+    parts, precisions = OF_INPUTS[axis], [Precision.parse(f"w{n}g4") for n in (2, 4, 8)]
+
+    found = parts.precisions_of(np.array(columns), precisions)
+
+    assert str(found["fc"]) == expected
+    assert parts.columns_of(found, precisions).tolist() == columns
+    blocks = [0.4, 0.4, 0.2]
+    rows = blocks if axis == "inputs" else [share / 2 for share in blocks * 2]
+    np.testing.assert_allclose(parts.shares, [1.0, *rows])
+    again = Parts.from_dict(parts.to_dict())
+    assert again.to_dict() == parts.to_dict()
+    assert again.precisions_of(np.array(columns), precisions) == found
+
+
+def test_parts_of_inputs_are_whole_rows() -> None:
+    """Each row has as many blocks."""
+    with pytest.raises(InputError, match="whole rows"):
+        Parts(("fc",), {"fc": np.arange(5)}, {"fc": 4}, axis="groups", inputs={"fc": 10})
+    told = {**OF_INPUTS["groups"].to_dict(), "inputs": {}}
+    with pytest.raises(InputError, match="lacks its number of inputs"):
+        Parts.from_dict(told)

@@ -14,6 +14,11 @@ from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.stored import of_channels
 
 SPELLED = ["w[2,3,4]:0120a8", "w[2,4]g64:01a16", "w[3,8]zg32sbf16:100a32", "w[2,4]:10/4x010a8"]
+OF_INPUTS = [
+    "w[2,4]:i40/16x010a16", "w[2,3,8]g8:i40/16x021a8", "w[2,4]zfg8:i40/24x10a16",
+    "w[2,4,8]zg16:g40/16x010012210100a16", "w[2,4]:i0101a32",
+]  # fmt: skip
+SPELLED += OF_INPUTS
 INTEGERS = [NUMBER_FORMATS[f"int{bits}"] for bits in (2, 3, 4, 8)]
 
 
@@ -40,6 +45,13 @@ def test_what_is_written_is_read(text: str) -> None:
         ("w[2,4]:9/4x01", "9 channels in blocks of 4"),
         ("w[1,4]:01", "1 is none"),
         ("w[2,4]:40000000000/20000000000x01", "at most 16777216 output channels"),
+        ("w[2,4]:i40000000000/20000000000x01", "at most 16777216 inputs"),
+        ("w[2,4]:i9/4x01", "9 inputs of a row in blocks of 4"),
+        ("w[2,4]g8:g20/8x0101", "need 3 codes"),
+        ("w[2,4]g8:i20/12x01", "multiple of 8"),
+        ("w[2,4]g4:g20/8x010", "groups of 8"),
+        ("w[2,4]:g20/8x010", "groups of 8"),
+        ("w[2,4]z:i20/12x01", "not its zero point"),
     ],
 )
 def test_what_contradicts_itself_is_refused(text: str, why: str) -> None:
@@ -96,3 +108,55 @@ def test_kept_codes_of_channels() -> None:
     assert "reach from" in kept.why_not(Precision.parse("w[2,4]:101a16").weight, (3, 24))
     assert "channels, not 4" in kept.why_not(Precision.parse("w[2,4]:0110a16").weight, (3, 24))
     assert np.array_equal(kept.codes[0], parts[0].codes[0])
+
+
+@pytest.mark.parametrize("text", OF_INPUTS[:4])
+def test_every_number_is_that_of_its_format(text: str) -> None:
+    """In groups, as the whole weight in that format has it, to the bit; else at a scale near it."""
+    torch.manual_seed(0)
+    layer, quantizer = nn.Linear(40, 4), Quantizer(ActivationRanges({}))
+    mixed = Precision.parse(text).weight
+    assert mixed.channels is not None
+    cells = np.broadcast_to(mixed.channels.cells, (4, 40))
+
+    found = quantizer.weight("fc", layer, mixed)
+
+    for column, own in enumerate(mixed.by_channel):
+        here, whole = torch.from_numpy(cells == column), quantizer.weight("fc", layer, own)
+        if mixed.group_size:
+            assert torch.equal(found[here], whole[here])
+        else:
+            error, of_whole = ((x - layer.weight)[here].square().mean() for x in (found, whole))
+            assert error < 1.05 * of_whole
+    codes = quantizer.codes("fc", layer, mixed)
+    assert torch.equal(codes.numbers(), found)
+    kept = codes.stored(layer.weight.detach())
+    assert kept.why_not(mixed, (4, 40)) == ""
+    assert "channels" in kept.why_not(Precision.parse(text.replace("40/", "39/")).weight, (4, 40))
+    by_kept = Quantizer(ActivationRanges({}), stored={("fc", mixed): kept})
+    assert torch.equal(by_kept.weight("fc", layer, mixed), found)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # Codes of 24 and 16 columns, 4 scales, a factor of the layer and of each channel; names.
+        ("w[2,4]:i40/16x010a16", 4 * (24 * 2 + 16 * 4) + 4 * 32 + 32 + 4 * 4 + 3),
+        ("w[2,4]g8:i40/16x010a16", 4 * (24 * 2 + 16 * 4) + 4 * 5 * 16 + 3),
+        # Six groups of 2 bits, four of 4 and two of 8; the last of each row are half as long.
+        (
+            "w[2,4,8]zg16:g40/16x010012210100a16",
+            2 * (3 * 16 + 3 * 8) + 4 * (4 * 16) + 8 * (16 + 8)
+            + 12 * 16 + 6 * 2 + 4 * 4 + 2 * 8 + 12 * 2,
+        ),
+    ],
+)  # fmt: skip
+def test_bytes_of_inputs_are_all_counted(text: str, expected: int) -> None:
+    """Codes, scales, zero points, and what says which part has which width."""
+    assert Precision.parse(text).weight.stored_bits(160, 4) == expected
+
+
+def test_other_weights_are_refused() -> None:
+    """Of which there are other numbers."""
+    with pytest.raises(PrecisionError, match="the weight has 200"):
+        Precision.parse("w[2,4]:i40/16x010").weight.stored_bits(200, 5 * 2)

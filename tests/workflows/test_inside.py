@@ -20,6 +20,7 @@ from mpq.workflows.setup import Prepared
 from tests.workflows.networks import Net, batches
 
 CANDIDATES = ["w2", "w3", "w4", "w8"]
+IN_GROUPS = [f"{text}g4" for text in CANDIDATES]
 
 
 def network() -> nn.Module:
@@ -292,3 +293,107 @@ def test_costs_of_parts_name_what_they_add() -> None:
 
 def _num_weights(layer: Layer) -> int:
     return layer.num_weights
+
+
+def of_columns() -> nn.Module:
+    """Inputs of very different size."""
+    torch.manual_seed(0)
+    net = Net().eval()
+    with torch.no_grad():
+        for layer in (net.conv, net.hidden, net.head):
+            scale = torch.logspace(-1.5, 0.5, layer.weight.shape[1])
+            layer.weight.mul_(scale.view(1, -1, *[1] * (layer.weight.ndim - 2)))
+    return net
+
+
+def asked_of_columns(split: str, rounding: str) -> mpq.Task:
+    return mpq.Task(
+        of_columns(), batches(6), batches(8)[6:], candidates=IN_GROUPS, rounding=rounding,
+        split=split,
+    )  # fmt: skip
+
+
+@cache
+def of_inputs(split: str, rounding: str) -> mpq.SearchResult:
+    return mpq.search(asked_of_columns(split, rounding), ["weight_bytes=1x:w4g4"])
+
+
+OF_INPUTS = [("columns:4", "gptq"), ("groups", "nearest")]
+"""Codes that hang together along a row, and numbers each by itself."""
+
+
+@pytest.mark.parametrize(("split", "rounding"), OF_INPUTS)
+def test_parts_along_rows_within_the_same_bytes(split: str, rounding: str, tmp_path: Path) -> None:
+    """They lose less than whole layers, are saved and read, evaluated, and drawn."""
+    found = of_inputs(split, rounding)
+
+    assert found.safeguard is not None
+    assert found.safeguard.inside is not None
+    assert found.safeguard.inside.is_replaced
+    whole = of_inputs("none", rounding)
+    assert found.measured.divergence < 0.8 * whole.measured.divergence
+    (budget,) = found.problem.budgets
+    used = found.comparison("result").costs["weight_bytes"]
+    assert used <= budget.used(found.columns) <= budget.limit
+    mixed = [p.weight for p in found.assignment.precisions.values() if p.weight.is_coupled]
+    assert mixed
+    found.save(tmp_path)
+    again = mpq.load(tmp_path)
+    assert again.assignment == found.assignment
+    assert again.problem.precisions_of(again.columns) == found.assignment.precisions
+    lost = mpq.evaluate(of_columns(), again.assignment, batches(8)[6:])["quantized"].divergence
+    assert lost == pytest.approx(found.measured.divergence, rel=1e-6)
+    told = json.loads((tmp_path / "assignment.json").read_text())["layers"]
+    name = "input_bits" if split == "columns:4" else "group_bits"
+    assert sum(name in layer["weight"] for layer in told) == len(mixed)
+
+
+@pytest.mark.parametrize(("split", "rounding"), OF_INPUTS)
+def test_prices_along_rows_are_those_of_layers(split: str, rounding: str) -> None:
+    """To a millionth: of codes that fit data, of the prices by channels that are shared out."""
+    found, task_of = of_inputs(split, rounding), asked_of_columns(split, rounding)
+
+    parts, table = found.problem.parts, of_inputs("none", rounding).problem.loss
+    if rounding == "gptq":
+        by_channels = OutputSketch().estimate(Prepared.of(task_of).asked).by_channels
+        assert by_channels is not None
+        table = by_channels
+    assert parts is not None
+    for column in range(len(IN_GROUPS)):
+        sums = parts.by_layer(found.problem.loss.values[:, column])
+        np.testing.assert_allclose(sums, table.values[:, column], rtol=1e-6)
+
+
+def test_points_of_a_frontier_are_rounded_each_for_itself() -> None:
+    """Codes along a row hang together, so that every point has its own."""
+    asked = asked_of_columns("columns:4", "gptq")
+
+    found = mpq.frontier(asked, None, ["weight_bytes=1x:w4g4"], num_points=3, measure=True)
+
+    mixed = [x for x in found.points if any(p.weight.is_coupled for p in x.precisions.values())]
+    assert mixed
+    assert all(point.measured is not None for point in found.points)
+
+
+def test_columns_with_one_scale_for_a_channel() -> None:
+    """Whose widths are that many times a step apart: their bytes are within the limit, too."""
+    asked = mpq.Task(
+        of_columns(), batches(6), batches(8)[6:], candidates=CANDIDATES, rounding="nearest",
+        split="columns:4",
+    )  # fmt: skip
+
+    found = mpq.search(asked, ["weight_bytes=1.1x:w4"])
+
+    mixed = [p.weight for p in found.assignment.precisions.values() if p.weight.has_tied_scales]
+    assert mixed
+    used = found.comparison("result").costs["weight_bytes"]
+    (budget,) = found.problem.budgets
+    assert used <= budget.used(found.columns) <= budget.limit
+
+
+def test_what_cuts_through_groups_is_refused() -> None:
+    """Before anything runs, with sizes that work."""
+    asked = asked_of_columns("columns:3", "nearest")
+
+    with pytest.raises(InputError, match="columns:4 or columns:8"):
+        mpq.search(asked, ["weight_bytes=1x:w4g4"])

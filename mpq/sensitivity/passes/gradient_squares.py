@@ -21,7 +21,9 @@ from mpq.sensitivity.passes.weight_gradients import CallGradients, PlainCall
 def squared_products(
     calls: Sequence[CallGradients], changes: WeightChanges, num_examples: int
 ) -> Tensor:
-    r"""What squared changes of a weight's channels count by the squared gradients of one batch.
+    r"""What squared changes of a weight's units count by the squared gradients of one batch.
+
+    Of output channels that is
 
     .. math:: P_{o f} = \sum_n \sum_k \Bigl(\sum_c g_{c n o k} \, (Q_f(W) - W)_{o k}\Bigr)^2
 
@@ -38,7 +40,7 @@ def squared_products(
         num_examples: In the batch, ``N``.
 
     Returns:
-        ``[O, F]`` in float64.
+        ``[U, F]`` in float64.
     """
     kind = kind_of(changes.layer_module)
     plain = [call for call in calls if isinstance(call, PlainCall)]
@@ -58,7 +60,7 @@ def _linear(calls: Sequence[Part], changes: WeightChanges) -> Tensor:
     for some in tiles:
         change = buffer[:, : some.stop - some.start]
         changes.of(some, change)
-        found[some] = _counted(change, _squares(calls, some, change[0]))
+        changes.add(found, some, _counted(change, _squares(calls, some, change[0]), changes))
     return found
 
 
@@ -84,7 +86,7 @@ def _table(calls: Sequence[Part], changes: WeightChanges) -> Tensor:
         change = changes.empty(len(rows))
         changes.of(rows, change)
         squares = torch.zeros_like(change[0]).index_add_(0, place, some.square())
-        found.index_add_(0, rows, _counted(change, squares))
+        changes.add(found, rows, _counted(change, squares, changes))
     return found
 
 
@@ -98,10 +100,10 @@ def _of_rows(calls: Sequence[Part]) -> tuple[Tensor, Tensor]:
     return pairs[0], summed.index_add_(0, which, gradients)
 
 
-def _counted(change: Tensor, squares: Tensor) -> Tensor:
-    """``[r, F]`` of changes ``[F, r, K]``, each square times what it counts."""
+def _counted(change: Tensor, squares: Tensor, changes: WeightChanges) -> Tensor:
+    """``[u, F]`` of changes ``[F, r, K]``, each square times what it counts."""
     # In float64, which holds squares of the smallest numbers, too.
-    found = [one.double().square_().mul_(squares).sum(dim=1) for one in change]
+    found = [changes.units.sums(one.double().square_().mul_(squares)) for one in change]
     return torch.stack(found, dim=1)
 
 

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import layout_of
+from mpq.quantization.channel_bits import GROUPS, INPUTS
 from mpq.quantization.precision import ORIGINAL
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.rounding import row_tiles
 from mpq.quantization.tensor_format import TensorFormat
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.channel_products import ChannelProducts
+from mpq.sensitivity.passes.units import OF_OUTPUTS, Units
 from mpq.sensitivity.passes.weight_gradients import CallGradients, PlainCall
 
 WORK_ELEMENTS = 2**20
@@ -37,6 +39,7 @@ class WeightChanges:
         held: The format that changes are from; exact for the original network.
         formats: ``[F]`` formats of weights.
         quantizer: How they are rounded.
+        units: Parts of the weight that are priced by themselves, ``U`` of them.
     """
 
     name: str
@@ -45,13 +48,15 @@ class WeightChanges:
     held: TensorFormat
     formats: Sequence[TensorFormat]
     quantizer: Quantizer
+    units: Units = OF_OUTPUTS
 
     @classmethod
     def of_original(cls, on: Estimation, name: str) -> Self:
         """Of a layer of the original network, in all formats of the candidates."""
         layer_module, formats = on.network.layer_module(name), on.weights.formats
         weight = on.network.weight(name)
-        return cls(name, layer_module, weight, ORIGINAL.weight, formats, on.quantizer)
+        exact, units = ORIGINAL.weight, on.units(name)
+        return cls(name, layer_module, weight, exact, formats, on.quantizer, units)
 
     @cached_property
     def rows(self) -> Tensor:
@@ -75,12 +80,12 @@ class WeightChanges:
         return torch.empty(shape, device=self.rows.device, dtype=torch.float32)
 
     def no_squares(self) -> Tensor:
-        """``[O, F]`` float64 zeros, where squares are added up."""
-        shape = (len(self.rows), len(self.formats))
+        """``[U, F]`` float64 zeros, where squares are added up."""
+        shape = (self.units.count(*self.rows.shape), len(self.formats))
         return torch.zeros(shape, dtype=torch.float64, device=self.rows.device)
 
     def squares(self, counts: Tensor | None = None) -> Tensor:
-        """``[O, F]`` float64: squared changes, added up over each channel.
+        """``[U, F]`` float64: squared changes, added up over each unit.
 
         Args:
             counts: ``[D]`` in the weight's own layout, what each square counts; ``None``: 1.
@@ -95,8 +100,12 @@ class WeightChanges:
             for column, change in enumerate(tile):
                 squares = change.double().square_()
                 counted = squares if by_row is None else squares.mul_(by_row[some])
-                found[some, column] = counted.sum(dim=1)
+                self.add(found[:, column], some, self.units.sums(counted))
         return found
+
+    def add(self, found: Tensor, some: slice | Tensor, sums: Tensor) -> None:
+        """Adds what units have of some channels to ``[U, ...]``, in place."""
+        self.units.add(found, some, sums, self.rows.shape[1])
 
     @cached_property
     def whole(self) -> Tensor:
@@ -165,27 +174,61 @@ def _add_linear(passes: Sequence[PassProducts], changes: WeightChanges, group: i
         return
     tiles = list(row_tiles(changes.rows))
     buffer = changes.empty(tiles[0].stop) if tiles else changes.empty(0)
+    summed = _Summed(parts, changes)
     for some in tiles:
         tile = buffer[:, : some.stop - some.start]
         changes.of(some, tile)
-        by_group = {
-            found: tile.new_zeros(len(found.whole), tile.shape[1], len(tile)) for found, _ in parts
-        }
-        for found, part in parts:
-            products = _products(part, some, tile)
-            if part.rows is None:
-                found.add_batch(some, products[0])
-            else:
-                by_group[found][part.rows] += products
-        for found, products in by_group.items():
-            found.add(some, products)
+        products = [_products(part, some, tile, changes.units) for _, part in parts]
+        summed.add(some, products)
+    summed.end()
 
 
-def _products(part: "Part", some: slice, tile: Tensor) -> Tensor:
-    """``[S, r, F]`` of some channels, from what formats do to them, ``[F, r, K]``."""
+def _products(part: "Part", some: slice, tile: Tensor, units: Units) -> Tensor:
+    """``[S, u, F]`` of some channels, from what formats do to them, ``[F, r, K]``."""
     step = max(1, WORK_ELEMENTS // max(tile[0].numel(), 1))
     pairs = zip(part.x.split(step), part.g.split(step), strict=True)
-    return torch.cat([torch.einsum("sok,fok->sof", g[..., some].mT @ x, tile) for x, g in pairs])
+    return torch.cat([units.products(g[..., some].mT @ x, tile) for x, g in pairs])
+
+
+class _Summed:
+    """Products of units, over the calls of a layer, before they are squared.
+
+    Units that all channels have a share in are whole only when all tiles were seen.
+    """
+
+    def __init__(
+        self, parts: "Sequence[tuple[ChannelProducts, Part]]", changes: WeightChanges
+    ) -> None:
+        self._parts, self._changes = parts, changes
+        self._left = list[Tensor]()
+
+    def add(self, some: slice, products: list[Tensor]) -> None:
+        """``[S, u, F]`` of each part, of some channels."""
+        units = self._changes.units
+        if units.axis == INPUTS:
+            pairs = zip(self._left, products, strict=True)
+            self._left = [a.add_(b) for a, b in pairs] if self._left else products
+            return
+        index = units.index(some, self._changes.rows.shape[1])
+        assert isinstance(index, slice)
+        self._put(index, products)
+
+    def end(self) -> None:
+        """After the last tile."""
+        if self._left:
+            self._put(slice(None), self._left)
+
+    def _put(self, index: slice, products: Sequence[Tensor]) -> None:
+        by_group: dict[ChannelProducts, Tensor] = {}
+        for (found, part), of_part in zip(self._parts, products, strict=True):
+            if part.rows is None:
+                found.add_batch(index, of_part[0])
+                continue
+            if found not in by_group:
+                by_group[found] = of_part.new_zeros(len(found.whole), *of_part.shape[1:])
+            by_group[found][part.rows] += of_part
+        for found, summed in by_group.items():
+            found.add(index, summed)
 
 
 def _add_table(found: ChannelProducts, call: PlainCall, changes: WeightChanges, group: int) -> None:
@@ -199,15 +242,46 @@ def _add_table(found: ChannelProducts, call: PlainCall, changes: WeightChanges, 
         pairs, which = torch.stack([ids, groups]).unique(dim=1, return_inverse=True)
         summed = gradients.new_zeros(pairs.shape[1], gradients.shape[1])
         summed.index_add_(0, which, gradients)
+        total = None
+        if changes.units.axis == INPUTS:
+            count = changes.units.count(*changes.rows.shape)
+            total = gradients.new_zeros(num_groups, count, len(changes.formats))
         for (read, owners), g in zip(pairs.split(step, dim=1), summed.split(step), strict=True):
             rows, place = read.unique_consecutive(return_inverse=True)
             change = changes.empty(len(rows))
             changes.of(rows, change)
-            products = torch.stack([torch.linalg.vecdot(g, c[place]) for c in change], dim=1)
+            if total is not None:
+                total.index_add_(0, owners, _of_blocks(changes.units, g, change, place))
+                continue
+            if changes.units.axis == GROUPS:
+                blocks = _of_blocks(changes.units, g, change, place)
+                index = changes.units.index(read, changes.rows.shape[1])
+                assert isinstance(index, Tensor)
+                read, owners = index, owners.repeat_interleave(blocks.shape[1])
+                products = blocks.flatten(0, 1)
+            else:
+                products = torch.stack([torch.linalg.vecdot(g, c[place]) for c in change], dim=1)
             if part.rows is None:
                 found.add_batch(read, products)
             else:
                 found.add_rows(owners + part.rows.start, read, products)
+        if total is not None:
+            _put_whole(found, part, total)
+
+
+def _of_blocks(units: Units, g: Tensor, change: Tensor, place: Tensor) -> Tensor:
+    """``[m, b, F]`` of rows that were read: their gradients ``[m, K]``, and changes of each."""
+    return torch.stack([units.blocks(g * c[place]).sum(dim=-1) for c in change], dim=-1)
+
+
+def _put_whole(found: ChannelProducts, part: "Part", products: Tensor) -> None:
+    """``[S, U, F]`` of all channels together."""
+    if part.rows is None:
+        found.add_batch(slice(None), products[0])
+        return
+    every = products.new_zeros(len(found.whole), *products.shape[1:])
+    every[part.rows] = products
+    found.add(slice(None), every)
 
 
 def _add_whole(
@@ -218,7 +292,7 @@ def _add_whole(
 
     def products(gradients: Tensor) -> Tensor:
         rows = [changes.as_rows(g) for g in gradients]
-        return torch.einsum("sok,fok->sof", torch.stack(rows), change)
+        return changes.units.products(torch.stack(rows), change)
 
     if not call.is_split:
         found.add_batch(slice(None), products(call.whole())[0])

@@ -241,6 +241,12 @@ KVFirst = Annotated[
 KVWindow = Annotated[
     int, typer.Option("--kv-window", help="Last tokens that the cache keeps as they came.")
 ]
+Activations = Annotated[
+    str,
+    typer.Option(
+        help="Which are rounded: inputs (of layers), or all (operands between layers, too).",
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(

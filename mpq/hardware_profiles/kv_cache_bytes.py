@@ -61,7 +61,7 @@ def weight_and_cache_table(weights: CostTable, caches: CostTable) -> CostTable:
 
 def with_caches(table: CostTable, layers: Sequence[Layer]) -> CostTable:
     """A table of the layers that have weights, with rows of 0 for all others."""
-    places = [place for place, layer in enumerate(layers) if not layer.is_cache]
+    places = [place for place, layer in enumerate(layers) if layer.has_weights]
     values = np.zeros((len(layers), len(table.precisions)))
     values[places] = table.values
     return replace(table, layers=tuple(layer.name for layer in layers), values=values)

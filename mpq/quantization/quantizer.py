@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from mpq._support.pages import release_arrays
 from mpq.errors import MismatchError
 from mpq.network.arguments import input_of, with_input
+from mpq.network.layer import CACHES
 from mpq.network.mapped import release
 from mpq.network.modules import weight_of
 from mpq.network.network import Network
@@ -25,7 +26,7 @@ from mpq.quantization.cached_rows import quantize_cached
 from mpq.quantization.codes import Codes
 from mpq.quantization.error_form import ErrorForm
 from mpq.quantization.grid import Grid
-from mpq.quantization.input_sample import channel_axis
+from mpq.quantization.input_sample import channel_axis, token_axes_of
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.observer import ActivationRanges, RoundsInputs
 from mpq.quantization.precision import Precision
@@ -241,13 +242,10 @@ class Quantizer:
         if tensor_format.is_exact or not x.is_floating_point() or not x.numel():
             return x
         calibrated, axis = self.ranges.of(name, tensor_format), channel_axis(layer_module)
-        if isinstance(layer_module, Operand):
+        if isinstance(layer_module, Operand) and layer_module.kind in CACHES:
             num_heads = layer_module.weight.shape[0]
             return quantize_cached(x, tensor_format, calibrated, num_heads, self.numerics)
-        # A Linear reads one vector per token. A convolution's kernel mixes positions, so that
-        # nothing smaller than an example can have a scale of its own.
-        is_linear = kind_of(layer_module) == "linear"
-        token_axes = 1 if is_linear else x.ndim - 1
+        token_axes = token_axes_of(kind_of(layer_module), x.ndim)
         return quantize_activation(x, tensor_format, calibrated, token_axes, self.numerics, axis)
 
     def float_block(self, precision: Precision, num_inputs: int) -> int | None:

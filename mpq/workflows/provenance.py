@@ -68,6 +68,8 @@ class Provenance:
         transforms_unhelped: Transformation to why it is not used.
         bias_correction: What correcting the answer's biases gave; ``None``: it was not asked for.
         tuning: What tuning the answer gave; ``None``: it was not asked for.
+        operands_left: What operations between layers read and stays as it came, and why; ``None``:
+            inputs of layers alone were rounded.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -98,5 +100,6 @@ class Provenance:
     transforms_unhelped: Mapping[str, str] = field(default_factory=dict)
     bias_correction: BiasCorrection | None = None
     tuning: TuningRecord | None = None
+    operands_left: Mapping[str, str] | None = None
     mpq_version: str = ""
     torch_version: str = ""

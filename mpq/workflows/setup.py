@@ -25,13 +25,14 @@ from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limit
 from mpq.problem.problem import Problem
 from mpq.quantization.numerics import OWN
+from mpq.quantization.operand_formats import ALL
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Estimation
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.solve import solve
-from mpq.workflows.cached_layers import cache_candidates
+from mpq.workflows.cached_layers import OwnCandidates
 from mpq.workflows.calibrated_ranges import CalibratedRanges, calibrated_ranges
 from mpq.workflows.codes_cache import CodesCache
 from mpq.workflows.evaluate import Reference
@@ -138,10 +139,13 @@ class Prepared:
     ) -> Self:
         """Of a network and its model, which may be transformed."""
         rules = task.rules
-        fixed = _by_layer(network, rules.fixed, "--fix")
-        allowed = cache_candidates(network.layers, task) | _by_layer(
-            network, rules.allowed, "--allow"
+        own = OwnCandidates.of(
+            network.layers,
+            task,
+            _by_layer(network, rules.fixed, "--fix"),
+            _by_layer(network, rules.allowed, "--allow"),
         )
+        fixed, allowed = own.fixed, own.allowed
         _check_fixed(fixed, allowed)
         allowed = with_room(network.layers, task.precisions, allowed, fixed)
         ties, target, unshipped = _ties(network, rules), task.target, dict[str, str]()
@@ -151,7 +155,7 @@ class Prepared:
             found = Shippable.of(target, network.layers, ties, wanted, fixed, modules)
             allowed, unshipped, ties = dict(found.allowed), dict(found.unshipped), found.ties
         # A table has the same columns for all layers, also those that a single one may take.
-        own = (p for precisions in (tuple(fixed.values()), *allowed.values()) for p in precisions)
+        columns = [p for ps in (tuple(fixed.values()), *allowed.values()) for p in ps]
         pricing = Pricing(
             _stored(network.layers, rules),
             task.profile,
@@ -163,7 +167,7 @@ class Prepared:
             NO_TARGET if target is None else file_prices(model, network, target),
             task.kv_cache,
         )
-        candidates = tuple(dict.fromkeys((*task.precisions, *own)))
+        candidates = tuple(dict.fromkeys((*task.precisions, *columns)))
         return cls(task, network, *data, pricing, candidates, fixed, allowed, ties, unshipped)
 
     @cached_property
@@ -298,7 +302,7 @@ def _found(task: Task, model: nn.Module) -> Network:
     def found(data: Calibration) -> Network:
         return Network.of(
             model, data, rules.include, rules.exclude, rules.fold, task.output_metric,
-            task.allow_randomness, task.kv_cache and task.kv_cache.kept,
+            task.allow_randomness, task.kv_cache and task.kv_cache.kept, task.activations == ALL,
         )  # fmt: skip
 
     network = halved("finding layers", Calibration.of(task.calibration), found)

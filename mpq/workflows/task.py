@@ -13,8 +13,10 @@ from mpq._support.workers import Workers
 from mpq.errors import InputError
 from mpq.network.workload import Workload
 from mpq.quantization.kv_cache import KVCache
+from mpq.quantization.operand_formats import INPUTS
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import Ranges
+from mpq.workflows.asked_activations import check_activations
 from mpq.workflows.rules import Rules, Spelled, read_precisions
 
 if TYPE_CHECKING:
@@ -91,6 +93,9 @@ class Task:
             Default: they stay as they came.
         split: Parts of layers that get weights of different bits: ``channels``, ``channels:16``
             (blocks of 16 neighbours), ``blocks:4`` (of channels that are alike), or ``none``.
+        activations: Which are rounded: ``inputs`` of layers, or ``all``: operands of products,
+            additions, multiplications and concatenations between layers as well, each a layer
+            without a weight that takes the activation part of the candidates.
 
     Raises:
         InputError: If something given cannot be used; its subclasses say what.
@@ -120,6 +125,7 @@ class Task:
     blocks: str | None = None
     kv_cache: KVCache | None = None
     split: str = "none"
+    activations: str = INPUTS
 
     def __post_init__(self) -> None:
         for name in ("calibration", "held_out"):
@@ -143,6 +149,7 @@ class Task:
             )
         if self.kv_cache is not None:
             self._check_cache()
+        check_activations(self)
         seed = self.allow_randomness
         # A truth value is the seed 1 to Python, and hardly what was meant.
         if seed is not None and (isinstance(seed, bool) or not 0 <= seed < 2**63):

@@ -21,7 +21,7 @@ from mpq.network.cached_tokens import Cached, cached_by, mask_of
 from mpq.network.examples import Batch
 from mpq.network.kept_tokens import KeptTokens
 from mpq.network.layer import CACHES
-from mpq.network.operand import CacheShape, Operand, operands_of
+from mpq.network.operand import CacheShape, Operand, operands_of, repeated
 
 _OURS: Final = {"sdpa": "mpq_sdpa", "eager": "mpq_eager"}
 """transformers' name of a function that attends, and of ours around it."""
@@ -182,7 +182,9 @@ def _attend(
     # Without a window every query sees the same, in the order of the sequence.
     if tokens.window:
         attention_mask = mask_of(keys, query.shape[2], tokens, attention_mask)
-    return attend(module, query, keys.all, values.all, attention_mask, **kwargs)
+    shown = keys.all
+    with repeated(shown.shape[2] / keys.length):
+        return attend(module, query, shown, values.all, attention_mask, **kwargs)
 
 
 def _original(name: str, module: nn.Module) -> Callable[..., Any]:

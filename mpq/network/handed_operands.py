@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mpq.errors import MismatchError, ModelError
 from mpq.network.handing import Site, begin, end, site_in, told
-from mpq.network.operand import CallShape, Operand
+from mpq.network.operand import REPEATED, CallShape, Operand
 from mpq.network.operations import call_of
 
 _HANDED: Final = "_mpq_handed"
@@ -177,6 +177,7 @@ class _Calls:
         if path is None:
             return x
         label, leaf = path
+        macs = round(macs / REPEATED.get())
         operand: Any = self._module._modules[label]._modules[leaf]  # type: ignore[union-attr]
         # A product's MACs are shared by both operands, where both are layers.
         other = _OTHER.get(role) in paths

@@ -46,7 +46,7 @@ def begin(module: nn.Module, listener: Listener) -> None:
     mode = _RUNNING.get()
     if mode is None:
         mode = _Handing()
-        mode.__enter__()
+        mode.__enter__()  # type: ignore[no-untyped-call]
         _RUNNING.set(mode)
     mode.stack.append((module, listener))
 
@@ -59,7 +59,7 @@ def end(module: nn.Module) -> Listener | None:
     _, listener = mode.stack.pop()
     if not mode.stack:
         _RUNNING.set(None)
-        mode.__exit__(None, None, None)
+        mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
     return listener
 
 

@@ -1,13 +1,18 @@
 """Tensors that meet between layers, or that attention keeps, as layers without weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, Final, Protocol, final
 
 import torch
 from torch import Tensor, nn
 
 from mpq.network.layer import CACHES
+
+REPEATED: Final[ContextVar[float]] = ContextVar("REPEATED", default=1.0)
+"""How many times as many keys a product has as there are tokens, some as they came and as held."""
 
 
 class OperandShape(Protocol):
@@ -115,3 +120,13 @@ def operands_of(attention: nn.Module) -> Mapping[str, Operand]:
     """The layers of an attention's cache, by kind; none where it has none."""
     found = {kind: attention._modules.get(kind) for kind in CACHES}
     return {kind: part for kind, part in found.items() if isinstance(part, Operand)}
+
+
+@contextmanager
+def repeated(times: float) -> Iterator[None]:
+    """Within this block products have so many times as many keys as there are tokens."""
+    before = REPEATED.set(times)
+    try:
+        yield
+    finally:
+        REPEATED.reset(before)

@@ -33,8 +33,6 @@ KINDS: dict[type[nn.Module], str] = {
     nn.Embedding: "embedding",
 }
 """Module classes that are quantizable layers, and what a profile calls them."""
-
-
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 

@@ -13,10 +13,10 @@ from mpq._support.workers import Workers
 from mpq.errors import InputError
 from mpq.network.workload import Workload
 from mpq.quantization.kv_cache import KVCache
-from mpq.quantization.operand_formats import INPUTS
+from mpq.quantization.operand_formats import ALL, INPUTS
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import Ranges
-from mpq.workflows.asked_activations import check_activations
+from mpq.workflows.asked_activations import check_choice, check_operands
 from mpq.workflows.rules import Rules, Spelled, read_precisions
 
 if TYPE_CHECKING:
@@ -149,7 +149,9 @@ class Task:
             )
         if self.kv_cache is not None:
             self._check_cache()
-        check_activations(self)
+        check_choice(self.activations)
+        if self.activations == ALL:
+            check_operands(self.built_workers, bool(self.streamed), self.target, precisions)
         seed = self.allow_randomness
         # A truth value is the seed 1 to Python, and hardly what was meant.
         if seed is not None and (isinstance(seed, bool) or not 0 <= seed < 2**63):

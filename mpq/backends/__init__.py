@@ -19,6 +19,7 @@ from mpq.backends.compressed_tensors import CompressedTensors
 from mpq.backends.decoded import DecodesApart, check_can_stream
 from mpq.backends.divided import of_whole_weights
 from mpq.backends.gguf import Gguf
+from mpq.backends.held_operands import with_operands_as
 from mpq.backends.litert.target import LiteRt
 from mpq.backends.mlx import Mlx
 from mpq.backends.numbers_refusal import refusal_of_parts
@@ -124,7 +125,7 @@ def quantize(
     if not isinstance(built, Simulate):
         _check_steps(built, assignment)
         _check_numbers(built, assignment)
-    assignment = _with_caches_as(built, assignment)
+    assignment = with_operands_as(built, _with_caches_as(built, assignment))
     return built.quantize(*transformed(model, assignment))
 
 
@@ -196,7 +197,7 @@ def export(
         model, assignment = of_whole_weights(model, assignment, channels)
     if model is not None:
         model, assignment = transformed(model, assignment)
-    assignment = _with_caches_as(built, assignment)
+    assignment = with_operands_as(built, _with_caches_as(built, assignment))
     if not isinstance(built, Text):
         _check_numbers(built, assignment)
     if isinstance(built, Target):

@@ -48,6 +48,8 @@ class Backend(Bounded, ABC):
     """Whether ``export`` is there; what makes networks only says no."""
     caches: ClassVar[str] = REFUSED
     """What becomes of key-value caches: ``HELD`` or ``REFUSED``."""
+    operands: ClassVar[str] = REFUSED
+    """And of operands of operations between layers."""
     needs_network: ClassVar[bool] = True
     """Whether its file holds more than the assignment; what does not is text, for a terminal."""
 

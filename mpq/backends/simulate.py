@@ -14,11 +14,12 @@ from mpq.network.batch_norm import changed_output, fold_batch_norm, fold_refusal
 from mpq.network.cached_attention import give_caches
 from mpq.network.computed_uses import assigned_uses
 from mpq.network.examples import Batch
-from mpq.network.layer import CACHES, signature
+from mpq.network.handed_operands import give_operands
+from mpq.network.layer import CACHES, OPERANDS, WEIGHTLESS, signature
 from mpq.network.metric import OutputMetric
 from mpq.network.modules import check_model
 from mpq.network.open_weights import open_computed, open_weights, uses_of
-from mpq.network.operand import CacheShape
+from mpq.network.operand import CacheShape, CallShape
 from mpq.network.own_copy import own_copy
 from mpq.network.refusals import mark_simulated, simulated, weight_refusal
 from mpq.network.reparametrized import reparametrized
@@ -52,6 +53,7 @@ class Simulate(Backend):
     makes_networks: ClassVar[bool] = True
     writes_files: ClassVar[bool] = False
     caches: ClassVar[str] = HELD
+    operands: ClassVar[str] = HELD
 
     def quantize(self, model: nn.Module, assignment: Assignment) -> nn.Module:
         """See ``Backend.quantize``.
@@ -98,7 +100,7 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
     _check_float(module, assignment)
     caches = {x.name: _cache_shape(x) for x in assignment.layers if x.kind in CACHES}
     give_caches(module, caches, assignment.tokens_kept)
-    weighted = [x for x in assignment.layers if x.name not in caches]
+    weighted = [x for x in assignment.layers if x.kind not in WEIGHTLESS]
     uses = {x.name: Use(x.kind, x.weight_shape, x.is_transposed) for x in weighted}
     texts = {x.name: x.computed for x in assignment.layers if x.computed}
     computed = assigned_uses(module, ((name, uses.pop(name), text) for name, text in texts.items()))
@@ -106,6 +108,7 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
     open_weights(module, uses_of(module, uses))
     open_computed(module, computed.values())
     tie_calls(module, tied)
+    give_operands(module, {x.name: _call(x) for x in assignment.layers if x.kind in OPERANDS})
     # Between the two: the assignment names opened projections, and folding needs each BatchNorm
     # that it names.
     _check(module, assignment)
@@ -116,6 +119,11 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
 def _cache_shape(layer: AssignedLayer) -> CacheShape:
     num_heads, head_size, _ = layer.weight_shape
     return CacheShape(layer.kind, num_heads, head_size)
+
+
+def _call(layer: AssignedLayer) -> CallShape:
+    place, count, _ = layer.weight_shape
+    return CallShape(layer.kind, place, count)
 
 
 def transformed(model: nn.Module, assignment: Assignment) -> tuple[nn.Module, Assignment]:

@@ -32,6 +32,7 @@ class Text(Backend):
 
     needs_network: ClassVar[bool] = False
     caches: ClassVar[str] = HELD
+    operands: ClassVar[str] = HELD
 
     style: str = "bits"
 

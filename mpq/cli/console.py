@@ -54,7 +54,7 @@ def print_result(result: "SearchResult", console: Console) -> None:
     """What is not quantized, layers, comparison, how it ended, and what was found on the way."""
     if result.provenance.streamed:
         console.print(for_people(result.provenance.streamed), markup=False, emoji=False)
-    for line in _unshipped(result):
+    for line in (*_unshipped(result), *_operands(result)):
         console.print(for_people(line), markup=False, emoji=False)
     console.print(_table(result.layer_table(), "Layers", _layer_columns))
     console.print(_table(result.comparison_table(), "Measured on held-out examples", _all_columns))
@@ -106,6 +106,15 @@ def _costs(result: "SearchResult") -> Iterator[str]:
         yield f"device {device.name}: {' and '.join(device.resources)} {device.basis}"
 
 
+def _operands(result: "SearchResult") -> Iterator[str]:
+    """How many operands between layers were searched, and what is left of them."""
+    left = result.provenance.operands_left
+    if left is not None:
+        count = sum(layer.is_operand for layer in result.layers)
+        rest = f"; {len(left)} stay as they came: {_with_reasons(left)}" if left else ""
+        yield f"{count} operands between layers take formats of their own{rest}"
+
+
 def _with_reasons(layers: Mapping[str, str]) -> str:
     """The first of some layers, each with a reason, and how many more."""
     shown = "; ".join(f"{name} ({why})" for name, why in list(layers.items())[:3])
@@ -125,7 +134,7 @@ def _unshipped(result: "SearchResult") -> Iterator[str]:
 def _rounding(result: "SearchResult") -> Iterator[str]:
     """How weights became codes and ranges were chosen, where that looked at the loss."""
     made, weights = result.provenance, result.assignment.weights
-    num_weights = sum(not layer.is_cache for layer in result.layers)
+    num_weights = sum(layer.has_weights for layer in result.layers)
     if weights is not None and made.tuning is not None and made.tuning.is_kept:
         yield (
             f"{len(weights.by_layer)} of {num_weights} weights have codes and "

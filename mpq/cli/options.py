@@ -269,6 +269,12 @@ StepWithin = Annotated[
         "them are warned of.",
     ),
 ]
+Activations = Annotated[
+    str,
+    typer.Option(
+        help="Which are rounded: inputs (of layers), or all (operands between layers, too).",
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(

@@ -113,6 +113,7 @@ class RangeOptions:
 
     weight_range: o.WeightRange = Ranges.weight
     activation_range: o.ActivationRange = Ranges.activation
+    activations: o.Activations = Task.activations
     rounding: o.Rounding = Task.rounding
     transform: o.Transform = None
     cache: o.Cache = None
@@ -321,6 +322,7 @@ class TaskOptions:
             workload=self.workload.workload(),
             metric=self.compared.spelled,
             ranges=self.ranges.ranges(),
+            activations=self.ranges.activations,
             rounding=self.ranges.rounding,
             sequential_rounding=self.candidates.sequential_rounding,
             recalibrate=self.candidates.recalibrate,

@@ -49,6 +49,8 @@ def file_table(
     def row(layer: Layer) -> list[int]:
         if layer.weight_of is not None:
             return [0] * len(candidates)
+        if layer.is_operand:
+            return [0] * len(candidates)
         if layer.is_cache:
             return [cache_file_bytes(layer.name, precision) for precision in candidates]
         return [prices.layer_bytes(layer, precision) for precision in candidates]

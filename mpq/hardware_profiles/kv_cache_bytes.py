@@ -68,7 +68,7 @@ def with_caches(
     table: CostTable, layers: Sequence[Layer], price: Callable[[Layer, Precision], float]
 ) -> CostTable:
     """A table of the layers that have weights, with rows for caches, whose cells have a price."""
-    places = [place for place, layer in enumerate(layers) if not layer.is_cache]
+    places = [place for place, layer in enumerate(layers) if layer.has_weights]
     values = np.zeros((len(layers), len(table.precisions)))
     values[places] = table.values
     for row, layer in enumerate(layers):

@@ -28,7 +28,7 @@ def weight_bits(layer: Layer, precision: Precision, stored_bits: StoredBits = pa
     At fp32 it stays as it came, in the model's own dtype.
     """
     # A shared parameter is stored once, and counted for the first layer that uses it.
-    if layer.weight_of is not None or layer.is_cache:
+    if layer.weight_of is not None or not layer.has_weights:
         return 0
     if precision.weight.is_exact:
         return layer.num_weights * layer.original_bits
@@ -63,10 +63,16 @@ def bit_operations(layer: Layer, precision: Precision, _: Sequence[Layer], __: S
     cost more than integers of as many (van Baalen et al. 2023, arXiv:2303.17951). An integer times
     a float is the product of its bits and of the float's significand.
 
+    A product of two tensors takes ``a b`` for each of its MACs, which is no sum over both. Each
+    operand is counted for half of the MACs, at the square of its own bits: ``(a^2 + b^2) / 2`` is
+    the same where both have the same bits, and more elsewhere, so that no limit is passed.
+
     A branch beside a weight's codes has MACs of its own, of weights in fp16; of an embedding, which
     multiplies nothing else, they are not counted.
     """
     weight, activation = precision.weight, precision.activation
+    if not layer.has_weights:
+        return float(layer.macs * activation.number.multiplied_bits**2)
     found = float(layer.macs * prod(f.multiplied_bits for f in (weight, activation)))
     if weight.branch is not None:
         macs = weight.branch.macs(layer.macs, layer.num_weights, layer.num_channels)

@@ -211,7 +211,7 @@ class Pricing:
         if resource in CACHE_RESOURCES:
             return self._runnable(self._caches(resource, candidates))
         assert self.profile is not None
-        # The layers as traced: a profile applies the workload itself.
+        # The layers as traced: a profile applies the workload itself. It knows of no operand.
         found = self.profile.cost(resource, weighted(self.layers), candidates, self.workload)
         return with_caches(found, self.layers, self._attention(resource))
 
@@ -276,7 +276,7 @@ class Pricing:
         can_run = self.profile.can_run
         # At the workload's tokens, as a measured table decides by the shape.
         able = [
-            [layer.is_cache or can_run(layer, candidate) for candidate in table.precisions]
+            [not layer.has_weights or can_run(layer, candidate) for candidate in table.precisions]
             for layer in self._layers
         ]
         return replace(table, values=np.where(able, table.values, np.nan))

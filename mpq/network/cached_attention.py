@@ -21,7 +21,7 @@ from mpq.network.cached_tokens import Cached, cached_by, mask_of
 from mpq.network.examples import Batch
 from mpq.network.kept_tokens import KeptTokens
 from mpq.network.layer import KEYS, UNROTATED_KEYS, VALUES
-from mpq.network.operand import CacheShape, Operand, operands_of
+from mpq.network.operand import CacheShape, Operand, operands_of, repeated
 from mpq.network.rotation import Rotation, check_rotation, keep_positions
 
 _OURS: Final = {"sdpa": "mpq_sdpa", "eager": "mpq_eager"}
@@ -198,7 +198,9 @@ def _attend(
     # Without a window every query sees the same, in the order of the sequence.
     if tokens.window:
         attention_mask = mask_of(keys, query.shape[2], tokens, attention_mask)
-    return attend(module, query, keys.all, values.all, attention_mask, **kwargs)
+    shown = keys.all
+    with repeated(shown.shape[2] / keys.length):
+        return attend(module, query, shown, values.all, attention_mask, **kwargs)
 
 
 def rotations_of(attention: nn.Module) -> tuple[Rotation | None, None]:

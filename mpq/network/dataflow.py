@@ -11,8 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpq.network.arguments import tensors_in
 from mpq.network.examples import Batch
-from mpq.network.layer import Layer
+from mpq.network.layer import OPERANDS, Layer
 from mpq.network.liveness import Lifetimes, Step, Value
+from mpq.network.operand import Operand
 from mpq.network.same_start import inputs_as_given, own_inputs
 
 _NUM_EXAMPLES = 2  # one would let a squeeze() take the batch axis away
@@ -86,7 +87,7 @@ def _run(module: nn.Module, batch: Batch, names: Sequence[str]) -> "_Recorder":
         layer_module = module.get_submodule(name)
         # Between the two hooks nothing is recorded: a layer is one step, whatever it does inside.
         handles.append(layer_module.register_forward_pre_hook(recorder.entering))
-        leaving = recorder.leaving(name)
+        leaving = recorder.leaving(name, _is_operand(layer_module))
         handles.append(layer_module.register_forward_hook(leaving, with_kwargs=True))
     try:
         with torch.no_grad(), inputs_as_given(), recorder:
@@ -96,6 +97,10 @@ def _run(module: nn.Module, batch: Batch, names: Sequence[str]) -> "_Recorder":
             handle.remove()
     recorder.outputs = recorder.known(tensors_in(output))
     return recorder
+
+
+def _is_operand(layer_module: nn.Module) -> bool:
+    return isinstance(layer_module, Operand) and layer_module.kind in OPERANDS
 
 
 @dataclass
@@ -141,7 +146,9 @@ class _Recorder(TorchDispatchMode):
         # A depth and not a flag, as a quantizable layer may call another one.
         self._depth += 1
 
-    def leaving(self, name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
+    def leaving(
+        self, name: str, is_operand: bool = False
+    ) -> Callable[[nn.Module, Any, Any, Any], None]:
         """After a layer: one step, whatever it did inside."""
 
         def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -150,7 +157,9 @@ class _Recorder(TorchDispatchMode):
             feeding = self.fed_by.setdefault(name, set())
             feeding.update(layer for origin in origins for layer in origin.layers)
             # What the layer read ends here: whoever reads its output is fed by it alone.
-            made = [self._add(tensor, tensor.numel(), {name}) for tensor in tensors_in(output)]
+            # An operand is the tensor itself, in the format that the layer says.
+            given = [] if is_operand else tensors_in(output)
+            made = [self._add(tensor, tensor.numel(), {name}) for tensor in given]
             reads = tuple(dict.fromkeys(origin.value for origin in origins))
             self._last_layer = name
             self.steps.append(Step(self._unique(name), reads, tuple(made), name))

@@ -11,6 +11,12 @@ UNROTATED_KEYS: Final = "unrotated_k_cache"
 VALUES: Final = "v_cache"
 CACHES: Final = (KEYS, UNROTATED_KEYS, VALUES)
 """Kinds of layers without weights, by which they are called within an attention module."""
+PRODUCTS: Final = ("attention", "matmul")
+"""Kinds of operations whose operands are multiplied and summed up."""
+OPERANDS: Final = (*PRODUCTS, "add", "mul", "cat")
+"""Kinds of layers without weights that are operands of such an operation between layers."""
+WEIGHTLESS: Final = (*CACHES, *OPERANDS)
+"""Kinds of layers without weights."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +32,17 @@ class Layer:
         kind: ``linear``, ``conv1d`` to ``conv3d``, ``conv_transpose1d`` to ``3d``, ``embedding``;
             ``k_cache``, or ``unrotated_k_cache`` before positions are rotated into it, and
             ``v_cache``: what attention keeps of earlier tokens (``Operand``), which has a weight
-            ``[H, D, 0]`` of no numbers: heads, and numbers of one head.
+            ``[H, D, 0]`` of no numbers: heads, and numbers of one head; ``OPERANDS``: what an
+            operation between layers reads, with a weight ``[place, count, 0]``: which of the
+            module's calls of its kind it is, from 1 on, and of how many.
         weight_shape: Shape of the weight as torch stores it; see ``RowLayout`` for its axes.
         num_channels: Output channels: how many scales a weight has, one per channel.
         input_shape: Shape of the first call's input, without the batch axis.
         output_shape: Shape of the first call's output, without the batch axis.
         input_elements: Numbers in the inputs of all calls, of one example.
         output_elements: Numbers in the outputs of all calls, of one example.
-        macs: Multiply-accumulate operations of all calls, for one example.
+        macs: Multiply-accumulate operations of all calls, for one example; of an operand of a
+            product its share of them: half, or all where the other one is no layer.
         calls: How often one forward pass calls the layer.
         groups: Groups of a convolution; 1 elsewhere.
         batch_axis: Where examples lie in its input: 0, or 1 in a sequence-first network.
@@ -90,6 +99,16 @@ class Layer:
         return self.kind in CACHES
 
     @property
+    def is_operand(self) -> bool:
+        """Whether it is what an operation between layers reads, and has no weight."""
+        return self.kind in OPERANDS
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it has a weight: it is neither a cache nor an operand."""
+        return self.kind not in WEIGHTLESS
+
+    @property
     def num_weights(self) -> int:
         """Elements of the weight."""
         return prod(self.weight_shape)
@@ -105,8 +124,8 @@ class Layer:
 
 
 def weighted(layers: Iterable[Layer]) -> tuple[Layer, ...]:
-    """Those that have weights: all but key-value caches."""
-    return tuple(layer for layer in layers if not layer.is_cache)
+    """Those that have weights: all but key-value caches and operands."""
+    return tuple(layer for layer in layers if layer.has_weights)
 
 
 def signature(name: str, kind: str, weight_shape: Sequence[int]) -> str:

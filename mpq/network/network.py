@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from mpq.errors import ModelError
-from mpq.network.batch_norm import changed_output, fold_batch_norm
 from mpq.network.behaviour import (
     check_repeatable,
     mixes_examples,
@@ -23,6 +22,8 @@ from mpq.network.coverage import Coverage
 from mpq.network.example_axes import find_axes, find_second_axis
 from mpq.network.examples import Batch, Calibration
 from mpq.network.finding import Finding
+from mpq.network.finding_operands import open_operands
+from mpq.network.folding import fold as fold_in
 from mpq.network.free_weights import find_free_weights
 from mpq.network.kept_tokens import KeptTokens
 from mpq.network.layer import Layer, fingerprint, ties_of, with_owners
@@ -73,6 +74,8 @@ class Network:
             alone (``mpq.sensitivity.passes.borders``); none: it keeps all.
         tokens_kept: That key-value caches keep as they came; ``None``: caches are no layers.
         steps: Of the examples that run, where the network has steps; see ``following``.
+        operands_left: What is read by an operation between layers and stays as it came, and why;
+            ``None``: operands are no layers.
     """
 
     module: nn.Module
@@ -93,6 +96,7 @@ class Network:
     blocks: Sequence[nn.Module] = ()
     tokens_kept: KeptTokens | None = None
     steps: RunningSteps | None = None
+    operands_left: Mapping[str, str] | None = None
 
     @classmethod
     @random_state_kept()
@@ -107,6 +111,7 @@ class Network:
         allow_randomness: int | None = None,
         tokens_kept: KeptTokens | None = None,
         before_rotation: bool = False,
+        operands: bool = False,
     ) -> Self:
         """Finds the layers with two forward passes over all batches, whose answers are compared.
 
@@ -125,6 +130,7 @@ class Network:
                 ``None``: they are left alone, and a network that draws is refused.
             tokens_kept: See the class.
             before_rotation: Whether key-value caches hold keys before positions are rotated in.
+            operands: Whether operands of operations between layers are layers, see ``Layer.kind``.
 
         Raises:
             ModelError: If the model is in training mode, draws (in any batch), has weights that are
@@ -147,6 +153,7 @@ class Network:
             matrices: set[str] = set()
             reasons: dict[str, str] = {}
             _open(module, examples, batch, metric, (), matrices, reasons)
+            left = open_operands(module, _batches(module, examples)) if operands else None
             # Before anything is measured: with another answer every time all would be noise.
             outputs, rows, others = check_repeatable(module, batch, metric, allow_randomness)
         if rows != batch.size:
@@ -165,7 +172,7 @@ class Network:
         also = found.reach.also_used
         folded = {c: n for c, n in found.foldable.items() if fold and c not in also}
         if folded:
-            _fold(module, folded, found.batches, metric)
+            fold_in(module, folded, found.batches, metric)
         layers = _select(found, include, exclude, reasons)
         chosen = {x.name: weights[x.name] for x in layers}
         left_out = tuple(name for name in weights if name not in chosen)
@@ -179,7 +186,7 @@ class Network:
         return cls(
             module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others,
             allow_randomness, axes, unchecked_rows(batch), left_out, outputs.shape[1], (),
-            tokens_kept,
+            tokens_kept, operands_left=left,
         )  # fmt: skip
 
     @property
@@ -347,27 +354,6 @@ def _open(
     open_weights(module, uses)
     open_computed(module, computed)
     return bool(uses or computed)
-
-
-def _fold(
-    module: nn.Module, folded: Mapping[str, str], batches: Sequence[Batch], metric: OutputMetric
-) -> None:
-    """Folds, and makes sure that the network still says the same."""
-    with torch.no_grad():
-        before = [metric.positions(module(*batch.args, **batch.kwargs)) for batch in batches]
-        fold_batch_norm(module, folded)
-        after = [metric.positions(module(*batch.args, **batch.kwargs)) for batch in batches]
-    for was, now in zip(before, after, strict=True):
-        _check_folded(was, now)
-
-
-def _check_folded(before: Tensor, after: Tensor) -> None:
-    error = changed_output(before, after)
-    if error:
-        raise ModelError(
-            f"folding BatchNorm changed the output by {error:.3g}; a layer does more than it "
-            "seems to: search without folding (fold=False, --no-fold)"
-        )
 
 
 def _select(

@@ -1,13 +1,39 @@
-"""What attention keeps of earlier tokens, as layers without weights."""
+"""Tensors that meet between layers, or that attention keeps, as layers without weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, Protocol, final
 
 import torch
 from torch import Tensor, nn
 
 from mpq.network.layer import CACHES, KEYS, UNROTATED_KEYS, VALUES
 from mpq.network.rotation import Rotation
+
+REPEATED: Final[ContextVar[float]] = ContextVar("REPEATED", default=1.0)
+"""How many times as many keys a product has as there are tokens, some as they came and as held."""
+
+
+class OperandShape(Protocol):
+    """What is known of a layer without weights."""
+
+    @property
+    def kind(self) -> str:
+        """One of ``WEIGHTLESS``."""
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int]:
+        """Of the layer's weight, which has no numbers."""
+
+    @property
+    def query_heads(self) -> int:
+        """Heads of the queries that read a cache; 0: not known, or it is none."""
+
+    @property
+    def most_tokens(self) -> int | None:
+        """That are kept in a cache; ``None``: all, or it is none."""
 
 
 @final
@@ -36,28 +62,53 @@ class CacheShape:
 
 
 @final
-class Operand(nn.Module):
-    """Hands on the keys, or the values, that an attention's cache holds.
-
-    It is called with ``[N, T, H D]``, heads side by side, so that hooks round and price what it
-    reads as they do for any layer. Its weight ``[H, D, 0]`` has no numbers, takes no bytes, and is
-    in no state dict.
+@dataclass(frozen=True)
+class CallShape:
+    """Which call of a module an operand belongs to.
 
     Args:
-        shape: What is kept of a token.
-        like: Has the device and the dtype of the keys.
+        kind: One of ``OPERANDS``: what is called.
+        place: Which of the module's calls of this kind, from 1 on.
+        count: How many of them there are whenever the module is called.
     """
 
-    def __init__(self, shape: CacheShape, like: Tensor) -> None:
+    kind: str
+    place: int
+    count: int
+    query_heads: int = 0
+    most_tokens: None = None
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int]:
+        """Of the layer's weight, which has no numbers."""
+        return self.place, self.count, 0
+
+
+@final
+class Operand(nn.Module):
+    """Hands on a tensor, as it came: an operand, or keys or values that a cache holds.
+
+    Hooks round and price what it reads as they do for any layer. A cache's is called with
+    ``[N, T, H D]``, heads side by side. Its weight has no numbers, takes no bytes, and is in no
+    state dict.
+
+    Args:
+        shape: Where the tensor is.
+        like: Has the device and the dtype of the tensor.
+    """
+
+    def __init__(self, shape: OperandShape, like: Tensor) -> None:
         super().__init__()
         self.kind, self.most_tokens = shape.kind, shape.most_tokens
         self.query_heads = shape.query_heads
+        self.macs = 0
+        """Multiply-accumulate operations of the product that the last call was for: its share."""
         weight = torch.empty(shape.weight_shape, dtype=like.dtype, device=like.device)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[N, T, H D]``, as it came."""
+        """The tensor, as it came."""
         return x
 
     @property
@@ -91,3 +142,13 @@ def operands_of(attention: nn.Module) -> tuple[Operand | None, Operand | None]:
     found = {kind: attention._modules.get(kind) for kind in CACHES}
     parts = {kind: part for kind, part in found.items() if isinstance(part, Operand)}
     return parts.get(KEYS) or parts.get(UNROTATED_KEYS), parts.get(VALUES)
+
+
+@contextmanager
+def repeated(times: float) -> Iterator[None]:
+    """Within this block products have so many times as many keys as there are tokens."""
+    before = REPEATED.set(times)
+    try:
+        yield
+    finally:
+        REPEATED.reset(before)

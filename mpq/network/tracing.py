@@ -33,8 +33,6 @@ KINDS: dict[type[nn.Module], str] = {
     nn.Embedding: "embedding",
 }
 """Module classes that are quantizable layers, and what a profile calls them."""
-
-
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -75,6 +73,7 @@ class _Seen:
     inputs: list[Tensor] = field(default_factory=list)  # kept alive: their addresses are identities
     outputs: list[Tensor] = field(default_factory=list)
     first_input: Any = None
+    macs: int = 0  # of operands, which are told
 
 
 def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
@@ -98,7 +97,7 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
     readers, choices = _CountReaders(), Choices()
 
     def record(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        def hook(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             x = read_by(args, kwargs, output)
             if not x.numel():
                 return  # nothing reaches it: an expert without tokens, a head without boxes
@@ -109,7 +108,9 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
             seen[name].inputs.append(x)
             seen[name].outputs.append(output)
             readers.watch(output)
-            if name in names:
+            if isinstance(m, Operand):
+                seen[name].macs += m.macs
+            elif name in names:
                 choices.says(name, output)
 
         return hook
@@ -142,7 +143,7 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
         for x in layers
     )
     # Without the refused: what is computed anew would undo a folding.
-    kept = {name: m for name, m in names.items() if name not in refused}
+    kept = {name: m for name, m in plain.items() if name not in refused}
     foldable = {
         name: norm
         for name, norm in _foldable(kept, norms, seen, readers).items()
@@ -305,8 +306,10 @@ def _layers(
     layers = []
     for name in called:
         is_quantized = seen[name].inputs[0].is_floating_point()  # token ids are not
-        # Readers of one tensor share its quantized copy, so that they are tied to one format.
-        reader = readers.setdefault(seen[name].first_input, name) if is_quantized else name
+        # Readers of one tensor share its quantized copy, so that they are tied to one format. What
+        # has no weight has other candidates.
+        key = (isinstance(names[name], Operand), seen[name].first_input)
+        reader = readers.setdefault(key, name) if is_quantized else name
         layers.append(
             _layer(
                 name,
@@ -360,7 +363,7 @@ def _layer(
         output_shape=_example_shape(seen.outputs[0], batch_size, batch_axis),
         input_elements=round(read),
         output_elements=round(written),
-        macs=round(_macs(kind, module, read, written)),
+        macs=round(_macs(kind, module, read, written) + seen.macs / batch_size),
         calls=len(seen.inputs),
         groups=groups,
         batch_axis=batch_axis,
@@ -386,7 +389,7 @@ def _macs(kind: str, module: nn.Module, read: float, written: float) -> float:
     """Multiply-accumulates for so many numbers read and written."""
     weight = module.weight
     assert isinstance(weight, Tensor)
-    if kind == "embedding":
+    if kind == "embedding" or isinstance(module, Operand):
         return 0.0
     if kind == "linear":
         per_output = weight.numel() / len(layout_of(module).to_rows(weight))

@@ -2,10 +2,11 @@
 
 from torch import Tensor, nn
 
+from mpq.network.layer import CACHES
 from mpq.network.operand import Operand
 from mpq.network.tracing import kind_of
 from mpq.quantization.cached_rows import quantize_cached
-from mpq.quantization.input_sample import channel_axis
+from mpq.quantization.input_sample import channel_axis, token_axes_of
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.rounding import quantize_activation
@@ -28,12 +29,8 @@ def rounded_input(
         x: Floating point, not empty.
         calibrated: Its range; ``None``: the format needs none.
     """
-    if isinstance(layer_module, Operand):
+    if isinstance(layer_module, Operand) and layer_module.kind in CACHES:
         num_heads = layer_module.weight.shape[0]
         return quantize_cached(x, tensor_format, calibrated, num_heads, numerics)
-    # A Linear reads one vector per token. A convolution's kernel mixes positions, so that
-    # nothing smaller than an example can have a scale of its own.
-    is_linear = kind_of(layer_module) == "linear"
-    token_axes = 1 if is_linear else x.ndim - 1
-    axis = channel_axis(layer_module)
+    token_axes, axis = token_axes_of(kind_of(layer_module), x.ndim), channel_axis(layer_module)
     return quantize_activation(x, tensor_format, calibrated, token_axes, numerics, axis)

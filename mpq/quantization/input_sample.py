@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.network.examples import Batch
-from mpq.network.layer import CACHES
+from mpq.network.layer import OPERANDS, PRODUCTS, WEIGHTLESS
 from mpq.network.modules import weight_of
 from mpq.network.tracing import kind_of
 from mpq.quantization.grid import make_grid
@@ -198,9 +198,20 @@ class Samples:
 
 def channel_axis(layer_module: nn.Module) -> int:
     """Where a layer has its input channels, counted from the last axis."""
-    if kind_of(layer_module) in ("linear", *CACHES):
+    if kind_of(layer_module) in ("linear", *WEIGHTLESS):
         return -1
     return 1 - weight_of(layer_module).ndim
+
+
+def token_axes_of(kind: str | None, ndim: int) -> int:
+    """How many trailing axes of what a layer reads make up one token, with one dynamic scale.
+
+    A linear layer reads one vector per token, and so does a product. A convolution's kernel mixes
+    positions, so that nothing smaller than an example can have a scale of its own; nor has what is
+    added to its output, which has three axes or more behind the examples' as a rule.
+    """
+    is_row_wise = kind in OPERANDS and (kind in PRODUCTS or ndim <= 3)
+    return 1 if is_row_wise or kind == "linear" else ndim - 1
 
 
 def _is_sequence(layer_module: nn.Module, x: Tensor) -> bool:

@@ -55,7 +55,7 @@ class SensitivityEstimator(Bounded, ABC):
     asks_workers: ClassVar[bool] = False
     """Whether it can have cells measured by other processes (``Estimation.workers``)."""
     prices_caches: ClassVar[bool] = False
-    """Whether it prices layers without weights, which key-value caches are."""
+    """Whether it prices layers without weights, which key-value caches and operands are."""
 
     def for_examples(self, num_examples: int) -> "SensitivityEstimator":  # noqa: ARG002
         """The estimator as it works on so many examples, however few it is shown."""

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mpq._support.progress import track
 from mpq.backends.simulate import prepared, quantizer_of, transformed, with_precisions
 from mpq.network.examples import Calibration
-from mpq.network.layer import CACHES
+from mpq.network.layer import WEIGHTLESS
 from mpq.network.modules import share_parameters
 from mpq.network.same_start import begin_alike
 from mpq.problem.assignment import Assignment
@@ -122,7 +122,7 @@ class _Pair:
         # Before rounded weights take their places.
         vectors, _ = tuned_vectors(module, own, [layer.name for layer in rest.layers], rest.folded)
         module = with_precisions(module, rest, quantizer_of(rest))
-        without = ("embedding", *CACHES)  # what has no bias
+        without = ("embedding", *WEIGHTLESS)  # what has no bias
         names = [layer.name for layer in rest.layers if layer.kind not in without]
         return cls(begin_alike(original, seed), begin_alike(module, seed), own, vectors, names)
 

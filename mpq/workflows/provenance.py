@@ -70,6 +70,8 @@ class Provenance:
         bias_correction: What correcting the answer's biases gave; ``None``: it was not asked for.
         tuning: What tuning the answer gave; ``None``: it was not asked for.
         steps: Clusters of a diffusion's steps, with their examples; ``None``: one range for all.
+        operands_left: What operations between layers read and stays as it came, and why; ``None``:
+            inputs of layers alone were rounded.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -101,5 +103,6 @@ class Provenance:
     bias_correction: BiasCorrection | None = None
     tuning: TuningRecord | None = None
     steps: StepRecord | None = None
+    operands_left: Mapping[str, str] | None = None
     mpq_version: str = ""
     torch_version: str = ""

@@ -110,7 +110,7 @@ class SearchResult:
     @property
     def _is_as_allowed(self) -> bool:
         """Whether uniform precisions are as far as layers may take them, see ``compared``."""
-        return self.provenance.target is not None or any(x.is_cache for x in self.layers)
+        return self.provenance.target is not None or not all(x.has_weights for x in self.layers)
 
     @property
     def loss_name(self) -> str:

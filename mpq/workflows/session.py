@@ -176,6 +176,7 @@ class Session:
             target=self.prepared.task.to,
             streamed=self.prepared.task.streamed,
             unshipped=dict(self.prepared.unshipped),
+            operands_left=self.network.operands_left and dict(self.network.operands_left),
             rounding=self.prepared.task.rounding,
             rounded_to_nearest={n: w for n, w in rounded.to_nearest.items() if n in is_rounded},
             rounding_unhelped=rounded.unhelped,
@@ -206,8 +207,9 @@ class Session:
             "result": solution.precisions(problem),
         }
         task = self.prepared.task
-        # What caches alone may take is uniform in no network.
-        cached = () if task.kv_cache is None else task.kv_cache.precisions
+        # What layers without weights alone may take is uniform in no network.
+        own = self.prepared.allowed
+        cached = [p for x in self.network.layers if not x.has_weights for p in own.get(x.name, ())]
         for precision in problem.loss.precisions:
             # The original has its row already, also where it is one of the candidates.
             if precision != ORIGINAL and (precision not in cached or precision in task.precisions):

@@ -12,7 +12,7 @@ from mpq._support.ranks import Ranks
 from mpq.backends.searched import check_searched
 from mpq.backends.streamed import moment_memory
 from mpq.errors import InfeasibleError, InputError
-from mpq.hardware_profiles import NO_TARGET, Pricing, Roofline
+from mpq.hardware_profiles import NO_TARGET, Pricing
 from mpq.hardware_profiles.linear import packed_bits
 from mpq.network.blocks import blocks_of, without_caches
 from mpq.network.examples import Calibration
@@ -27,6 +27,7 @@ from mpq.problem.limits import Limit
 from mpq.problem.problem import Problem
 from mpq.quantization.numerics import OWN
 from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.operand_formats import ALL
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.running_clusters import RunningClusters
@@ -34,11 +35,12 @@ from mpq.sensitivity import Estimation
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.solve import solve
-from mpq.workflows.cached_layers import cache_candidates, warn_of_cache
+from mpq.workflows.cached_layers import OwnCandidates, warn_of_cache
 from mpq.workflows.calibrated_ranges import CalibratedRanges, calibrated_ranges, ranges_by
 from mpq.workflows.codes_cache import CodesCache
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.launch_hint import launch_hint
 from mpq.workflows.own_codes import OwnCodes
 from mpq.workflows.room_for_branches import with_room
 from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
@@ -142,10 +144,13 @@ class Prepared:
     ) -> Self:
         """Of a network and its model, which may be transformed."""
         rules = task.rules
-        fixed = _by_layer(network, rules.fixed, "--fix")
-        allowed = cache_candidates(network.layers, task) | _by_layer(
-            network, rules.allowed, "--allow"
+        own = OwnCandidates.of(
+            network.layers,
+            task,
+            _by_layer(network, rules.fixed, "--fix"),
+            _by_layer(network, rules.allowed, "--allow"),
         )
+        fixed, allowed = own.fixed, own.allowed
         _check_fixed(fixed, allowed)
         allowed = with_room(network.layers, task.precisions, allowed, fixed)
         ties, target, unshipped = _ties(network, rules), task.target, dict[str, str]()
@@ -155,7 +160,7 @@ class Prepared:
             found = Shippable.of(target, network.layers, ties, wanted, fixed, modules)
             allowed, unshipped, ties = dict(found.allowed), dict(found.unshipped), found.ties
         # A table has the same columns for all layers, also those that a single one may take.
-        own = (p for precisions in (tuple(fixed.values()), *allowed.values()) for p in precisions)
+        columns = [p for ps in (tuple(fixed.values()), *allowed.values()) for p in ps]
         pricing = Pricing(
             _stored(network.layers, rules),
             task.profile,
@@ -167,7 +172,7 @@ class Prepared:
             NO_TARGET if target is None else file_prices(model, network, target),
             task.kv_cache,
         )
-        candidates = tuple(dict.fromkeys((*task.precisions, *own)))
+        candidates = tuple(dict.fromkeys((*task.precisions, *columns)))
         return cls(task, network, *data, pricing, candidates, fixed, allowed, ties, unshipped)
 
     @cached_property
@@ -286,7 +291,7 @@ class Prepared:
         try:
             solve(additive_solver(any_loss), any_loss)
         except InfeasibleError as error:
-            hints = _launch_hint(self.pricing, constraints) + self._constant_hint(any_loss)
+            hints = launch_hint(self.pricing, constraints) + self._constant_hint(any_loss)
             hints += self._unshipped_hint()
             raise InfeasibleError(f"{error}{hints}") from error
         return constraints
@@ -323,7 +328,8 @@ def _found(task: Task, model: nn.Module) -> Network:
     def found(data: Calibration) -> Network:
         return Network.of(
             model, data, rules.include, rules.exclude, rules.fold, task.output_metric,
-            task.allow_randomness, *((cache and (cache.kept, cache.before_rotation)) or ()),
+            task.allow_randomness, cache and cache.kept,
+            cache is not None and cache.before_rotation, task.activations == ALL,
         )  # fmt: skip
 
     network = halved("finding layers", Calibration.of(task.calibration), found)
@@ -379,20 +385,3 @@ def _ties(network: Network, rules: Rules) -> tuple[tuple[str, ...], ...]:
     found = network.ties if rules.find_ties else ()
     asked = (network.matching(pattern, "--tie") for pattern in rules.tie)
     return merge_ties([*found, *asked], [layer.name for layer in network.layers])
-
-
-def _launch_hint(pricing: Pricing, constraints: Constraints) -> str:
-    """Says so where no precision helps because starting the layers takes most of a latency."""
-    limits = {budget.resource: budget.limit for budget in constraints.budgets}
-    # Measured latencies have the launches in them, and nobody can tell how much they are.
-    if not isinstance(pricing.profile, Roofline) or "latency" not in limits:
-        return ""
-    calls = sum(layer.calls for layer in pricing.layers)
-    launches_s = calls * pricing.profile.launch_overhead_s.value
-    # below half of the limit, a larger batch would not be what helps most
-    if launches_s < 0.5 * limits["latency"]:
-        return ""
-    return (
-        f". Starting {calls} layers takes {launches_s:.3g} seconds at any precision; "
-        "a larger batch size hides it"
-    )

@@ -13,9 +13,11 @@ from mpq._support.workers import Workers
 from mpq.errors import InputError
 from mpq.network.workload import Workload
 from mpq.quantization.kv_cache import KVCache
+from mpq.quantization.operand_formats import ALL, INPUTS
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import Ranges
 from mpq.quantization.steps import Steps
+from mpq.workflows.asked_activations import check_choice, check_operands
 from mpq.workflows.rules import Rules, Spelled, read_precisions
 
 if TYPE_CHECKING:
@@ -96,6 +98,9 @@ class Task:
         steps: Where a diffusion network is told its step: inputs of layers have ranges for every
             cluster of steps then, and splits of the examples are spread over steps. Default: it
             has none.
+        activations: Which are rounded: ``inputs`` of layers, or ``all``: operands of products,
+            additions, multiplications and concatenations between layers as well, each a layer
+            without a weight that takes the activation part of the candidates.
 
     Raises:
         InputError: If something given cannot be used; its subclasses say what.
@@ -126,6 +131,7 @@ class Task:
     kv_cache: KVCache | None = None
     split: str = "none"
     steps: Steps | None = None
+    activations: str = INPUTS
 
     def __post_init__(self) -> None:
         for name in ("calibration", "held_out"):
@@ -151,6 +157,9 @@ class Task:
             self._check_cache()
         if self.steps is not None and self.steps.clusters > 1:
             self._check_steps()
+        check_choice(self.activations)
+        if self.activations == ALL:
+            check_operands(self.built_workers, bool(self.streamed), self.target, precisions)
         seed = self.allow_randomness
         # A truth value is the seed 1 to Python, and hardly what was meant.
         if seed is not None and (isinstance(seed, bool) or not 0 <= seed < 2**63):

@@ -182,7 +182,7 @@ def _before(
         # The gradient of what a layer read is the last that its weight is needed for.
         x.register_hook(lambda _: release([weight_of(tap.layer_module)]))
     if reader.reads_inputs and x.numel():
-        x.register_hook(partial(_read_input, reader, tap, x.detach()))
+        x.register_hook(partial(_read_input, reader, tap, x.detach(), x._version))
     return with_input(args, kwargs, x)
 
 
@@ -198,7 +198,10 @@ def _drop_gradient(leaf: Tensor) -> None:
     leaf.grad = None
 
 
-def _read_input(reader: GradientReader, tap: Tap, x: Tensor, g: Tensor) -> None:
+def _read_input(reader: GradientReader, tap: Tap, x: Tensor, version: int, g: Tensor) -> None:
+    # Of what has a weight, its call asks.
+    if not tap.layer.has_weights and x._version != version:
+        raise _overwritten(tap.name)
     if tap.is_single(x):
         x, g = x.unsqueeze(0), g.unsqueeze(0)
     with reading():
@@ -214,7 +217,7 @@ def _after(
     kwargs: dict[str, Any],
     output: Tensor,
 ) -> Tensor | None:
-    if is_computed_again() or tap.layer.is_cache:  # without a weight
+    if is_computed_again() or not tap.layer.has_weights:
         return None
     given = input_of(args, kwargs)
     if given is not None and not given.numel():
@@ -262,10 +265,7 @@ class _Call:
     def use(self, g: Tensor, by_example: Tensor | None = None) -> None:
         """Hands on the gradient of the output, and those of the examples if they share it."""
         if [t._version for t in self._read] != self._versions:
-            raise GradientError(
-                f"the input of layer {self._tap.name!r} is changed in place after the layer read "
-                "it, so that its gradient is lost (make that operation not in place)"
-            )
+            raise _overwritten(self._tap.name)
         with reading():
             self._read_output(g, by_example)
 
@@ -280,6 +280,13 @@ class _Call:
             is_row = len(x) == 1 and by_example.ndim == g.ndim
             x = x.expand(count, *x.shape[1:]) if is_row else x.expand(count, *x.shape)
         self._reader.read_output(replace(self._tap, is_shared=True), x, by_example)
+
+
+def _overwritten(name: str) -> GradientError:
+    return GradientError(
+        f"the input of layer {name!r} is changed in place after the layer read it, so that its "
+        "gradient is lost (make that operation not in place)"
+    )
 
 
 def _detached(value: Any) -> Any:

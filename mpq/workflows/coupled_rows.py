@@ -45,50 +45,65 @@ def shares_of_inputs(
         Layer name to ``[U, B]``; of layers without a second moment nothing.
     """
     on, found = prepared.asked, dict[str, Array]()
-    is_groups = split.axis == GROUPS
     for moments in _moments(prepared):
         for name in moments.values.keys() & sizes.keys() & channels.keys():
             counted = column_losses(moments.values[name]).numpy()
-            steps = [_steps(on, name, p.weight) for p in on.candidates]
-            own = zip(steps, channels[name].T, strict=True)
-            of_channels = [
-                losses[:, None] * _shares(counted, step, sizes[name]) for step, losses in own
-            ]  # [O, n] each
-            found[name] = np.stack(
-                [x.ravel() if is_groups else x.sum(axis=0) for x in of_channels], axis=1
-            )
+            columns = []
+            for precision, losses in zip(on.candidates, channels[name].T, strict=True):
+                shares = _shares(on, split, name, precision.weight, counted, sizes[name])
+                of_channels = losses[:, None] * shares  # [O, n]
+                by_unit = of_channels.ravel() if split.axis == GROUPS else of_channels.sum(axis=0)
+                columns.append(by_unit)
+            found[name] = np.stack(columns, axis=1)
     return found
 
 
+def _shares(
+    on: Estimation,
+    split: Split,
+    name: str,
+    tensor_format: TensorFormat,
+    counted: Array,
+    size: int,
+) -> Array:
+    """``[O, n]`` of every channel's price, in ``n`` blocks of ``size`` inputs.
+
+    Args:
+        on: The network, and the codes of all formats.
+        split: Which parts layers have.
+        name: The layer's.
+        tensor_format: Of its weight; where its parts have no bits of their own, all shares are
+            alike: none of them is asked for.
+        counted: ``[G, K]`` what a squared error of each input counts.
+        size: Inputs in a part.
+    """
+    num_inputs, num_channels = counted.shape[1], len(_rows(on, name))
+    count = -(-num_inputs // size)
+    if not tensor_format.has_parts(split.axis):
+        return np.full((num_channels, count), 1 / count)
+    group = tensor_format.group_size or size
+    sums = np.add.reduceat(counted, np.arange(0, num_inputs, group), axis=1)
+    rows = np.repeat(sums, num_channels // len(counted), axis=0)
+    rows = rows * _steps(on, name, tensor_format) ** 2  # [O, groups]
+    parts = np.add.reduceat(rows, np.arange(0, rows.shape[1], size // group), axis=1)
+    whole = parts.sum(axis=1, keepdims=True)
+    evenly = np.full_like(parts, 1 / count)
+    return np.asarray(np.divide(parts, whole, out=evenly, where=whole > 0))
+
+
 def _steps(on: Estimation, name: str, tensor_format: TensorFormat) -> Array:
-    """``[O, S]`` of a weight's scales in a format; 1 of one without them, which loses nothing."""
+    """``[O, S]`` of a weight's scales in a format."""
     stored = on.quantizer.stored.get((name, tensor_format))
     if stored is not None:
         return np.asarray(np.abs(stored.scale.astype(np.float64)))
-    layer_module = on.network.layer_module(name)
-    rows = layout_of(layer_module).to_rows(weight_of(layer_module).detach())
-    if not tensor_format.number.needs_scale:
-        return np.ones((len(rows), 1))
+    rows = _rows(on, name)
     scale = on.quantizer.grid(name, rows, tensor_format).scale
     return np.asarray(scale.double().cpu().numpy().reshape(len(rows), -1))
 
 
-def _shares(counted: Array, steps: Array, size: int) -> Array:
-    """``[O, n]`` of every channel's price, in blocks of ``size`` inputs.
-
-    Args:
-        counted: ``[G, K]`` what a squared error of each input counts.
-        steps: ``[O, S]`` of scales.
-        size: Inputs in a part.
-    """
-    num_inputs, num_scales = counted.shape[1], steps.shape[1]
-    by_scale = -(-num_inputs // num_scales) if num_scales > 1 else size
-    sums = np.add.reduceat(counted, np.arange(0, num_inputs, by_scale), axis=1)  # [G, n]
-    rows = np.repeat(sums, len(steps) // len(counted), axis=0) * steps**2
-    parts = np.add.reduceat(rows, np.arange(0, rows.shape[1], size // by_scale), axis=1)
-    whole = parts.sum(axis=1, keepdims=True)
-    evenly = np.full_like(parts, 1 / parts.shape[1])
-    return np.asarray(np.divide(parts, whole, out=evenly, where=whole > 0))
+def _rows(on: Estimation, name: str) -> torch.Tensor:
+    layer_module = on.network.layer_module(name)
+    return layout_of(layer_module).to_rows(weight_of(layer_module).detach())
 
 
 def round_parts(prepared: Prepared, answers: Iterable[Mapping[str, Precision]]) -> None:
@@ -139,12 +154,12 @@ def _codes(
     prepared: Prepared, name: str, moments: SecondMoments, tensor_format: TensorFormat
 ) -> StoredWeight:
     on, rounding = prepared.asked, prepared.task.weight_rounding
-    weight = weight_of(on.network.layer_module(name)).detach()
-    rows = layout_of(on.network.layer_module(name)).to_rows(weight).float().cpu()
+    original = _rows(on, name)
+    rows = original.float().cpu()
     with torch.no_grad():
         grids = on.quantizer.own_grids(name, rows, tensor_format)
         codes = rounding.codes_of_inputs(
             rows, moments.values[name], tensor_format, grids, on.quantizer.numerics
         )
-    release([weight])
+    release([original])
     return codes.stored(rows)

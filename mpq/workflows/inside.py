@@ -220,7 +220,9 @@ class Dividing:
             open_to: See there.
             most_widths: In a layer, that are counted; ``None``: all that it may use.
         """
-        code_bits = self._code_bits(open_to.sum(axis=1).clip(max=most_widths).tolist())
+        widths = open_to.sum(axis=1)
+        counted = widths if most_widths is None else np.minimum(widths, most_widths)
+        code_bits = self._code_bits(counted.tolist())
         parts, layers = replace(self.parts, code_bits=code_bits), self._layers
         budgets = (
             replace(b, tables=tuple(part_costs(parts, table, layers) for table in b.tables))

@@ -10,6 +10,7 @@ import mpq
 from mpq.errors import ModelError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
+from mpq.problem.split import Split
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
@@ -75,11 +76,14 @@ def test_a_backward_pass_reads_layers_where_they_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["sketch", "fisher", "first-order", "layer-output", "orthogonality"],
-)
+    ("name", "split"),
+    [
+        ("sketch", "none"), ("sketch", "columns:4"), ("fisher", "none"), ("fisher", "columns:4"),
+        ("first-order", "none"), ("layer-output", "none"), ("orthogonality", "none"),
+    ],
+)  # fmt: skip
 def test_batches_do_not_wait_for_transfers_layer_by_layer(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, split: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four batches more bring at most two transfers each, not one for each of the six layers."""
     layers = [layer for _ in range(6) for layer in (nn.Linear(8, 8), nn.Tanh())]
@@ -98,7 +102,8 @@ def test_batches_do_not_wait_for_transfers_layer_by_layer(
     for examples in data:
         counted.append(0)
         estimator = ESTIMATORS.build(f"{name}:num_probes=1" if name == "sketch" else name)
-        estimator.estimate(Estimation(network, examples, Quantizer(ranges), CANDIDATES))
+        parts, quantizer = Split.parse(split), Quantizer(ranges)
+        estimator.estimate(Estimation(network, examples, quantizer, CANDIDATES, split=parts))
 
     assert counted[1] - counted[0] <= 4 * 2 < 4 * 6
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -31,12 +32,7 @@ from mpq.quantization.observer import ActivationRanges, RoundsInputs
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounded_in_calls import RoundedInCalls
-from mpq.quantization.rounding import (
-    quantize_activation,
-    quantize_some,
-    row_tiles,
-    weight_grid,
-)
+from mpq.quantization.rounding import quantize_activation, quantize_some, row_tiles, weight_grid
 from mpq.quantization.stored import StoredWeight, of_channels
 from mpq.quantization.straight_through import straight_through
 from mpq.quantization.tensor_format import TensorFormat
@@ -389,8 +385,8 @@ def quantized(
         handles += round_inputs(network.module, passing, quantizer)
         for name, precision in passing.items():
             if not precision.weight.is_exact:
-                rounded = RoundedInCalls(name, precision.weight, quantizer)
-                handles += rounded.hooks(layer_modules[name])
+                rounded = partial(quantizer.weight, name, tensor_format=precision.weight)
+                handles += RoundedInCalls(rounded).hooks(layer_modules[name])
         yield
     # Also after an error, in the user's own model for example: the network is used again.
     finally:

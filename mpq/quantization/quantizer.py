@@ -382,8 +382,8 @@ def quantized(
         handles += round_inputs(network.module, passing, quantizer)
         for name, precision in passing.items():
             if not precision.weight.is_exact:
-                rounded = RoundedInCalls(name, precision.weight, quantizer)
-                handles += rounded.hooks(layer_modules[name])
+                rounded = partial(quantizer.weight, name, tensor_format=precision.weight)
+                handles += RoundedInCalls(rounded).hooks(layer_modules[name])
         yield
     # Also after an error, in the user's own model for example: the network is used again.
     finally:

@@ -1,15 +1,12 @@
 """A layer that has its rounded weight for the length of each of its calls."""
 
-from typing import TYPE_CHECKING, Any, final
+from collections.abc import Callable
+from typing import Any, final
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mpq.network.modules import weight_of
-from mpq.quantization.tensor_format import TensorFormat
-
-if TYPE_CHECKING:
-    from mpq.quantization.quantizer import Quantizer
 
 
 @final
@@ -17,13 +14,11 @@ class RoundedInCalls:
     """Hooks that give a layer its rounded weight for the length of each of its calls.
 
     Args:
-        name: The layer's.
-        tensor_format: What its weight is stored in.
-        quantizer: Rounds it.
+        rounded: The weight of a layer that holds its original one.
     """
 
-    def __init__(self, name: str, tensor_format: TensorFormat, quantizer: "Quantizer") -> None:
-        self._name, self._format, self._quantizer = name, tensor_format, quantizer
+    def __init__(self, rounded: Callable[[nn.Module], Tensor]) -> None:
+        self._rounded = rounded
         self._original: nn.Parameter | None = None
 
     def hooks(self, layer_module: nn.Module) -> list[RemovableHandle]:
@@ -35,8 +30,7 @@ class RoundedInCalls:
 
     def _begin(self, layer_module: nn.Module, _: Any) -> None:
         self._original = weight_of(layer_module)
-        rounded = self._quantizer.weight(self._name, layer_module, self._format)
-        layer_module.weight = nn.Parameter(rounded, requires_grad=False)
+        layer_module.weight = nn.Parameter(self._rounded(layer_module), requires_grad=False)
 
     def _end(self, layer_module: nn.Module, _: Any, __: Any) -> None:
         if self._original is not None:  # after an error in an earlier hook nothing was begun

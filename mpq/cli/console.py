@@ -64,7 +64,9 @@ def print_result(result: "SearchResult", console: Console) -> None:
 
 def _answer(result: "SearchResult") -> Iterator[str]:
     """How the search ended, and whether its prediction holds."""
-    solution = result.solution
+    solution, recipe = result.solution, result.provenance.recipe
+    if recipe is not None:
+        yield recipe.sentence
     yield f"{solution.solver}: {solution.status.value}"
     if solution.why:
         yield solution.why

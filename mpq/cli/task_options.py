@@ -78,6 +78,7 @@ class RuleOptions:
     tie: o.Tie = None
     find_ties: o.FindTies = Rules.find_ties
     fold: o.Fold = Rules.fold
+    ends: o.Ends = None
 
     def rules(self) -> Rules:
         """The rules that the options describe."""
@@ -90,6 +91,7 @@ class RuleOptions:
             tie=self.tie or (),
             find_ties=self.find_ties,
             fold=self.fold,
+            ends=self.ends,
         )
 
 

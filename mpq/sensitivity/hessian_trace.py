@@ -57,6 +57,7 @@ class HessianTrace(SensitivityEstimator):
         backend: ``mpq``, or ``pyhessian`` for the Hessian.
         tolerance: Stop at this relative standard error of every layer; 0: draw all probes.
         seed: Seed of the probes' random signs.
+        inputs: Whether rounded inputs are priced; HAWQ-V3 prices weights alone.
     """
 
     name: ClassVar[str] = "hessian-trace"
@@ -69,6 +70,7 @@ class HessianTrace(SensitivityEstimator):
     backend: str = "mpq"
     tolerance: float = 0.0
     seed: int = 0
+    inputs: bool = True
 
     def __post_init__(self) -> None:
         if self.num_probes < 0:
@@ -93,14 +95,15 @@ class HessianTrace(SensitivityEstimator):
             InputError: If ``pyhessian`` is to price inputs.
             MissingDependencyError: If ``pyhessian`` is not installed.
         """
-        traces = block_traces(on, self, on.inputs.is_rounding)
+        with_inputs = self.inputs and on.inputs.is_rounding
+        traces = block_traces(on, self, with_inputs)
         sizes = np.array([layer.num_weights for layer in on.network.layers])
         # An error without a preferred direction has 1/n of its squared length along each
         # eigenvector: it meets the mean eigenvalue, the trace over n.
         by_channel = channel_errors(on)
         errors = np.stack([found.sum(axis=0) for found in by_channel.values()])
         weight = 0.5 * errors / sizes[:, None]  # [L, B], per unit of trace
-        of_input = input_errors(on)  # [L, B]
+        of_input = input_errors(on) if with_inputs else np.zeros(on.shape)  # [L, B]
         values = (
             traces.weight.clip(min=0)[:, None] * weight
             + traces.input.clip(min=0)[:, None] * 0.5 * of_input

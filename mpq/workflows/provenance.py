@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from mpq.network.reach import Reach
+from mpq.problem.metadata import UsedRecipe
 from mpq.workflows.bias_record import BiasCorrection
 from mpq.workflows.recalibration import Recalibration
 from mpq.workflows.refine import Refinement
@@ -68,6 +69,7 @@ class Provenance:
         transforms_unhelped: Transformation to why it is not used.
         bias_correction: What correcting the answer's biases gave; ``None``: it was not asked for.
         tuning: What tuning the answer gave; ``None``: it was not asked for.
+        recipe: The published system that it was found by; ``None``: by none.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -98,5 +100,6 @@ class Provenance:
     transforms_unhelped: Mapping[str, str] = field(default_factory=dict)
     bias_correction: BiasCorrection | None = None
     tuning: TuningRecord | None = None
+    recipe: UsedRecipe | None = None
     mpq_version: str = ""
     torch_version: str = ""

@@ -138,7 +138,7 @@ class Prepared:
     ) -> Self:
         """Of a network and its model, which may be transformed."""
         rules = task.rules
-        fixed = _by_layer(network, rules.fixed, "--fix")
+        fixed = _ends(network, rules) | _by_layer(network, rules.fixed, "--fix")
         allowed = cache_candidates(network.layers, task) | _by_layer(
             network, rules.allowed, "--allow"
         )
@@ -331,6 +331,12 @@ def _by_layer(
 ) -> dict[str, Value]:
     """Patterns resolved to layer names; a later one overrides an earlier one."""
     return {name: value for pattern, value in pairs for name in network.matching(pattern, option)}
+
+
+def _ends(network: Network, rules: Rules) -> dict[str, Precision]:
+    """The first and the last layer, where their precision is given."""
+    ends = rules.fixed_ends
+    return {} if ends is None else {network.layers[at].name: ends for at in (0, -1)}
 
 
 def _check_fixed(

@@ -4,10 +4,14 @@ from typing import Final
 
 from mpq._support.registry import ValueRegistry
 from mpq.errors import UnknownNameError
+from mpq.recipes.hawq import HAWQ
+from mpq.recipes.hawq_v2 import HAWQ_V2
 from mpq.recipes.hawq_v3 import HAWQ_V3
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 
-RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry("recipe", (HAWQ_V3,), "mpq.recipes")
+RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
+    "recipe", (HAWQ, HAWQ_V2, HAWQ_V3), "mpq.recipes"
+)
 """Every recipe, by the name that ``--recipe`` takes."""
 
 __all__ = ["NOT_STATED", "RECIPES", "Choice", "Paper", "Recipe", "recipe_of"]

@@ -19,9 +19,11 @@ HAWQ_V3: Final = Recipe(
         Choice("estimator", "mean trace x squared error of the weights", "on the integer program"),
         Choice("loss", "cross-entropy of the labels", "HAWQ-V2, on the trace"),
         Choice("probes of the trace", "50 of Hutchinson's", NOT_STATED),
-        Choice("candidates", "4 bits or 8, the same for weight and input", "on the integer program"),
+        Choice(
+            "candidates", "4 bits or 8, the same for weight and input", "on the integer program"
+        ),
         Choice("first and last layer", "8 bits", "the published code"),
-        Choice("ties", "layers that read one tensor", "figure 2, on blocks with a transition layer"),
+        Choice("ties", "layers that read one tensor", "figure 2, transition layers"),
         Choice("weights", "symmetric, a scale per output channel, to nearest", "on the method"),
         Choice("inputs", "a static scale per tensor, from the least to the largest", NOT_STATED),
         Choice("scales", "dyadic, m / 2^e", "on dyadic arithmetic"),

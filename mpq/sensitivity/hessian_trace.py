@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from mpq.errors import InputError
+from mpq.problem.cost_table import INPUTS, WEIGHTS
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.curvature.block_traces import Traces, hutchinson_traces, until_within
 from mpq.sensitivity.curvature.gauss_newton import gauss_newton_traces
@@ -113,8 +114,11 @@ class HessianTrace(SensitivityEstimator):
         # One draw leaves errors of nan, and a table is all finite or not given.
         is_known = bool(np.isfinite(traces.weight_error + traces.input_error).all())
         rates = dict(zip(on.names, 0.5 * traces.weight.clip(min=0) / sizes, strict=True))
+        scores = {WEIGHTS: traces.weight / sizes}
+        if with_inputs:
+            scores[INPUTS] = traces.input
         return Sensitivity(
-            on.table(values, self.name),
+            on.table(values, self.name, scores=scores),
             standard_error=on.table(error, self.name) if is_known else None,
             channels={n: rates[n] * x for n, x in by_channel.items()} if on.divides else {},
         )

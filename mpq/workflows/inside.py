@@ -158,7 +158,7 @@ def divided(
         for b in problem.budgets
     )
     return Problem(
-        replace(problem.loss, layers=parts.row_names, values=values),
+        replace(problem.loss, layers=parts.row_names, values=values, scores={}),
         Constraints(tuple(budgets)),
         mask=np.repeat(open_to, parts.counts, axis=0),
         parts=parts,

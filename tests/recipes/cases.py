@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Final
 
+TRACE: Final = "matrix=hessian,loss=cross-entropy"
 QUICK: Final[Mapping[str, tuple[str, ...]]] = {
-    "hawq-v3": (),
+    "hawq": ("--sensitivity", "hessian-eigenvalue:max_iterations=2,inputs=false"),
+    "hawq-v2": ("--sensitivity", f"hessian-trace:num_probes=2,{TRACE}"),
+    "hawq-v3": ("--sensitivity", f"hessian-trace:num_probes=2,{TRACE},inputs=false"),
 }
 """Recipe to words of ``mpq search`` that it takes in tests besides; every recipe is here."""

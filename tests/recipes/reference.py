@@ -1,7 +1,7 @@
 """A tiny network, and what references of recipes are made of: torch and numpy, nothing of mpq."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,7 @@ def tiny() -> nn.Sequential:
     """Five linear layers, of 42 to 56 weights each."""
     torch.manual_seed(0)
     sizes = (6, 8, 7, 8, 7, 3)
-    pairs = zip(sizes, sizes[1:], strict=False)
-    parts = [part for a, b in pairs for part in (nn.Linear(a, b), nn.Tanh())]
+    parts = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.Tanh())]
     net = nn.Sequential(*parts[:-1]).eval()
     with torch.no_grad():  # layers of the same size would weigh the same
         for name, factor in zip(LAYERS, (3.0, 1.5, 0.7, 2.0, 4.0), strict=True):
@@ -63,7 +62,7 @@ def hessians(net: nn.Module, examples: Sequence[tuple[Tensor, Tensor]]) -> list[
         weight = net.get_parameter(f"{name}.weight")
         (slope,) = torch.autograd.grad(loss, weight, create_graph=True)
         rows = [torch.autograd.grad(each, weight, retain_graph=True)[0] for each in slope.flatten()]
-        blocks.append(torch.stack(rows).flatten(1))
+        blocks.append(torch.stack(rows).flatten(1).detach())
     return blocks
 
 

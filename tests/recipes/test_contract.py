@@ -19,7 +19,7 @@ from mpq.recipes import NOT_STATED, RECIPES, Choice, Paper, Recipe, recipe_of
 from tests.recipes.cases import QUICK
 from tests.recipes.reference import data, tiny
 
-FEW = ("--include", "stem.conv", "--include", "blocks.[01].*", "--include", "head")
+FEW = ("--include", "stem.conv", "--include", "blocks.0.*", "--include", "head")
 """Layers of the demo that are searched, so that a test takes a second."""
 
 
@@ -32,11 +32,10 @@ def call(*arguments: str | Path) -> Result:
 
 @pytest.fixture
 def few_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two batches of 12 of the demo's examples."""
+    """One batch of 16 of the demo's examples."""
     for name in ("calibration", "held_out"):
         images, labels = next(getattr(demo, name)())
-        few = tuple(zip(images[:24].split(12), labels[:24].split(12), strict=True))
-        monkeypatch.setattr(demo, name, partial(iter, few))
+        monkeypatch.setattr(demo, name, partial(iter, [(images[:16], labels[:16])]))
 
 
 def test_every_recipe_is_in_the_contract() -> None:
@@ -92,10 +91,12 @@ def test_it_runs_by_its_name(name: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("few_examples")
 def test_the_long_command_is_the_same(tmp_path: Path) -> None:
     """What ``--show`` prints finds the same bits without the recipe."""
-    asked = ("--limit", "bit_operations=0.6x:w8a8", *FEW, "--points", "2")
+    asked = ("--limit", "bit_operations=0.6x:w8a8", *FEW, "--points", "2", *QUICK["hawq-v3"])
     words = shlex.split(RECIPES["hawq-v3"].command)[1:]
 
     call("search", "--recipe", "hawq-v3", *asked, "--output", tmp_path / "a")
+    # The estimator of the test's own is an override of the recipe's.
+    del words[1:3]
     call(*words, *asked, "--output", tmp_path / "b")
 
     short, long = (mpq.Assignment.load(tmp_path / x) for x in "ab")

@@ -19,6 +19,7 @@ from mpq.recipes import NOT_STATED, RECIPES, Choice, Paper, Recipe, recipe_of
 from tests.recipes.cases import QUICK
 from tests.recipes.reference import data, tiny
 
+ROOT = Path(__file__).resolve().parents[2]
 FEW = ("--include", "stem.conv", "--include", "blocks.0.*", "--include", "head")
 """Layers of the demo that are searched, so that a test takes a second."""
 
@@ -115,6 +116,7 @@ def test_it_is_shown(recipe: Recipe) -> None:
     assert all(departure in printed for departure in recipe.departures)
     assert [x["source"] for x in shown["choices"]] == [x.source for x in recipe.choices]
     assert recipe.name in call("recipes").stdout
+    assert f"`{recipe.name}`" in (ROOT / "docs" / "recipes.md").read_text()
 
 
 def test_what_is_asked_for_stands() -> None:

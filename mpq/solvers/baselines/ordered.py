@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, final
 import numpy as np
 import pulp
 
-from mpq._support.arrays import Array, Columns
+from mpq._support.arrays import Array, Columns, Mask
 from mpq.problem.cost_table import INPUTS, WEIGHTS
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
@@ -113,7 +113,7 @@ def _program(problem: Problem, margin: float) -> tuple[Any, dict[tuple[int, int]
     return model, x
 
 
-def _above(values: Array, allowed: Array, most: float) -> Array:
+def _above(values: Array, allowed: Mask, most: float) -> Array:
     """Values above the least of their row, the largest of all as given."""
     least = np.where(allowed, values, np.inf).min(axis=1)
     above = np.where(allowed, values - least[:, None], 0.0)

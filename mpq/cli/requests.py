@@ -13,7 +13,6 @@ from mpq.workflows.task import Task
 
 if TYPE_CHECKING:
     from mpq.hardware_profiles import NetworkProfile
-    from mpq.report.estimators import EstimatorComparison
     from mpq.report.frontier import Frontier
     from mpq.workflows.follow import Way
     from mpq.workflows.plan import Plan
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 from mpq.cli.methods import MethodOptions
 from mpq.cli.task_options import (
-    DEMO_COMPARED_LIMITS,
     DEMO_DEVICE,
     DEMO_LIMITS,
     DrawOptions,
@@ -284,36 +282,6 @@ class SearchOptions:
             hull=curve.hull,
             sensitivity=way.sensitivity,
             solver=way.solver,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class CompareOptions:
-    """Which estimators are compared, and on what."""
-
-    asked: TaskOptions = field(default_factory=TaskOptions)
-    estimators: o.Estimators = None
-    solver: o.SolverName = defaults.SOLVER
-    random: o.RandomAssignments = defaults.NUM_RANDOM
-    max_loss: o.MaxLoss = defaults.MAX_COMPARED_LOSS
-    refine: o.Refine = 0
-    output: o.Output = Path("mpq-compare")
-
-    def run(self) -> "EstimatorComparison":
-        """Runs the comparison."""
-        from mpq.workflows.compare import compare
-
-        limits = self.asked.limit or (DEMO_COMPARED_LIMITS if self.asked.source.is_demo else ())
-        return compare(
-            self.asked.task(self.asked.device),
-            limits,
-            estimators=self.estimators or defaults.ESTIMATORS_COMPARED,
-            solver=self.solver,
-            num_random=self.random,
-            max_loss=self.max_loss,
-            refine=self.refine,
-            # Measurements are kept there as they are made: the same command again resumes.
-            folder=self.output,
         )
 
 

@@ -110,6 +110,9 @@ Ends = Annotated[
 ]
 Allow = Annotated[list[str] | None, typer.Option(help="GLOB=P1,P2: candidates of these layers.")]
 Tie = Annotated[list[str] | None, typer.Option(help="Glob: these layers share one precision.")]
+TieBlocks = Annotated[
+    bool, typer.Option("--tie-blocks", help="Layers of one block share one precision.")
+]
 FindTies = Annotated[
     bool, typer.Option("--find-ties/--no-find-ties", help="Tie layers that read one tensor.")
 ]

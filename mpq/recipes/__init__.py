@@ -4,13 +4,29 @@ from typing import Final
 
 from mpq._support.registry import ValueRegistry
 from mpq.errors import UnknownNameError
+from mpq.recipes.amq import AMQ
+from mpq.recipes.calibtip import CALIBTIP
 from mpq.recipes.hawq import HAWQ
 from mpq.recipes.hawq_v2 import HAWQ_V2
 from mpq.recipes.hawq_v3 import HAWQ_V3
+from mpq.recipes.layer_wise import LAYER_WISE
+from mpq.recipes.ohq import OHQ
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
+from mpq.recipes.zeroq import ZEROQ
 
 RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
-    "recipe", (HAWQ, HAWQ_V2, HAWQ_V3), "mpq.recipes"
+    "recipe",
+    (
+        HAWQ,
+        HAWQ_V2,
+        HAWQ_V3,
+        ZEROQ,
+        CALIBTIP,
+        OHQ,
+        LAYER_WISE,
+        AMQ,
+    ),
+    "mpq.recipes",
 )
 """Every recipe, by the name that ``--recipe`` takes."""
 

@@ -22,6 +22,7 @@ _OPTIONS: Final = {
     "rounding": "--rounding",
     "ends": "--ends",
     "find_ties": "--find-ties",
+    "tie_blocks": "--tie-blocks",
     "bias_correction": "--bias-correction",
     "tune": "--tune",
     "safeguard": "--safeguard",
@@ -90,6 +91,7 @@ class Recipe:
             their shape; empty: the user's examples.
         ends: Precision of the first and the last layer; ``None``: they are chosen as all are.
         find_ties: Whether layers that read one tensor share a precision.
+        tie_blocks: Whether the layers of a block share a precision.
         bias_correction: As in ``mpq.Task``.
         tune: As in ``mpq.Task``.
         steps: What the paper does with the answer, in order, in words.
@@ -117,6 +119,7 @@ class Recipe:
     source: str = ""
     ends: str | None = None
     find_ties: bool = True
+    tie_blocks: bool = False
     bias_correction: bool = False
     tune: str | None = None
     steps: tuple[str, ...] = ()
@@ -145,6 +148,7 @@ class Recipe:
             "rounding": self.rounding,
             "ends": self.ends,
             "find_ties": self.find_ties,
+            "tie_blocks": self.tie_blocks,
             "bias_correction": self.bias_correction,
             "tune": self.tune,
             "safeguard": False,

@@ -121,6 +121,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "rounding": Task.rounding,
     "ends": Rules.ends,
     "find_ties": Rules.find_ties,
+    "tie_blocks": Rules.tie_blocks,
     "bias_correction": Task.bias_correction,
     "tune": Task.tune,
     "safeguard": True,
@@ -140,6 +141,7 @@ def _asked(way: Way) -> dict[str, Any]:
         "rounding": task.rounding,
         "ends": None if task.rules.ends is None else str(task.rules.fixed_ends),
         "find_ties": task.rules.find_ties,
+        "tie_blocks": task.rules.tie_blocks,
         "bias_correction": task.bias_correction,
         "tune": task.tune,
         "safeguard": way.safeguard,
@@ -159,7 +161,9 @@ def _task(task: Task, taken: Mapping[str, Any], own_data: bool) -> Task:
         held_out=held_out,
         candidates=taken["candidates"],
         ranges=Ranges(taken["weight_range"], taken["activation_range"]),
-        rules=replace(task.rules, ends=taken["ends"], find_ties=taken["find_ties"]),
+        rules=replace(
+            task.rules, **{name: taken[name] for name in ("ends", "find_ties", "tie_blocks")}
+        ),
         **{name: taken[name] for name in ("rounding", "bias_correction", "tune")},
     )
 

@@ -41,6 +41,7 @@ class Rules:
         fold: Whether BatchNorm is folded into the convolution before it.
         ends: Precision of the first and of the last layer in the order of their first calls, where
             ``fix`` gives them none; ``None``: they are chosen as all are.
+        tie_blocks: Whether the layers of a block, an entry of a list of modules, share a precision.
 
     Raises:
         InputError: If a pattern is neither a glob nor a predicate.
@@ -55,6 +56,7 @@ class Rules:
     find_ties: bool = True
     fold: bool = True
     ends: Spelled | None = None
+    tie_blocks: bool = False
 
     def __post_init__(self) -> None:
         several = {"include": self.include, "exclude": self.exclude, "tie": self.tie}

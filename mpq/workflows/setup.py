@@ -14,7 +14,7 @@ from mpq.backends.streamed import moment_memory
 from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles import NO_TARGET, Pricing, Roofline
 from mpq.hardware_profiles.linear import packed_bits
-from mpq.network.blocks import blocks_of, without_caches
+from mpq.network.blocks import blocks_of, layers_by_block, without_caches
 from mpq.network.examples import Calibration
 from mpq.network.halving import halved
 from mpq.network.layer import Layer, merge_ties
@@ -354,8 +354,10 @@ def _check_fixed(
 def _ties(network: Network, rules: Rules) -> tuple[tuple[str, ...], ...]:
     """Ties that the network has and those that were asked for, merged where they overlap."""
     found = network.ties if rules.find_ties else ()
-    asked = (network.matching(pattern, "--tie") for pattern in rules.tie)
-    return merge_ties([*found, *asked], [layer.name for layer in network.layers])
+    names = [layer.name for layer in network.layers]
+    asked = [network.matching(pattern, "--tie") for pattern in rules.tie]
+    blocks = layers_by_block(network.module, names) if rules.tie_blocks else []
+    return merge_ties([*found, *asked, *map(tuple, blocks)], names)
 
 
 def _launch_hint(pricing: Pricing, constraints: Constraints) -> str:

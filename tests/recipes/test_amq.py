@@ -1,8 +1,8 @@
 """AMQ: the best of all assignments, where all can be measured."""
 
 from copy import deepcopy
+from itertools import product
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -16,12 +16,11 @@ def best_of_all(limit: float) -> list[int]:
     """The least divergence of the whole network within a limit, each assignment measured."""
     net = tiny()
     x = torch.cat([x for x, _ in data()])
-    sizes = [net.get_submodule(name).weight.numel() for name in LAYERS]  # type: ignore[union-attr]
-    losses = {}
+    sizes = [net.get_parameter(f"{name}.weight").numel() for name in LAYERS]
+    losses: dict[tuple[int, ...], torch.Tensor] = {}
     with torch.no_grad():
         original = net(x).log_softmax(1)
-        for columns in np.ndindex(*[2] * 5):
-            bits = [BITS[c] for c in columns]
+        for bits in product(BITS, repeat=5):
             if sum(s * b for s, b in zip(sizes, bits, strict=True)) > limit:
                 continue
             quantized = deepcopy(net)
@@ -29,7 +28,7 @@ def best_of_all(limit: float) -> list[int]:
                 weight = quantized.get_parameter(f"{name}.weight")
                 weight.copy_(rounded(weight, b))
             found = quantized(x).log_softmax(1)
-            losses[tuple(bits)] = F.kl_div(found, original, log_target=True, reduction="batchmean")
+            losses[bits] = F.kl_div(found, original, log_target=True, reduction="batchmean")
     return list(min(losses, key=lambda bits: float(losses[bits])))
 
 

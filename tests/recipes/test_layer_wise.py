@@ -20,7 +20,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, 6]`` to ``[N, 6]``."""
-        return x + self.strength * self.down(self.up(x).relu())
+        return x + self.strength * self.down(self.up(x).relu())  # type: ignore[no-any-return]
 
 
 class Net(nn.Module):

@@ -21,8 +21,8 @@ Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 def affine(w: Tensor, bits: int) -> Tensor:
     """To nearest with a zero point, a scale per output channel that covers all and 0."""
     low, high = w.amin(1, keepdim=True).clamp(max=0), w.amax(1, keepdim=True).clamp(min=0)
-    scale = (high - low) / (2**bits - 1)
-    zero = (-low / scale).round()
+    scale: Tensor = (high - low) / (2**bits - 1)
+    zero: Tensor = (-low / scale).round()
     return (((w / scale).round() + zero).clamp(0, 2**bits - 1) - zero) * scale
 
 
@@ -36,8 +36,9 @@ def single_layers(
         for i in range(0, 9, 2):
             read, row = net[:i](x), []
             for w, a in pairs:
-                layer = deepcopy(net[i])
-                layer.weight.copy_(round_weight(net[i].weight, w))
+                layer = deepcopy(net).get_submodule(str(i))
+                weight = layer.get_parameter("weight")
+                weight.copy_(round_weight(weight, w))
                 flat = affine(read.reshape(1, -1), a).reshape(read.shape)
                 row.append(float(score(float_outputs, net[i + 1 :](layer(flat)), labels)))
             rows.append(row)

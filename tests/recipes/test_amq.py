@@ -29,7 +29,8 @@ def best_of_all(limit: float) -> list[int]:
                 weight.copy_(rounded(weight, b))
             found = quantized(x).log_softmax(1)
             losses[bits] = F.kl_div(found, original, log_target=True, reduction="batchmean")
-    return list(min(losses, key=lambda bits: float(losses[bits])))
+    best = min(losses, key=lambda bits: float(losses[bits]))
+    return list(best)
 
 
 def test_bits_of_a_tiny_network() -> None:

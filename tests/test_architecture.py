@@ -29,6 +29,7 @@ FLOORS = {
     "solvers": 6,
     "backends": 6,
     "report": 6,
+    "recipes": 6,
     "hardware_profiles": 7,
     "tuning": 7,
     "workflows": 8,
@@ -36,7 +37,7 @@ FLOORS = {
     "__main__": 10,
 }
 """A folder imports only itself and folders on lower floors; those on one floor do not meet."""
-TORCH_FREE = ("problem", "solvers")
+TORCH_FREE = ("problem", "solvers", "recipes")
 """Folders that load no torch, through everything that they import."""
 STAGES = ("sensitivity", "solvers", "hardware_profiles")
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mpq.cli.app import app, reporting_errors
+from mpq.cli.comparing import CompareOptions
 from mpq.cli.instead import is_done_instead
 from mpq.cli.options import (
     AssignmentFile,
@@ -20,7 +21,6 @@ from mpq.cli.options import (
 )
 from mpq.cli.requests import (
     AlternativeOptions,
-    CompareOptions,
     ProfileOptions,
     ReadingOptions,
     SearchOptions,
@@ -123,9 +123,17 @@ def solve(
 @reporting_errors
 @taking
 def compare(options: CompareOptions, talk: TalkOptions) -> None:
-    """Measure which sensitivity estimator predicts your network: random assignments, held out."""
+    """Measure which estimator predicts your network, or what published systems lose on it."""
     from mpq._support.files import prepared_folder
-    from mpq.cli.console import print_comparison
+    from mpq.cli.console import print_comparison, print_recipes
+
+    if options.recipes:
+        with prepared_folder(options.output), talk.progress():
+            searched = options.run_recipes()
+            files = searched.save(options.output)
+        talk.answer(searched.to_json(), lambda console: print_recipes(searched, console))
+        talk.wrote(files)
+        return
 
     with prepared_folder(options.output), talk.progress():
         found = options.run()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mpq.problem.solution import Solution
     from mpq.report.estimators import EstimatorComparison
     from mpq.report.frontier import Frontier
+    from mpq.report.recipes import RecipeComparison
     from mpq.workflows.result import SearchResult
 
 _LONGEST_CELL = 1000
@@ -64,7 +65,9 @@ def print_result(result: "SearchResult", console: Console) -> None:
 
 def _answer(result: "SearchResult") -> Iterator[str]:
     """How the search ended, and whether its prediction holds."""
-    solution = result.solution
+    solution, recipe = result.solution, result.provenance.recipe
+    if recipe is not None:
+        yield recipe.sentence
     yield f"{solution.solver}: {solution.status.value}"
     if solution.why:
         yield solution.why
@@ -274,6 +277,21 @@ def print_comparison(comparison: "EstimatorComparison", console: Console) -> Non
         if score.error:
             line = f"{score.estimator}: {score.error}"
             console.print(for_people(line), markup=False, emoji=False)
+
+
+def print_recipes(comparison: "RecipeComparison", console: Console) -> None:
+    """What every recipe loses and takes, beside the default."""
+    title = (
+        f"Whole searches, measured on {comparison.num_held_out} held-out examples; "
+        f"{comparison.num_calibration} to calibrate"
+    )
+    table = comparison.table().drop(columns=["overrides", "error"])
+    console.print(_table(table, title, _all_columns))
+    for row in comparison.rows:
+        told = row.error or (f"but for {'; '.join(row.overrides)}" if row.overrides else "")
+        if told:
+            line = for_people(f"{row.recipe}, {row.limit}: {told}")
+            console.print(line, markup=False, emoji=False)
 
 
 def print_frontier(frontier: "Frontier", console: Console, what: str = "Frontier") -> None:

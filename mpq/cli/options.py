@@ -75,6 +75,28 @@ SolverName = Annotated[
     str,
     typer.Option("--solver", help="Solver with options: ilp:time_limit_s=60. See `mpq solvers`."),
 ]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        help="A published system, of `mpq recipes`: its settings, but for those given here.",
+    ),
+]
+Recipes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--recipe",
+        help="A published system instead of estimators: what its answer loses, beside the "
+        "default's. Can be given repeatedly.",
+    ),
+]
+Safeguard = Annotated[
+    bool,
+    typer.Option(
+        "--safeguard/--no-safeguard",
+        help="Take another answer where that loses less on held-out examples than the solver's.",
+    ),
+]
 Refine = Annotated[
     int,
     typer.Option(help="Rounds of estimating anew at the assignment found (not for a frontier)."),
@@ -82,8 +104,15 @@ Refine = Annotated[
 Include = Annotated[list[str] | None, typer.Option(help="Glob: quantize only these layers.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Glob: leave these layers as they are.")]
 Fix = Annotated[list[str] | None, typer.Option(help="GLOB=PRECISION: not the solver's choice.")]
+Ends = Annotated[
+    str | None,
+    typer.Option(help="Precision of the first and the last layer (--fix goes first)."),
+]
 Allow = Annotated[list[str] | None, typer.Option(help="GLOB=P1,P2: candidates of these layers.")]
 Tie = Annotated[list[str] | None, typer.Option(help="Glob: these layers share one precision.")]
+TieBlocks = Annotated[
+    bool, typer.Option("--tie-blocks", help="Layers of one block share one precision.")
+]
 FindTies = Annotated[
     bool, typer.Option("--find-ties/--no-find-ties", help="Tie layers that read one tensor.")
 ]

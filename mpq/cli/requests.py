@@ -1,6 +1,6 @@
 """What a command was asked for: groups of options, and the calls that they describe."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,14 @@ from mpq.workflows.task import Task
 
 if TYPE_CHECKING:
     from mpq.hardware_profiles import NetworkProfile
-    from mpq.report.estimators import EstimatorComparison
     from mpq.report.frontier import Frontier
+    from mpq.workflows.follow import Way
     from mpq.workflows.plan import Plan
     from mpq.workflows.result import SearchResult
     from mpq.workflows.session import Session
 
+from mpq.cli.methods import MethodOptions
 from mpq.cli.task_options import (
-    DEMO_COMPARED_LIMITS,
     DEMO_DEVICE,
     DEMO_LIMITS,
     DrawOptions,
@@ -142,9 +142,7 @@ class SearchOptions:
     """How the search is done, and which frontier is drawn."""
 
     asked: TaskOptions = field(default_factory=TaskOptions)
-    sensitivity: o.Sensitivity = defaults.ESTIMATOR
-    solver: o.SolverName = defaults.SOLVER
-    refine: o.Refine = 0
+    how: MethodOptions = field(default_factory=MethodOptions)
     # One instance for all may be the default, as it is frozen; ``eq=False`` leaves it hashable,
     # which ``dataclass`` asks of a default.
     objective: ObjectiveOptions = ObjectiveOptions()
@@ -160,41 +158,45 @@ class SearchOptions:
         from mpq.workflows.search import goal
 
         device, limits = self._checked()
-        task = self.asked.task(device)
+        way = self.how.way(self.asked.task(device))
         objective = self.objective.objective()
         if has_question:
             goal(limits, objective)
         return plan(
-            task,
+            way.task,
             limits,
             objective=objective,
-            sensitivity=self.sensitivity,
-            solver=self.solver,
-            refine=self.refine,
+            sensitivity=way.sensitivity,
+            solver=way.solver,
+            refine=self.how.refine,
         )
 
-    def fitted(self, task: Task, limits: list[str]) -> tuple[Task, str]:
-        """Task and estimator, with what is given up for ``--time``; that is told."""
+    def fitted(self, way: "Way", limits: list[str]) -> "Way":
+        """The same with what is given up for ``--time``; that is told."""
         if self.effort.time is None:
-            return task, self.sensitivity
+            return way
         from mpq._support.durations import seconds_of
         from mpq.cli.talk import say
+        from mpq.errors import InputError
         from mpq.workflows.within_time import within_time
 
-        time_s = seconds_of(self.effort.time)
+        if way.recipe is not None:
+            raise InputError(
+                "--time gives up what a search does by default, and a recipe has settings of its "
+                "own: leave one of --time and --recipe out"
+            )
         found = within_time(
-            task,
-            time_s,
+            way.task,
+            seconds_of(self.effort.time),
             limits,
             objective=self.objective.objective(),
-            sensitivity=self.sensitivity,
-            solver=self.solver,
-            refine=self.refine,
+            sensitivity=way.sensitivity,
+            solver=way.solver,
+            refine=self.how.refine,
         )
         for line in found.told:
             say(f"--time {self.effort.time}: {line}")
-        assert isinstance(found.sensitivity, str)
-        return found.task, found.sensitivity
+        return replace(way, task=found.task, sensitivity=found.sensitivity)
 
     def run_shard(self, shard: str) -> Path:
         """Does a share of the estimate; the file that it is in."""
@@ -203,26 +205,26 @@ class SearchOptions:
 
         Shard.parse(shard)
         device, limits = self._checked()
-        task = self.asked.task(device)
-        return estimate_shard(task, shard, limits, sensitivity=self.sensitivity)
+        way = self.how.way(self.asked.task(device))
+        return estimate_shard(way.task, shard, limits, sensitivity=way.sensitivity)
 
     def run(self) -> "tuple[SearchResult, Session]":
         """Runs the search; the session measures what the result predicts, without calibrating."""
         from mpq.errors import InputError
-        from mpq.workflows.method import Method
         from mpq.workflows.search import goal, searched
 
         device, limits = self._checked()
         objective = self.objective.objective()
-        parsed, task = goal(limits, objective), self.asked.task(device)
-        if task.parts is not None and self.others.alternatives:
+        parsed, way = goal(limits, objective), self.how.way(self.asked.task(device))
+        if way.task.parts is not None and self.others.alternatives:
             raise InputError("--alternatives differ in whole layers: leave it or --split out")
         # Refused before it is planned what ``--time`` makes of it.
-        Method.of(self.sensitivity, self.solver, task.seed, objective, self.refine)
-        task, sensitivity = self.fitted(task, limits)
-        method = Method.of(sensitivity, self.solver, task.seed, objective, self.refine)
+        way.method(objective, self.how.refine)
+        way = self.fitted(way, limits)
+        method = way.method(objective, self.how.refine)
         # A tuning that is killed goes on from there, after the same search again.
-        return searched(task, parsed, method, self.curve.resource, self.output)
+        found, session = searched(way.task, parsed, method, self.curve.resource, self.output)
+        return way.noted(found), session
 
     def _checked(self) -> tuple[str | None, list[str]]:
         """Device and limits, after a look at the options that need neither network nor data."""
@@ -265,51 +267,21 @@ class SearchOptions:
 
         curve, (device, limits) = self.curve, self._checked()
         # Both would be without effect, which nobody expects of an option.
-        if self.refine or self.objective.objective() is not None:
+        if self.how.refine or self.objective.objective() is not None:
             raise InputError(
                 "a frontier has the least loss at every amount of --resource: it takes neither "
                 "--minimize nor --refine, which are for one assignment (mpq search)"
             )
-        task, sensitivity = self.fitted(self.asked.task(device), limits)
+        way = self.fitted(self.how.way(self.asked.task(device)), limits)
         return frontier(
-            task,
+            way.task,
             curve.resource,
             limits,
             num_points=curve.points,
             measure=curve.measure,
             hull=curve.hull,
-            sensitivity=sensitivity,
-            solver=self.solver,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class CompareOptions:
-    """Which estimators are compared, and on what."""
-
-    asked: TaskOptions = field(default_factory=TaskOptions)
-    estimators: o.Estimators = None
-    solver: o.SolverName = defaults.SOLVER
-    random: o.RandomAssignments = defaults.NUM_RANDOM
-    max_loss: o.MaxLoss = defaults.MAX_COMPARED_LOSS
-    refine: o.Refine = 0
-    output: o.Output = Path("mpq-compare")
-
-    def run(self) -> "EstimatorComparison":
-        """Runs the comparison."""
-        from mpq.workflows.compare import compare
-
-        limits = self.asked.limit or (DEMO_COMPARED_LIMITS if self.asked.source.is_demo else ())
-        return compare(
-            self.asked.task(self.asked.device),
-            limits,
-            estimators=self.estimators or defaults.ESTIMATORS_COMPARED,
-            solver=self.solver,
-            num_random=self.random,
-            max_loss=self.max_loss,
-            refine=self.refine,
-            # Measurements are kept there as they are made: the same command again resumes.
-            folder=self.output,
+            sensitivity=way.sensitivity,
+            solver=way.solver,
         )
 
 

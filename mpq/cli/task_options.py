@@ -79,6 +79,8 @@ class RuleOptions:
     tie: o.Tie = None
     find_ties: o.FindTies = Rules.find_ties
     fold: o.Fold = Rules.fold
+    ends: o.Ends = None
+    tie_blocks: o.TieBlocks = Rules.tie_blocks
 
     def rules(self) -> Rules:
         """The rules that the options describe."""
@@ -91,6 +93,8 @@ class RuleOptions:
             tie=self.tie or (),
             find_ties=self.find_ties,
             fold=self.fold,
+            ends=self.ends,
+            tie_blocks=self.tie_blocks,
         )
 
 

@@ -40,6 +40,25 @@ def blocks_of(module: nn.Module, name: str | None = None) -> Sequence[nn.Module]
     return list(found)
 
 
+def layers_by_block(module: nn.Module, names: Sequence[str]) -> list[list[str]]:
+    """Layers that lie in one entry of a list of blocks; the outermost lists count.
+
+    Args:
+        module: The network.
+        names: Paths of its layers; those outside all lists are in no block.
+    """
+    kinds = nn.ModuleList | nn.Sequential
+    lists = [n for n, m in module.named_modules() if isinstance(m, kinds) and _is_of_blocks(m)]
+    blocks: dict[str, list[str]] = {}
+    for name in names:
+        # A list comes before those within it.
+        found = next((n for n in lists if not n or name.startswith(f"{n}.")), None)
+        if found is not None:
+            entry = name.removeprefix(f"{found}." if found else "").partition(".")[0]
+            blocks.setdefault(f"{found}.{entry}", []).append(name)
+    return list(blocks.values())
+
+
 def without_caches(module: nn.Module) -> None:
     """Makes networks of transformers keep no keys and values, which blocks would write into twice.
 

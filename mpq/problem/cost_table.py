@@ -3,8 +3,8 @@
 import csv
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from io import StringIO
 from math import fsum, isfinite, isnan, nan
@@ -84,6 +84,8 @@ class PairwiseCost:
         return cls(data["first"], data["second"], values)
 
 
+WEIGHTS, INPUTS = "weights", "inputs"
+"""What scores of layers may be of."""
 RESOURCE_UNITS = ("seconds", "bytes", "joules", "bitops", "bits")
 UNITS = ("nats", "squared_output", "cosine_distance", *RESOURCE_UNITS, "relative", "layers")
 """Units that mpq knows: those of losses, of resources, and of what only ranks layers."""
@@ -134,10 +136,12 @@ class CostTable:
             is refused. Copied, and read-only afterwards.
         constant: What the network costs besides its layers, whatever their precisions.
         pairs: What pairs of layers cost besides, such as converting between their formats.
+        scores: ``[L]`` each: how sensitive layers are in themselves, whatever a precision changes,
+            by ``WEIGHTS`` and by ``INPUTS``; of a loss whose method puts layers in that order.
 
     Raises:
         InputError: If the unit is unknown, a name comes twice, the shape does not fit, a value
-            is infinite, or a pair has other layers or precisions.
+            or a score is infinite, or a pair has other layers or precisions.
     """
 
     name: str
@@ -147,6 +151,7 @@ class CostTable:
     values: npt.NDArray[np.float64]
     constant: float = 0.0
     pairs: tuple[PairwiseCost, ...] = ()
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_unit(self.unit)
@@ -167,6 +172,13 @@ class CostTable:
             raise InputError(f"{self.name}: the constant must be finite, got {self.constant}")
         object.__setattr__(self, "constant", float(self.constant))  # 0 and 0.0 are one in a file
         self._check_pairs()
+        for what, scores in self.scores.items():
+            is_known = what in (WEIGHTS, INPUTS) and len(scores) == len(self.layers)
+            if not is_known or not all(map(isfinite, scores)):
+                raise InputError(
+                    f"{self.name}: scores are of {WEIGHTS} or {INPUTS}, one finite number for each "
+                    f"of {len(self.layers)} layers; got {len(scores)} of {what}"
+                )
 
     def _check_pairs(self) -> None:
         known, expected = set(self.layers), (len(self.precisions), len(self.precisions))
@@ -263,6 +275,8 @@ class CostTable:
             "values": rows,
             "constant": self.constant,
             "pairs": [pair.to_dict() for pair in self.pairs],
+            # Of few tables: files without it are read by earlier versions as well.
+            **({"scores": {k: list(x) for k, x in self.scores.items()}} if self.scores else {}),
         }
 
     @classmethod
@@ -285,6 +299,7 @@ class CostTable:
             # Files of mpq 0.1 have neither.
             number(data.get("constant", 0.0), f"{what}: constant"),
             tuple(map(PairwiseCost.from_dict, data.get("pairs", ()))),
+            {what: tuple(map(float, x)) for what, x in data.get("scores", {}).items()},
         )
 
     def to_json(self) -> str:

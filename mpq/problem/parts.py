@@ -144,7 +144,8 @@ class Parts:
             constant: What saying which part has which precision costs.
         """
         values, names = self.spread(table.values), self.row_names
-        return replace(table, layers=names, values=values, constant=table.constant + constant)
+        whole = table.constant + constant
+        return replace(table, layers=names, values=values, constant=whole, scores={})
 
     def by_layer(self, cells: Array) -> Array:
         """``[L]`` sums of ``[R]`` over the rows of every layer."""

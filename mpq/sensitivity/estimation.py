@@ -1,6 +1,6 @@
 """What an estimator looks at: a network, examples, a way of rounding, and the candidates."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -169,13 +169,20 @@ class Estimation:
         """What a layer reads, as a format holds it."""
         return self.quantizer.activation(name, self.network.layer_module(name), x, tensor_format)
 
-    def table(self, values: npt.NDArray[np.floating], name: str, unit: str = "") -> CostTable:
+    def table(
+        self,
+        values: npt.NDArray[np.floating],
+        name: str,
+        unit: str = "",
+        scores: Mapping[str, Array] | None = None,
+    ) -> CostTable:
         """The estimate as a table.
 
         Args:
             values: ``[L, B]`` loss of every layer at every candidate, in ``unit``.
             name: Name of the estimator, which the table has too.
             unit: Unit of the values; empty: that of the network's metric.
+            scores: ``[L]`` each, see ``CostTable``; ``None``: none are known.
 
         Raises:
             ModelError: If a value is not finite.
@@ -190,7 +197,8 @@ class Estimation:
             )
         unit = unit or self.network.metric.unit
         found = np.asarray(values, dtype=np.float64)
-        return CostTable(name, unit, self.names, tuple(self.candidates), found)
+        ranked = {what: tuple(x.tolist()) for what, x in (scores or {}).items()}
+        return CostTable(name, unit, self.names, tuple(self.candidates), found, scores=ranked)
 
     def journal(self, path: str, options: dict[str, str]) -> Journal | None:
         """The file in which measurements are kept, so that the same question resumes there.

@@ -13,6 +13,7 @@ from mpq._support.progress import track
 from mpq.errors import InputError
 from mpq.network.divergence import random_signs
 from mpq.network.layer import Layer
+from mpq.problem.cost_table import WEIGHTS
 from mpq.quantization.tensor_format import TensorFormat
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.curvature.hessian_products import (
@@ -49,7 +50,8 @@ class HessianEigenvalue(SensitivityEstimator):
     largest magnitude, by power iteration with products of one block; it is approached from below.
     Examples' inputs are independent, so that one product iterates on all of them.
 
-    HAWQ itself ranks layers by ``lambda`` over the number of weights, and orders their fine-tuning
+    HAWQ itself ranks layers by ``lambda`` over the number of weights, which are the table's scores
+    (solver ``ordered``), and orders their fine-tuning
     by ``lambda`` times the squared error; the latter, with the half of the Taylor term, is what a
     sum of losses can use. It takes the cross-entropy of the targets; here the default is the
     divergence from the original network, which needs none.
@@ -63,6 +65,7 @@ class HessianEigenvalue(SensitivityEstimator):
         loss: ``divergence`` or ``cross-entropy`` of the targets.
         backend: ``mpq`` or ``pyhessian``.
         seed: Seed of the vectors that the iterations start with.
+        inputs: Whether rounded inputs are priced; HAWQ prices weights alone.
     """
 
     name: ClassVar[str] = "hessian-eigenvalue"
@@ -73,6 +76,7 @@ class HessianEigenvalue(SensitivityEstimator):
     loss: str = "divergence"
     backend: str = "mpq"
     seed: int = 0
+    inputs: bool = True
 
     def __post_init__(self) -> None:
         if self.max_iterations < 1 or not self.tolerance >= 0:
@@ -92,15 +96,18 @@ class HessianEigenvalue(SensitivityEstimator):
             InputError: If ``pyhessian`` is to price inputs.
             MissingDependencyError: If ``pyhessian`` is not installed.
         """
-        values = abs(self._of_weights(on))[:, None] * weight_errors(on)
-        if on.inputs.is_rounding:
+        eigenvalues = abs(self._of_weights(on))
+        values = eigenvalues[:, None] * weight_errors(on)
+        if self.inputs and on.inputs.is_rounding:
             values = values + input_bounds(on, self)
-        return Sensitivity(on.table(0.5 * values, self.name))
+        sizes = np.array([layer.num_weights for layer in on.network.layers])
+        scores = {WEIGHTS: eigenvalues / sizes}
+        return Sensitivity(on.table(0.5 * values, self.name, scores=scores))
 
     def _of_weights(self, on: Estimation) -> Array:
         if self.backend == "mpq":
             return weight_eigenvalues(on, self)
-        refuse_inputs(on.inputs.is_rounding)
+        refuse_inputs(self.inputs and on.inputs.is_rounding)
         return pyhessian_eigenvalues(
             on, objective(on.network, self.loss), self.max_iterations, self.tolerance,
             torch.Generator().manual_seed(self.seed),

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from mpq.errors import InputError
+from mpq.problem.cost_table import INPUTS, WEIGHTS
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.curvature.block_traces import Traces, hutchinson_traces, until_within
 from mpq.sensitivity.curvature.gauss_newton import gauss_newton_traces
@@ -57,6 +58,7 @@ class HessianTrace(SensitivityEstimator):
         backend: ``mpq``, or ``pyhessian`` for the Hessian.
         tolerance: Stop at this relative standard error of every layer; 0: draw all probes.
         seed: Seed of the probes' random signs.
+        inputs: Whether rounded inputs are priced; HAWQ-V3 prices weights alone.
     """
 
     name: ClassVar[str] = "hessian-trace"
@@ -69,6 +71,7 @@ class HessianTrace(SensitivityEstimator):
     backend: str = "mpq"
     tolerance: float = 0.0
     seed: int = 0
+    inputs: bool = True
 
     def __post_init__(self) -> None:
         if self.num_probes < 0:
@@ -93,14 +96,15 @@ class HessianTrace(SensitivityEstimator):
             InputError: If ``pyhessian`` is to price inputs.
             MissingDependencyError: If ``pyhessian`` is not installed.
         """
-        traces = block_traces(on, self, on.inputs.is_rounding)
+        with_inputs = self.inputs and on.inputs.is_rounding
+        traces = block_traces(on, self, with_inputs)
         sizes = np.array([layer.num_weights for layer in on.network.layers])
         # An error without a preferred direction has 1/n of its squared length along each
         # eigenvector: it meets the mean eigenvalue, the trace over n.
         by_channel = channel_errors(on)
         errors = np.stack([found.sum(axis=0) for found in by_channel.values()])
         weight = 0.5 * errors / sizes[:, None]  # [L, B], per unit of trace
-        of_input = input_errors(on)  # [L, B]
+        of_input = input_errors(on) if with_inputs else np.zeros(on.shape)  # [L, B]
         values = (
             traces.weight.clip(min=0)[:, None] * weight
             + traces.input.clip(min=0)[:, None] * 0.5 * of_input
@@ -110,8 +114,11 @@ class HessianTrace(SensitivityEstimator):
         # One draw leaves errors of nan, and a table is all finite or not given.
         is_known = bool(np.isfinite(traces.weight_error + traces.input_error).all())
         rates = dict(zip(on.names, 0.5 * traces.weight.clip(min=0) / sizes, strict=True))
+        scores = {WEIGHTS: traces.weight / sizes}
+        if with_inputs:
+            scores[INPUTS] = traces.input
         return Sensitivity(
-            on.table(values, self.name),
+            on.table(values, self.name, scores=scores),
             standard_error=on.table(error, self.name) if is_known else None,
             channels={n: rates[n] * x for n, x in by_channel.items()} if on.divides else {},
         )

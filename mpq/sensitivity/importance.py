@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpq._support.arrays import Array
-from mpq.problem.cost_table import CostTable
+from mpq.problem.cost_table import WEIGHTS, CostTable
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.weight_error import channel_errors, relative_errors
 
@@ -26,7 +26,7 @@ def importance_table(on: Estimation, importance: Sequence[float] | Array, name: 
         name: Name of the estimator, which the table has, too.
 
     Returns:
-        ``[L, B]`` in the unit ``relative``.
+        ``[L, B]`` in the unit ``relative``, with the importance as scores of the weights.
 
     Raises:
         ModelError: If an importance is not finite.
@@ -34,4 +34,4 @@ def importance_table(on: Estimation, importance: Sequence[float] | Array, name: 
     column = np.asarray(importance, dtype=np.float64)[:, None]
     with np.errstate(invalid="ignore"):  # an infinite importance is refused by the table
         values = column * relative_errors(on, channel_errors(on))
-    return on.table(values, name, "relative")
+    return on.table(values, name, "relative", {WEIGHTS: column[:, 0]})

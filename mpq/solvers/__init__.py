@@ -8,6 +8,7 @@ from mpq.solvers.additive.lagrangian import Lagrangian
 from mpq.solvers.auto import Auto
 from mpq.solvers.baselines.bisection import Bisection
 from mpq.solvers.baselines.greedy import Greedy
+from mpq.solvers.baselines.ordered import Ordered
 from mpq.solvers.baselines.water_filling import WaterFilling
 from mpq.solvers.black_box._base import MeasuringSolver
 from mpq.solvers.black_box.bayesian import Bayesian
@@ -33,6 +34,7 @@ SOLVERS: Registry[Solver] = Registry(
         Greedy,
         WaterFilling,
         Bisection,
+        Ordered,
     ),
     group="mpq.solvers",
 )
@@ -51,6 +53,7 @@ __all__ = [
     "Lagrangian",
     "LocalSearch",
     "MeasuringSolver",
+    "Ordered",
     "OuterApproximation",
     "Solver",
     "Surrogate",

@@ -229,7 +229,7 @@ class Dividing:
             for b in self.problem.budgets
         )
         return Problem(
-            replace(self.problem.loss, layers=parts.row_names, values=self.losses),
+            replace(self.problem.loss, layers=parts.row_names, values=self.losses, scores={}),
             Constraints(tuple(budgets)),
             mask=np.repeat(open_to, parts.counts, axis=0),
             parts=parts,

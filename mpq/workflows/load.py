@@ -18,6 +18,7 @@ from mpq.network.metrics import METRICS
 from mpq.network.reach import Reach
 from mpq.problem.assignment import Assignment
 from mpq.problem.cost_table import CostTable
+from mpq.problem.metadata import UsedRecipe
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.report.measurement import ComparisonRow, Measurement
@@ -169,6 +170,7 @@ def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
         "recalibration": None if ranged is None else Recalibration(**ranged),
         "sequential_rounding": None if again is None else SequentialRounding(**again),
         "bias_correction": None if biases is None else BiasCorrection(**_with_tuples(biases)),
+        "recipe": UsedRecipe.from_dict(data.get("recipe")),
         "tuning": None if tuning is None else TuningRecord(**_with_tuples(tuning)),
         "steps": None if steps is None else StepRecord.from_dict(steps),
     }

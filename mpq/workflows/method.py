@@ -32,6 +32,7 @@ class Method:
         solver: Solves the problem; one that measures is bound to the network first.
         objective: The resource to minimise, or ``None``.
         rounds: At most so many rounds of refinement; 0: none.
+        safeguard: Whether another answer may take the place of the solver's, see ``mpq.search``.
 
     Raises:
         InputError: If they do not go together.
@@ -41,6 +42,7 @@ class Method:
     solver: Solver
     objective: Objective | None = None
     rounds: int = 0
+    safeguard: bool = True
 
     @classmethod
     def of(

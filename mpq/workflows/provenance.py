@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from mpq.network.reach import Reach
+from mpq.problem.metadata import UsedRecipe
 from mpq.workflows.bias_record import BiasCorrection
 from mpq.workflows.recalibration import Recalibration
 from mpq.workflows.refine import Refinement
@@ -72,6 +73,7 @@ class Provenance:
         steps: Clusters of a diffusion's steps, with their examples; ``None``: one range for all.
         operands_left: What operations between layers read and stays as it came, and why; ``None``:
             inputs of layers alone were rounded.
+        recipe: The published system that it was found by; ``None``: by none.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -104,5 +106,6 @@ class Provenance:
     tuning: TuningRecord | None = None
     steps: StepRecord | None = None
     operands_left: Mapping[str, str] | None = None
+    recipe: UsedRecipe | None = None
     mpq_version: str = ""
     torch_version: str = ""

@@ -142,7 +142,7 @@ class SearchResult:
         assert parts is not None
         cells = table.values[np.arange(len(columns)), columns]
         values = parts.by_layer(cells)[:, None]
-        return replace(table, layers=parts.layers, precisions=(ORIGINAL,), values=values)
+        return replace(table, layers=parts.layers, precisions=(ORIGINAL,), values=values, scores={})
 
     @property
     def measured(self) -> Measurement:

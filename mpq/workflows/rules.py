@@ -39,6 +39,9 @@ class Rules:
         tie: All layers that one of these matches share a precision.
         find_ties: Whether layers that read one tensor share a precision.
         fold: Whether BatchNorm is folded into the convolution before it.
+        ends: Precision of the first and of the last layer in the order of their first calls, where
+            ``fix`` gives them none; ``None``: they are chosen as all are.
+        tie_blocks: Whether the layers of a block, an entry of a list of modules, share a precision.
 
     Raises:
         InputError: If a pattern is neither a glob nor a predicate.
@@ -52,6 +55,8 @@ class Rules:
     tie: Sequence[Pattern] = ()
     find_ties: bool = True
     fold: bool = True
+    ends: Spelled | None = None
+    tie_blocks: bool = False
 
     def __post_init__(self) -> None:
         several = {"include": self.include, "exclude": self.exclude, "tie": self.tie}
@@ -65,6 +70,7 @@ class Rules:
             for pattern in patterns:
                 check_pattern(pattern, rule)
         # Reading the pairs refuses misspelled precisions as well.
+        _ = self.fixed_ends
         for rule, pairs in (("fix", self.fixed), ("allow", self.allowed)):
             for pattern, _ in pairs:
                 check_pattern(pattern, rule)
@@ -74,6 +80,11 @@ class Rules:
         """Pairs of ``fix``, read."""
         pairs = _pairs("fix", self.fix)
         return tuple((pattern, read_precisions("fix", [value])[0]) for pattern, value in pairs)
+
+    @cached_property
+    def fixed_ends(self) -> Precision | None:
+        """``ends``, read."""
+        return None if self.ends is None else read_precisions("ends", [self.ends])[0]
 
     @cached_property
     def allowed(self) -> tuple[tuple[Pattern, tuple[Precision, ...]], ...]:

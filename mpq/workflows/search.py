@@ -1,6 +1,6 @@
 """The main job, told once: model + data + device + limits -> assignment."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
-from mpq.report.safeguard import AnswerCheck
+from mpq.recipes import Recipe
+from mpq.report.safeguard import AnswerCheck, Safeguard
 from mpq.sensitivity import ESTIMATORS, Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.in_memory import in_memory
 from mpq.sensitivity.spot_check import spot_check
@@ -22,6 +23,7 @@ from mpq.workflows.bias_correction import with_corrected_biases
 from mpq.workflows.cached_layers import check_prices_caches
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.finish import finished
+from mpq.workflows.follow import Way, follow
 from mpq.workflows.inside import answer_in_parts, check_split
 from mpq.workflows.kept_estimates import kept_estimate
 from mpq.workflows.measured_share import MeasuredShare
@@ -46,6 +48,9 @@ def search(
     solver: str | Solver = SOLVER,
     refine: int = 0,
     progress: bool = False,
+    safeguard: bool = True,
+    recipe: str | Recipe | None = None,
+    keep: Collection[str] = (),
 ) -> SearchResult:
     """Finds the assignment with the least loss within the limits.
 
@@ -70,6 +75,11 @@ def search(
             was found, and solved again, while the loss measured on calibration examples falls. The
             result is refined, the points of its frontier are not.
         progress: Whether bars are shown on standard error.
+        safeguard: Whether an answer that the estimate says is worse, and that loses less on
+            held-out examples, takes the place of the solver's (docs/sensitivity.md).
+        recipe: A published system, of ``mpq recipes``, whose settings are taken. What ``task`` and
+            this call have otherwise than by default stands, and the result names it.
+        keep: Settings that stand though they are as by default, such as ``rounding``.
 
     Raises:
         InputError: If something given cannot be used; its subclasses say what.
@@ -77,9 +87,10 @@ def search(
         SolverError: If the solver fails or finds nothing.
     """
     check_task(task, "search")
-    method = Method.of(sensitivity, solver, task.seed, objective, refine)
+    parsed = goal(limits, objective)
     with showing_progress(progress):
-        return searched(task, goal(limits, objective), method)[0]
+        way = follow(recipe, Way(task, sensitivity, solver, safeguard), keep)
+        return way.noted(searched(way.task, parsed, way.method(objective, refine))[0])
 
 
 def goal(limits: Limits, objective: Objective | None) -> tuple[Limit, ...]:
@@ -174,18 +185,20 @@ def _answered(
     # With an objective, the least cost is a budget by now, and the loss has a limit to keep.
     accepts = method.accepts(problem, prepared)
     others: dict[str, AnswerCheck] = {}
-    if not method.solver.is_measuring:
+    if method.safeguard and not method.solver.is_measuring:
         solution, others = best_answer(prepared, problem, solution, found.by_channels, accepts)
     finish = finished(prepared, problem, solution, accepts)
-    solution, safeguard = never_worse(prepared, problem, solution, accepts)
-    safeguard = replace(safeguard, prices=others.get(PRICES), integers=others.get(INTEGERS))
-    if safeguard.replaced_by is not None:
+    safeguard: Safeguard | None = None
+    if method.safeguard:
+        solution, safeguard = never_worse(prepared, problem, solution, accepts)
+        safeguard = replace(safeguard, prices=others.get(PRICES), integers=others.get(INTEGERS))
+    if safeguard is not None and safeguard.replaced_by is not None:
         # Another answer, whose codes and ranges are those that all share so far.
         finish = finished(prepared, problem, solution, accepts)
     split = prepared.task.parts
     if split is not None:
         problem, solution, inside = answer_in_parts(prepared, split, problem, solution, found)
-        safeguard = replace(safeguard, inside=inside)
+        safeguard = replace(safeguard or Safeguard(), inside=inside)
     result = Session(prepared).record(
         problem, solution, method.solver, method.estimator.name, rounds, found.check, safeguard,
         finish,

@@ -15,7 +15,8 @@ from mpq.network.kept_tokens import KEPT_NONE
 from mpq.network.mapped import streaming
 from mpq.network.metrics import METRICS
 from mpq.network.network import Network
-from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudget
+from mpq.problem.assignment import AssignedLayer, Assignment
+from mpq.problem.metadata import Metadata, UsedBudget
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.quantization.precision import ORIGINAL, Precision

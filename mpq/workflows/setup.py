@@ -14,7 +14,7 @@ from mpq.backends.streamed import moment_memory
 from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles import NO_TARGET, Pricing
 from mpq.hardware_profiles.linear import packed_bits
-from mpq.network.blocks import blocks_of, without_caches
+from mpq.network.blocks import blocks_of, layers_by_block, without_caches
 from mpq.network.examples import Calibration
 from mpq.network.halving import halved
 from mpq.network.layer import Layer, merge_ties
@@ -147,7 +147,7 @@ class Prepared:
         own = OwnCandidates.of(
             network.layers,
             task,
-            _by_layer(network, rules.fixed, "--fix"),
+            _ends(network, rules) | _by_layer(network, rules.fixed, "--fix"),
             _by_layer(network, rules.allowed, "--allow"),
         )
         fixed, allowed = own.fixed, own.allowed
@@ -368,6 +368,12 @@ def _by_layer(
     return {name: value for pattern, value in pairs for name in network.matching(pattern, option)}
 
 
+def _ends(network: Network, rules: Rules) -> dict[str, Precision]:
+    """The first and the last layer, where their precision is given."""
+    ends = rules.fixed_ends
+    return {} if ends is None else {network.layers[at].name: ends for at in (0, -1)}
+
+
 def _check_fixed(
     fixed: Mapping[str, Precision], allowed: Mapping[str, tuple[Precision, ...]]
 ) -> None:
@@ -383,5 +389,7 @@ def _check_fixed(
 def _ties(network: Network, rules: Rules) -> tuple[tuple[str, ...], ...]:
     """Ties that the network has and those that were asked for, merged where they overlap."""
     found = network.ties if rules.find_ties else ()
-    asked = (network.matching(pattern, "--tie") for pattern in rules.tie)
-    return merge_ties([*found, *asked], [layer.name for layer in network.layers])
+    names = [layer.name for layer in network.layers]
+    asked = [network.matching(pattern, "--tie") for pattern in rules.tie]
+    blocks = layers_by_block(network.module, names) if rules.tie_blocks else []
+    return merge_ties([*found, *asked, *map(tuple, blocks)], names)

@@ -34,6 +34,7 @@ from mpq.solvers import (
     Greedy,
     IntegerLinearProgram,
     Lagrangian,
+    Ordered,
     Solver,
     Surrogate,
     WaterFilling,
@@ -49,7 +50,7 @@ EXACT: list[Solver] = [
     IntegerLinearProgram("CBC"),
     Lagrangian(),
 ]
-BASELINES: list[Solver] = [Greedy(), Greedy("down"), WaterFilling(), Bisection()]
+BASELINES: list[Solver] = [Greedy(), Greedy("down"), WaterFilling(), Bisection(), Ordered()]
 ONE_BUDGET: list[Solver] = [DynamicProgramming(), WaterFilling()]
 APART = set(map(type, [*EXACT, *BASELINES, *ONE_BUDGET]))
 OTHERS: list[Solver] = [part() for part in mpq.SOLVERS if part not in APART]

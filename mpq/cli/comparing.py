@@ -1,0 +1,67 @@
+"""What `mpq compare` was asked for: estimators on random assignments, or whole recipes."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mpq.cli import options as o
+from mpq.cli.task_options import DEMO_COMPARED_LIMITS, TaskOptions
+from mpq.workflows import defaults
+
+if TYPE_CHECKING:
+    from mpq.report.estimators import EstimatorComparison
+    from mpq.report.recipes import RecipeComparison
+
+
+@dataclass(frozen=True, eq=False)
+class CompareOptions:
+    """Which estimators or recipes are compared, and on what."""
+
+    asked: TaskOptions = field(default_factory=TaskOptions)
+    recipes: o.Recipes = None
+    estimators: o.Estimators = None
+    solver: o.SolverName = defaults.SOLVER
+    random: o.RandomAssignments = defaults.NUM_RANDOM
+    max_loss: o.MaxLoss = defaults.MAX_COMPARED_LOSS
+    refine: o.Refine = 0
+    output: o.Output = Path("mpq-compare")
+
+    @property
+    def _limits(self) -> list[str]:
+        """As given; the built-in network comes with some."""
+        return self.asked.limit or (DEMO_COMPARED_LIMITS if self.asked.source.is_demo else [])
+
+    def run(self) -> "EstimatorComparison":
+        """Runs the comparison."""
+        from mpq.workflows.compare import compare
+
+        return compare(
+            self.asked.task(self.asked.device),
+            self._limits,
+            estimators=self.estimators or defaults.ESTIMATORS_COMPARED,
+            solver=self.solver,
+            num_random=self.random,
+            max_loss=self.max_loss,
+            refine=self.refine,
+            # Measurements are kept there as they are made: the same command again resumes.
+            folder=self.output,
+        )
+
+    def run_recipes(self) -> "RecipeComparison":
+        """Searches by every recipe, and by default.
+
+        Raises:
+            InputError: If there are options of comparing estimators.
+        """
+        from mpq.errors import InputError
+        from mpq.workflows.compare_recipes import compare_recipes
+
+        others = (self.estimators, self.solver, self.random, self.max_loss, self.refine)
+        plain = CompareOptions
+        if others != (None, plain.solver, plain.random, plain.max_loss, plain.refine):
+            raise InputError(
+                "--recipe compares whole searches: --estimator, --solver, --random, --max-loss and "
+                "--refine are for comparing estimators"
+            )
+        task = self.asked.task(self.asked.device)
+        return compare_recipes(task, self._limits, self.recipes or ())

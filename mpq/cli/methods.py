@@ -1,0 +1,56 @@
+"""How a search is done, by options of its own or by those of a recipe."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import typer
+
+from mpq.cli import options as o
+from mpq.workflows import defaults
+from mpq.workflows.task import Task
+
+if TYPE_CHECKING:
+    from mpq.workflows.follow import Way
+
+_SETTINGS = {"precisions": "candidates", "data": "calibration"}
+"""Options whose setting is called otherwise."""
+
+
+@dataclass(frozen=True, eq=False)
+class MethodOptions:
+    """Estimator and solver, or the recipe that has them."""
+
+    recipe: o.RecipeName = None
+    sensitivity: o.Sensitivity = defaults.ESTIMATOR
+    solver: o.SolverName = defaults.SOLVER
+    refine: o.Refine = 0
+    safeguard: o.Safeguard = True
+    # No option: typer gives a command its context, which tells what was written out.
+    context: typer.Context = cast("typer.Context", None)  # noqa: RUF009
+
+    def way(self, task: Task) -> "Way":
+        """How the task is searched.
+
+        Raises:
+            InputError: If there is no such recipe; its subclasses say what.
+        """
+        from mpq.recipes import recipe_of
+        from mpq.workflows.follow import Way, follow
+
+        asked = Way(task, self.sensitivity, self.solver, self.safeguard)
+        if self.recipe is None:
+            return asked
+        own = recipe_of(self.recipe).settings
+        return follow(self.recipe, asked, [name for name in own if name in self._written_out])
+
+    @property
+    def _written_out(self) -> frozenset[str]:
+        """Settings that the user gave, as by default or not."""
+        if self.context is None:
+            return frozenset()
+        given = (
+            name
+            for name in self.context.params
+            if getattr(self.context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+        )
+        return frozenset(_SETTINGS.get(name, name) for name in given)

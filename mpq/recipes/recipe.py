@@ -1,0 +1,178 @@
+"""A published system as a value: what it estimates, chooses and rounds with, and by what source."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, TypeAlias, final
+
+from mpq.errors import InputError
+
+NOT_STATED: Final = "not stated"
+"""Source of a choice that a paper, as far as we know it, leaves open: what is taken is ours."""
+
+Value: TypeAlias = str | bool | tuple[str, ...] | None
+"""Of a setting."""
+_OPTIONS: Final = {
+    "sensitivity": "--sensitivity",
+    "solver": "--solver",
+    "candidates": "--precisions",
+    "calibration": "--data",
+    "weight_range": "--weight-range",
+    "activation_range": "--activation-range",
+    "rounding": "--rounding",
+    "ends": "--ends",
+    "find_ties": "--find-ties",
+    "tie_blocks": "--tie-blocks",
+    "bias_correction": "--bias-correction",
+    "tune": "--tune",
+    "safeguard": "--safeguard",
+}
+"""Setting to the option of ``mpq search`` that says the same."""
+
+
+@final
+@dataclass(frozen=True)
+class Paper:
+    """What a recipe is of.
+
+    Args:
+        authors: Such as ``Dong et al.``
+        year: Of publication.
+        title: In full.
+        arxiv: Number, such as ``1911.03852``.
+    """
+
+    authors: str
+    year: int
+    title: str
+    arxiv: str
+
+    def __str__(self) -> str:
+        return f"{self.authors} ({self.year}), {self.title}, arXiv:{self.arxiv}"
+
+
+@final
+@dataclass(frozen=True)
+class Choice:
+    """One choice that a search needs, and where it is from.
+
+    Args:
+        of: What is chosen, such as ``candidates``.
+        taken: What is taken, in words.
+        source: Where the paper says so, such as ``section 3.2``; ``NOT_STATED``: it is ours.
+    """
+
+    of: str
+    taken: str
+    source: str = NOT_STATED
+
+
+@final
+@dataclass(frozen=True)
+class Recipe:
+    """A published system, by its name: nothing but values, which ``mpq.search`` follows.
+
+    Args:
+        name: As ``--recipe`` takes it.
+        version: Whole number from 1 on; another one makes other choices.
+        summary: What it uses, in a sentence.
+        paper: Where it is from.
+        formula: What is made small, in one line.
+        sensitivity: Estimator with options, for ``ESTIMATORS.build``.
+        solver: Solver with options, for ``SOLVERS.build``.
+        candidates: What every layer may take.
+        constraint: Which limits the paper sets, in words.
+        choices: Each with its source.
+        departures: What is done otherwise than in the paper, a sentence each.
+        weight_range: How ranges of weights are chosen, for ``RANGE_METHODS.build``.
+        activation_range: How ranges of inputs are chosen.
+        rounding: How weights become codes, for ``ROUNDINGS.build``.
+        source: Of calibration examples that need no data, for ``DATA_SOURCES.build``, without
+            their shape; empty: the user's examples.
+        ends: Precision of the first and the last layer; ``None``: they are chosen as all are.
+        find_ties: Whether layers that read one tensor share a precision.
+        tie_blocks: Whether the layers of a block share a precision.
+        bias_correction: As in ``mpq.Task``.
+        tune: As in ``mpq.Task``.
+        steps: What the paper does with the answer, in order, in words.
+        orders_tuning: Whether it says in which order layers are fine-tuned: that of what they lose
+            in the answer, the most first.
+
+    Raises:
+        InputError: If it has no candidates or no choices, or its version is no number from 1 on.
+    """
+
+    name: str
+    version: int
+    summary: str
+    paper: Paper
+    formula: str
+    sensitivity: str
+    solver: str
+    candidates: tuple[str, ...]
+    constraint: str
+    choices: tuple[Choice, ...]
+    departures: tuple[str, ...] = ()
+    weight_range: str = "minmax"
+    activation_range: str = "minmax"
+    rounding: str = "nearest"
+    source: str = ""
+    ends: str | None = None
+    find_ties: bool = True
+    tie_blocks: bool = False
+    bias_correction: bool = False
+    tune: str | None = None
+    steps: tuple[str, ...] = ()
+    orders_tuning: bool = False
+
+    def __post_init__(self) -> None:
+        if self.version < 1 or not self.candidates or not self.choices:
+            raise InputError(
+                f"recipe {self.name!r} needs a version from 1 on, candidates, and its choices with "
+                "their sources"
+            )
+
+    @cached_property
+    def settings(self) -> Mapping[str, Value]:
+        """All that it settles of a search, by the names that ``mpq.Task`` and ``mpq.search`` have.
+
+        Examples are settled where the paper makes its own. No other answer may take the place of
+        the recipe's (``safeguard``).
+        """
+        found: dict[str, Value] = {
+            "sensitivity": self.sensitivity,
+            "solver": self.solver,
+            "candidates": self.candidates,
+            "weight_range": self.weight_range,
+            "activation_range": self.activation_range,
+            "rounding": self.rounding,
+            "ends": self.ends,
+            "find_ties": self.find_ties,
+            "tie_blocks": self.tie_blocks,
+            "bias_correction": self.bias_correction,
+            "tune": self.tune,
+            "safeguard": False,
+        }
+        return found | ({"calibration": self.source} if self.source else {})
+
+    @property
+    def command(self) -> str:
+        """The same search said in full, without model, data and limits.
+
+        A source of examples takes the shape of one as well.
+        """
+        words = (_words(name, value) for name, value in self.settings.items())
+        return " ".join(["mpq search", *(w for w in words if w)])
+
+
+def _words(name: str, value: Value) -> str:
+    option = _OPTIONS[name]
+    if isinstance(value, bool):
+        return option if value else option.replace("--", "--no-") if name in _BOTH else ""
+    if value is None:
+        return ""
+    return f"{option} {value if isinstance(value, str) else ','.join(value)}"
+
+
+_BOTH: Final = ("find_ties", "safeguard")
+"""Settings whose default is yes."""

@@ -1,0 +1,74 @@
+"""Published systems beside each other and beside our default, on the user's own network."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mpq._support.paired_gains import standard_error
+from mpq._support.progress import showing_progress, track
+from mpq.errors import InputError, MpqError
+from mpq.problem.limits import Limit, Limits, written_limits
+from mpq.recipes import recipe_of
+from mpq.report.recipes import DEFAULT, RecipeComparison, RecipeRow
+from mpq.workflows.follow import Way, follow
+from mpq.workflows.result import SearchResult
+from mpq.workflows.search import searched
+from mpq.workflows.setup import Prepared
+from mpq.workflows.task import Task, check_task
+
+
+def compare_recipes(
+    task: Task, limits: Limits, recipes: Sequence[str], progress: bool = False
+) -> RecipeComparison:
+    """Searches by every recipe and by default within every limit, and measures all alike.
+
+    The answers are measured on the same held-out examples. What a recipe cannot do is its result.
+
+    Args:
+        task: As in ``mpq.search``; what it has otherwise than by default stands for all.
+        limits: Each a budget of its own, as in ``mpq.compare``.
+        recipes: Names of ``mpq.recipes.RECIPES``.
+        progress: Whether bars are shown on standard error.
+
+    Raises:
+        InputError: If there is no limit or no recipe, or something given cannot be used.
+        InfeasibleError: If the default cannot meet a limit.
+    """
+    check_task(task, "compare")
+    for name in recipes:
+        recipe_of(name)
+    parsed = dict(written_limits(limits))
+    if not parsed or not recipes:
+        raise InputError("give at least one limit and one recipe to compare")
+    with showing_progress(progress):
+        # Split once: a recipe with examples of its own would hold out others than the rest.
+        prepared = Prepared.untransformed(task)
+        calibration, held_out = prepared.calibration, prepared.held_out
+        task = replace(task, calibration=calibration, held_out=held_out)
+        asked = [(text, name) for text in parsed for name in (DEFAULT, *recipes)]
+        rows = [_row(task, text, parsed[text], name) for text, name in track(asked, "recipes")]
+    unit = prepared.network.metric.unit
+    return RecipeComparison(tuple(rows), unit, calibration.num_examples, held_out.num_examples)
+
+
+def _row(task: Task, text: str, limit: Limit, name: str) -> RecipeRow:
+    start = time.perf_counter()
+    try:
+        way = follow(None if name == DEFAULT else name, Way(task))
+        result = way.noted(searched(way.task, [limit], way.method())[0])
+    except MpqError as error:
+        if name == DEFAULT:
+            raise
+        return RecipeRow(name, text, error=str(error))
+    seconds = time.perf_counter() - start
+    measured, used = result.measured, result.provenance.recipe
+    return RecipeRow(
+        name, text, measured.divergence, standard_error(measured.by_example), measured.accuracy,
+        _costs(result), seconds, () if used is None else used.overrides,
+    )  # fmt: skip
+
+
+def _costs(result: SearchResult) -> dict[str, float]:
+    """Column to what the answer uses of every budget."""
+    columns = result.columns
+    return {f"{b.resource}_{b.unit}": b.used(columns) for b in result.problem.budgets}

@@ -1,0 +1,187 @@
+"""A recipe and what is asked besides: what is said otherwise than by default stands."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, final
+
+from mpq.errors import InputError, UnknownNameError
+from mpq.network.arguments import tensors_in
+from mpq.network.examples import Calibration
+from mpq.network.synthetic import DATA_SOURCES
+from mpq.problem.metadata import UsedRecipe
+from mpq.quantization.ranges import Ranges
+from mpq.recipes import Recipe, recipe_of
+from mpq.sensitivity import SensitivityEstimator
+from mpq.solvers import Solver
+from mpq.workflows.defaults import ESTIMATOR, SOLVER
+from mpq.workflows.method import Method
+from mpq.workflows.objective import Objective
+from mpq.workflows.result import SearchResult
+from mpq.workflows.rules import Rules
+from mpq.workflows.task import Task
+
+Estimator: TypeAlias = str | SensitivityEstimator
+Solving: TypeAlias = str | Solver
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Way:
+    """How a task is searched: by its own settings, or by a recipe's.
+
+    Args:
+        task: With a recipe, as that has it.
+        sensitivity: As in ``mpq.search``.
+        solver: As in ``mpq.search``.
+        safeguard: As in ``mpq.search``.
+        recipe: That is followed; ``None``: none.
+        overrides: What is done otherwise than by the recipe.
+    """
+
+    task: Task
+    sensitivity: Estimator = ESTIMATOR
+    solver: Solving = SOLVER
+    safeguard: bool = True
+    recipe: Recipe | None = None
+    overrides: tuple[str, ...] = ()
+
+    def method(self, objective: Objective | None = None, refine: int = 0) -> Method:
+        """Estimator and solver, built.
+
+        Raises:
+            InputError: If they do not go together.
+        """
+        built = Method.of(self.sensitivity, self.solver, self.task.seed, objective, refine)
+        return replace(built, safeguard=self.safeguard)
+
+    def noted(self, result: SearchResult) -> SearchResult:
+        """The result, which says by what recipe it was found."""
+        if self.recipe is None:
+            return result
+        order = tuning_order(result) if self.recipe.orders_tuning else ()
+        used = UsedRecipe(self.recipe.name, self.recipe.version, self.overrides, order)
+        metadata = replace(result.assignment.metadata, recipe=used)
+        return replace(
+            result,
+            assignment=replace(result.assignment, metadata=metadata),
+            provenance=replace(result.provenance, recipe=used),
+        )
+
+
+def follow(recipe: str | Recipe | None, way: Way, keep: Collection[str] = ()) -> Way:
+    """The same task as a recipe has it.
+
+    What is asked otherwise than by default stands, and is an override that the result names.
+
+    Args:
+        recipe: Its name, or the recipe; ``None``: none.
+        way: What is asked.
+        keep: Settings (``Recipe.settings``) that stand though they are as by default.
+
+    Raises:
+        UnknownNameError: If there is no such recipe, or no such setting.
+        InputError: If there is a setting to keep and no recipe.
+        ModelError: If the recipe makes its own examples, and cannot for this network.
+    """
+    if recipe is None:
+        if keep:
+            raise InputError("keep names settings that a recipe leaves alone: give a recipe")
+        return way
+    recipe = recipe_of(recipe) if isinstance(recipe, str) else recipe
+    asked = _asked(way)
+    for name in keep:
+        if name not in asked:
+            raise UnknownNameError("setting of a recipe", name, asked)
+    taken, overrides = dict(asked), []
+    for name, own in recipe.settings.items():
+        is_kept = name in keep or asked[name] != _DEFAULTS.get(name, asked[name])
+        if not is_kept:
+            taken[name] = own
+        elif asked[name] != own:
+            overrides.append(f"{name}: {_spelled(asked[name])} instead of {_spelled(own)}")
+    return Way(
+        _task(way.task, taken, own_data="calibration" in recipe.settings.keys() - set(keep)),
+        taken["sensitivity"], taken["solver"], taken["safeguard"], recipe, tuple(overrides),
+    )  # fmt: skip
+
+
+def tuning_order(result: SearchResult) -> tuple[str, ...]:
+    """Layers by what each loses in the answer, the most first."""
+    values, columns = result.problem.loss.values, result.columns
+    lost = {name: values[row, columns[row]] for row, name in enumerate(result.problem.loss.layers)}
+    return tuple(sorted(lost, key=lambda name: -lost[name]))
+
+
+_DEFAULTS: Mapping[str, Any] = {
+    "sensitivity": ESTIMATOR,
+    "solver": SOLVER,
+    "candidates": None,
+    "weight_range": Ranges.weight,
+    "activation_range": Ranges.activation,
+    "rounding": Task.rounding,
+    "ends": Rules.ends,
+    "find_ties": Rules.find_ties,
+    "tie_blocks": Rules.tie_blocks,
+    "bias_correction": Task.bias_correction,
+    "tune": Task.tune,
+    "safeguard": True,
+}
+
+
+def _asked(way: Way) -> dict[str, Any]:
+    """Settings as they are asked for; examples by a word."""
+    task = way.task
+    given = task.given_precisions
+    return {
+        "sensitivity": way.sensitivity,
+        "solver": way.solver,
+        "candidates": None if given is None else tuple(map(str, given)),
+        "weight_range": task.ranges.weight,
+        "activation_range": task.ranges.activation,
+        "rounding": task.rounding,
+        "ends": None if task.rules.ends is None else str(task.rules.fixed_ends),
+        "find_ties": task.rules.find_ties,
+        "tie_blocks": task.rules.tie_blocks,
+        "bias_correction": task.bias_correction,
+        "tune": task.tune,
+        "safeguard": way.safeguard,
+        "calibration": "the user's examples",
+    }
+
+
+def _task(task: Task, taken: Mapping[str, Any], own_data: bool) -> Task:
+    calibration, held_out = task.calibration, task.held_out
+    if own_data:
+        # What is given then says the shape of an example, and is measured on.
+        held_out = calibration if held_out is None else held_out
+        calibration = _own_examples(task, taken["calibration"])
+    return replace(
+        task,
+        calibration=calibration,
+        held_out=held_out,
+        candidates=taken["candidates"],
+        ranges=Ranges(taken["weight_range"], taken["activation_range"]),
+        rules=replace(
+            task.rules, **{name: taken[name] for name in ("ends", "find_ties", "tie_blocks")}
+        ),
+        **{name: taken[name] for name in ("rounding", "bias_correction", "tune")},
+    )
+
+
+def _own_examples(task: Task, source: str) -> Calibration:
+    """Made by a source for inputs of the shape that the task's examples have."""
+    first = Calibration.of(task.calibration).first()
+    inputs = next(iter(tensors_in((first.args, dict(first.kwargs)))), None)
+    if inputs is None or inputs.ndim < 2:
+        raise InputError(
+            f"the recipe makes its own examples ({source}) of the shape of those given: the first "
+            "batch has no tensor of examples; keep the given ones (keep=['calibration'], --data)"
+        )
+    shape = "x".join(map(str, inputs.shape[1:]))
+    joint = "," if ":" in source else ":"
+    built = DATA_SOURCES.build(f"{source}{joint}shape={shape}", task.seed)
+    return built.calibration(task.model)
+
+
+def _spelled(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,105 @@
+"""Recipes beside each other and beside the default."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import mpq
+from mpq.cli.__main__ import app
+from mpq.errors import InputError, UnknownNameError
+from mpq.report.recipes import RecipeComparison
+from mpq.workflows.compare_recipes import compare_recipes
+from tests.recipes.reference import data, tiny
+
+NAMES = ["default", "hawq-v3", "hawq"]
+
+
+@pytest.fixture(scope="module")
+def comparison() -> RecipeComparison:
+    """Two recipes on the tiny network."""
+    task = mpq.Task(tiny(), data, data, candidates=["w4a4", "w8a8"], rounding="nearest")
+    return compare_recipes(task, ["bit_operations=10500"], ["hawq-v3", "hawq"])
+
+
+def test_a_row_for_every_search(comparison: RecipeComparison) -> None:
+    """Measured, within the limit, with its time and what was asked otherwise."""
+    assert [row.recipe for row in comparison.rows] == NAMES
+    assert all(0 < row.divergence < 1 for row in comparison.rows)
+    assert all(row.costs["bit_operations_bitops"] <= 10500 for row in comparison.rows)
+    assert all(row.seconds > 0 and row.accuracy is not None for row in comparison.rows)
+    assert comparison.rows[0].overrides == ()
+    assert comparison.rows[2].overrides[0].startswith("candidates: w4a4,w8a8 instead of w2a4")
+    assert (comparison.num_calibration, comparison.num_held_out) == (32, 32)
+
+
+def test_a_row_is_the_search_by_that_name(comparison: RecipeComparison) -> None:
+    """With the same loss on the same examples."""
+    task = mpq.Task(tiny(), data, data, candidates=["w4a4", "w8a8"], rounding="nearest")
+
+    found = mpq.search(task, ["bit_operations=10500"], recipe="hawq-v3")
+
+    assert comparison.rows[1].divergence == found.measured.divergence
+    shares = comparison.table()["of_default"]
+    assert shares[0] == 1
+    assert shares[1] == pytest.approx(found.measured.divergence / comparison.rows[0].divergence)
+
+
+def test_what_it_saves(comparison: RecipeComparison, tmp_path: Path) -> None:
+    """A table, and JSON without tokens that are none."""
+    files = comparison.save(tmp_path)
+
+    assert [file.name for file in files] == ["recipes.csv", "recipes.json"]
+    assert pd.read_csv(files[0])["recipe"].tolist() == NAMES
+    rows = json.loads(files[1].read_text())["rows"]
+    assert rows[1]["divergence"] == comparison.rows[1].divergence
+
+
+def test_what_a_recipe_cannot_do_is_its_result() -> None:
+    """HAWQ's loss needs labels; the default does without."""
+    task = mpq.Task(tiny(), [x for x, _ in data()], candidates=["w4a4", "w8a8"])
+
+    found = compare_recipes(task, ["bit_operations=12000"], ["hawq-v3"])
+
+    assert found.rows[0].error is None
+    assert found.rows[1].error is not None
+    assert "targets" in found.rows[1].error
+    assert '"divergence": null' in found.to_json()
+    assert found.table()["error"][1] == found.rows[1].error
+
+
+def test_it_takes_limits_and_names() -> None:
+    """Refused before anything is searched."""
+    task = mpq.Task(tiny(), data)
+
+    with pytest.raises(InputError, match="at least one limit and one recipe"):
+        compare_recipes(task, ["bit_operations=10500"], [])
+    with pytest.raises(UnknownNameError, match="hawk"):
+        compare_recipes(task, ["bit_operations=10500"], ["hawk"])
+
+
+def test_options_of_estimators_do_not_go_with_recipes() -> None:
+    """They would do nothing."""
+    ran = CliRunner().invoke(app, ["compare", "--recipe", "hawq", "--estimator", "sketch"])
+
+    assert ran.exit_code == 2
+    assert "--recipe compares whole searches" in " ".join(ran.stderr.split())
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """Prints the table, and whatever a recipe could not do."""
+    file = tmp_path / "net.py"
+    file.write_text("from tests.recipes.reference import data, tiny\n", encoding="utf-8")
+    words = ["--model", f"{file}:tiny", "--data", f"{file}:data", "--precisions", "w4a4,w8a8"]
+
+    ran = CliRunner().invoke(
+        app, ["compare", *words, "--recipe", "hawq", "--limit", "bit_operations=12000",
+              "--output", str(tmp_path)],
+    )  # fmt: skip
+
+    assert ran.exit_code == 0, ran.output
+    assert "of default" in ran.stdout
+    assert "hawq, bit_operations=12000: but for candidates" in " ".join(ran.stdout.split())
+    assert (tmp_path / "recipes.csv").is_file()

@@ -1,0 +1,194 @@
+"""What every recipe promises: values that parts can be built from, sources, and a run by name."""
+
+import json
+import re
+import shlex
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import mpq
+from mpq import demo
+from mpq.cli.__main__ import app
+from mpq.errors import InputError, UnknownNameError
+from mpq.quantization.ranges import RANGE_METHODS
+from mpq.recipes import NOT_STATED, RECIPES, Choice, Paper, Recipe, recipe_of
+from tests.recipes.cases import QUICK
+from tests.recipes.reference import data, tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+FEW = ("--include", "stem.conv", "--include", "blocks.0.*", "--include", "head")
+"""Layers of the demo that are searched, so that a test takes a second."""
+
+
+def call(*arguments: str | Path) -> Result:
+    """One command, which must succeed."""
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture
+def few_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch of 16 of the demo's examples."""
+    for name in ("calibration", "held_out"):
+        images, labels = next(getattr(demo, name)())
+        monkeypatch.setattr(demo, name, partial(iter, [(images[:16], labels[:16])]))
+
+
+def test_every_recipe_is_in_the_contract() -> None:
+    """A new one has an entry."""
+    assert set(QUICK) == set(RECIPES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda x: x.name)
+def test_its_parts_can_be_built(recipe: Recipe) -> None:
+    """Estimator, solver, rounding, ranges, tuning, source and candidates are ours."""
+    assert mpq.ESTIMATORS.build(recipe.sensitivity)
+    assert mpq.SOLVERS.build(recipe.solver)
+    assert mpq.ROUNDINGS.build(recipe.rounding)
+    assert RANGE_METHODS.build(recipe.weight_range)
+    assert RANGE_METHODS.build(recipe.activation_range)
+    assert all(map(mpq.Precision.parse, recipe.candidates))
+    assert recipe.tune is None or mpq.TUNINGS.build(recipe.tune)
+    assert not recipe.source or mpq.DATA_SOURCES.build(recipe.source)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda x: x.name)
+def test_it_says_where_it_is_from(recipe: Recipe) -> None:
+    """A paper with a number, and a source for every choice that is not ours."""
+    chosen = [choice.of for choice in recipe.choices]
+
+    assert re.fullmatch(r"\d{4}\.\d{5}", recipe.paper.arxiv)
+    assert {"estimator", "candidates", "solver"} <= set(chosen)
+    assert len(set(chosen)) == len(chosen)
+    assert all(choice.taken and choice.source for choice in recipe.choices)
+    assert all(text.endswith(".") for text in recipe.departures)
+
+
+@pytest.mark.usefixtures("few_examples")
+@pytest.mark.parametrize("name", list(QUICK))
+def test_it_runs_by_its_name(name: str, tmp_path: Path) -> None:
+    """On the demo, and both files say so."""
+    words = ("--limit", "bit_operations=0.6x:w8a8", *FEW, *QUICK[name])
+
+    call("search", "--recipe", name, *words, "--output", tmp_path, "--points", "2", "--quiet")
+
+    assignment, result = (
+        json.loads((tmp_path / f"{part}.json").read_text()) for part in ("assignment", "result")
+    )
+    used = assignment["metadata"]["recipe"]
+    assert (used["name"], used["version"]) == (name, RECIPES[name].version)
+    assert result["provenance"]["recipe"] == used
+    assert result["safeguard"] is None
+    loaded = mpq.load(tmp_path)
+    assert loaded.provenance.recipe == loaded.assignment.metadata.recipe
+    assert loaded.provenance.recipe is not None
+
+
+@pytest.mark.usefixtures("few_examples")
+def test_the_long_command_is_the_same(tmp_path: Path) -> None:
+    """What ``--show`` prints finds the same bits without the recipe."""
+    asked = ("--limit", "bit_operations=0.6x:w8a8", *FEW, "--points", "2", *QUICK["hawq-v3"])
+    words = shlex.split(RECIPES["hawq-v3"].command)[1:]
+
+    call("search", "--recipe", "hawq-v3", *asked, "--output", tmp_path / "a")
+    # The estimator of the test's own is an override of the recipe's.
+    del words[1:3]
+    call(*words, *asked, "--output", tmp_path / "b")
+
+    short, long = (mpq.Assignment.load(tmp_path / x) for x in "ab")
+    assert short.precisions == long.precisions
+    assert long.metadata.recipe is None
+    assert '"recipe"' not in (tmp_path / "b" / "assignment.json").read_text()
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda x: x.name)
+def test_it_is_shown(recipe: Recipe) -> None:
+    """With every choice and its source, and as JSON."""
+    printed = " ".join(call("recipes", "--show", recipe.name).stdout.split())
+    shown = json.loads(call("recipes", "--show", recipe.name, "--json").stdout)
+
+    assert recipe.command in printed
+    assert all(departure in printed for departure in recipe.departures)
+    assert [x["source"] for x in shown["choices"]] == [x.source for x in recipe.choices]
+    assert recipe.name in call("recipes").stdout
+    assert f"`{recipe.name}`" in (ROOT / "docs" / "recipes.md").read_text()
+
+
+def test_what_is_asked_for_stands() -> None:
+    """In Python what is not as by default; the result names it."""
+    task = mpq.Task(tiny(), data, data, candidates=["w3", "w6"])
+
+    found = mpq.search(
+        task, {"weight_bytes": "0.9x:w6"}, recipe="hawq-v3", sensitivity="weight-error",
+        keep=["find_ties", "ends"],
+    )  # fmt: skip
+
+    used = found.provenance.recipe
+    assert used is not None
+    assert found.provenance.estimator == "weight-error"
+    assert [text.partition(":")[0] for text in used.overrides] == [
+        "sensitivity", "candidates", "ends",
+    ]  # fmt: skip
+    assert used.overrides[1] == "candidates: w3a32,w6a32 instead of w4sdyadica4,w8sdyadica8"
+    assert "recipe hawq-v3, version 1, but for sensitivity: weight-error instead" in used.sentence
+
+
+@pytest.mark.usefixtures("few_examples")
+def test_an_option_that_is_written_out_stands(tmp_path: Path) -> None:
+    """Also where it says what would be done without a recipe."""
+    asked = ("--limit", "bit_operations=0.6x:w8a8", *FEW, "--points", "2", "--output", tmp_path)
+    cheap = ("--sensitivity", "weight-error", "--weight-range", "mse")
+
+    printed = call("search", "--recipe", "hawq-v3", *asked, *cheap).stdout
+
+    found = mpq.load(tmp_path)
+    assert found.assignment.weight_range == "mse"
+    assert found.provenance.recipe is not None
+    assert "weight_range: mse instead of minmax" in found.provenance.recipe.overrides
+    assert "recipe hawq-v3, version 1, but for" in " ".join(printed.split())
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"recipe": "hawq-v9"}, "hawq-v9"),
+        ({"keep": ["rounding"]}, "give a recipe"),
+        ({"recipe": "hawq-v3", "keep": ["colour"]}, "colour"),
+    ],
+)
+def test_what_cannot_be_followed(how: dict[str, object], message: str) -> None:
+    """Names that are none, and settings to keep without a recipe."""
+    with pytest.raises(InputError, match=message):
+        mpq.search(mpq.Task(tiny(), data), ["effective_bits=5"], **how)  # type: ignore[arg-type]
+
+
+def test_time_does_not_go_with_a_recipe() -> None:
+    """Which has settings of its own that would be given up."""
+    ran = CliRunner().invoke(app, ["search", "--recipe", "hawq-v3", "--time", "1min"])
+
+    assert ran.exit_code == 2
+    assert "leave one of --time and --recipe out" in " ".join(ran.stderr.split())
+
+
+def test_a_recipe_has_a_version_and_choices() -> None:
+    """Without, nobody could tell two of a name apart, or what is ours."""
+    paper = Paper("A", 2020, "B", "2001.00001")
+    with pytest.raises(InputError, match="version from 1"):
+        Recipe("x", 0, "", paper, "", "", "", ("w4",), "", (Choice("a", "b", NOT_STATED),))
+    with pytest.raises(UnknownNameError, match="hawq-v3"):
+        recipe_of("hawq-3")
+
+
+def test_settings_leave_the_model_as_it_is() -> None:
+    """A recipe changes the task, and not what it holds."""
+    net = tiny()
+    before = {name: x.clone() for name, x in net.state_dict().items()}
+
+    mpq.search(mpq.Task(net, data, data), ["weight_bytes=1KiB"], recipe="hawq-v3")
+
+    assert all(torch.equal(x, before[name]) for name, x in net.state_dict().items())

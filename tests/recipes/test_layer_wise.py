@@ -1,0 +1,82 @@
+"""Layer-Wise Quantization: which blocks get more bits, by cosines that a reference takes."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import mpq
+
+
+class Block(nn.Module):
+    """Adds to its input what two layers make of it."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.up, self.down, self.strength = nn.Linear(6, 8), nn.Linear(8, 6), strength
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, 6]`` to ``[N, 6]``."""
+        return x + self.strength * self.down(self.up(x).relu())  # type: ignore[no-any-return]
+
+
+class Net(nn.Module):
+    """Five blocks and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.blocks = nn.ModuleList([Block(s) for s in (0.5, 3.0, 0.1, 1.5, 0.8)])
+        self.head = nn.Linear(6, 3)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, 3]``."""
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def data() -> Iterator[Tensor]:
+    """One batch of 32."""
+    yield torch.randn(32, 6, generator=torch.Generator().manual_seed(2))
+
+
+def first_blocks(limit: float, fewer: int, more: int) -> set[int]:
+    """Blocks in the order of the least cosine, as many at more bits as the limit holds.
+
+    The head, for which no block turns its input, comes first: its importance is 1.
+    """
+    net, x, cosines = Net(), next(data()), []
+    for block in net.blocks:
+        y = block(x).detach()
+        cosines.append(float(F.cosine_similarity(x, y, dim=-1).mean()))
+        x = y
+    order = [int(i) for i in np.argsort(cosines)]
+    assert cosines[order[0]] > 0, "the head has a cosine of 0"
+    sizes = dict.fromkeys(range(5), 96) | {-1: 18}
+    used, taken = float(sum(sizes.values()) * fewer), set[int]()
+    for i in [-1, *order]:
+        used += sizes[i] * (more - fewer)
+        if used > limit:
+            break
+        taken.add(i)
+    return taken
+
+
+@pytest.mark.parametrize("share", [0.3, 0.55, 0.9])
+def test_the_first_blocks_have_more_bits(share: float) -> None:
+    """And all layers of a block the same ones."""
+    task = mpq.Task(Net(), data, data, candidates=["w2a8", "w4a8"])
+    limit = 498 * 8 * (2 + share * 2)
+
+    found = mpq.search(task, {"bit_operations": limit}, recipe="layer-wise-quantization")
+
+    bits = {name: p.weight.number.bits for name, p in found.assignment.precisions.items()}
+    by_block = [{bits[f"blocks.{i}.up"], bits[f"blocks.{i}.down"]} for i in range(5)]
+    expected = first_blocks(limit / 8, 2, 4)
+    assert by_block == [{4} if i in expected else {2} for i in range(5)]
+    assert bits["head"] == (4 if -1 in expected else 2)

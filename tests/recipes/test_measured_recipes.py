@@ -1,0 +1,119 @@
+"""ZeroQ, CalibTIP and OHQ: bits of a tiny network, from single layers that a reference measures."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import mpq
+from mpq.recipes import recipe_of
+from tests.recipes.reference import LAYERS, Floats, data, least, rounded, tiny, weights_of
+
+Rounding = Callable[[Tensor, int], Tensor]
+Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def affine(w: Tensor, bits: int) -> Tensor:
+    """To nearest with a zero point, a scale per output channel that covers all and 0."""
+    low, high = w.amin(1, keepdim=True).clamp(max=0), w.amax(1, keepdim=True).clamp(min=0)
+    scale: Tensor = (high - low) / (2**bits - 1)
+    zero: Tensor = (-low / scale).round()
+    return (((w / scale).round() + zero).clamp(0, 2**bits - 1) - zero) * scale
+
+
+def single_layers(
+    pairs: list[tuple[int, int]], round_weight: Rounding, score: Score, x: Tensor, labels: Tensor
+) -> Floats:
+    """``[L, B]`` of the tiny network with a single layer rounded, weight and input."""
+    net, rows = tiny(), []
+    with torch.no_grad():
+        float_outputs = net(x)
+        for i in range(0, 9, 2):
+            read, row = net[:i](x), []
+            for w, a in pairs:
+                layer = deepcopy(net).get_submodule(str(i))
+                weight = layer.get_parameter("weight")
+                weight.copy_(round_weight(weight, w))
+                flat = affine(read.reshape(1, -1), a).reshape(read.shape)
+                row.append(float(score(float_outputs, net[i + 1 :](layer(flat)), labels)))
+            rows.append(row)
+    return np.array(rows)
+
+
+def divergence(p: Tensor, q: Tensor, _: Tensor) -> Tensor:
+    """Mean KL divergence."""
+    return F.kl_div(q.log_softmax(1), p.log_softmax(1), log_target=True, reduction="batchmean")
+
+
+def rise(p: Tensor, q: Tensor, labels: Tensor) -> Tensor:
+    """Of the cross entropy; what falls counts as 0."""
+    return (F.cross_entropy(q, labels) - F.cross_entropy(p, labels)).clamp(min=0)
+
+
+CASES: dict[str, tuple[list[tuple[int, int]], Rounding, Score]] = {
+    "zeroq": ([(2, 8), (4, 8), (8, 8)], affine, divergence),
+    "ohq": ([(4, 8), (8, 8)], rounded, divergence),
+    "calibtip": ([(4, 4), (8, 8)], rounded, rise),
+}
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+@pytest.mark.parametrize("name", list(CASES))
+def test_bits_of_a_tiny_network(name: str, share: float) -> None:
+    """The least sum of what single layers lose, by trying everything, on the same examples."""
+    pairs, round_weight, score = CASES[name]
+    x, labels = (torch.cat(parts) for parts in zip(*data(), strict=True))
+    sizes = np.array([w.numel() for w in weights_of(tiny())])
+    cost = sizes[:, None] * np.array([float(w * a) for w, a in pairs])
+    limit = cost.min(1).sum() + share * (cost.max(1).sum() - cost.min(1).sum())
+    task = mpq.Task(tiny(), data, data)
+
+    # Without BatchNorm nothing can be distilled; and a script rounds to nearest.
+    keep = {"calibtip": ["rounding", "bias_correction"]}.get(name, ["calibration"])
+    task = replace(task, rounding="nearest") if name == "calibtip" else task
+    found = mpq.search(task, {"bit_operations": limit}, recipe=name, keep=keep)
+
+    chosen = (found.assignment.precisions[layer] for layer in LAYERS)
+    bits = [(p.weight.number.bits, p.activation.number.bits) for p in chosen]
+    losses = single_layers(pairs, round_weight, score, x, labels)
+    assert bits == [pairs[c] for c in least(losses, cost, limit)]
+
+
+class Net(nn.Module):
+    """A convolution with BatchNorm, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.conv, self.norm, self.head = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Linear(16, 3)
+        with torch.no_grad():
+            self.norm.running_mean.copy_(torch.linspace(-1, 1, 4))  # type: ignore[union-attr]
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, 3]`` of ``[N, 2, 4, 4]``."""
+        return self.head(self.norm(self.conv(x)).relu().flatten(1))  # type: ignore[no-any-return]
+
+
+def test_examples_are_distilled_and_the_given_ones_measured_on() -> None:
+    """Of the given ones' shape; no labels are needed."""
+    recipe = replace(recipe_of("zeroq"), source="batch-norm:steps=3,num_examples=8")
+    given = [torch.randn(6, 2, 4, 4, generator=torch.Generator().manual_seed(0))]
+    task = mpq.Task(Net(), given)
+
+    found = mpq.search(task, {"bit_operations": "0.7x:w8a8"}, recipe=recipe)
+    kept = mpq.search(task, {"bit_operations": "0.7x:w8a8"}, recipe=recipe, keep=["calibration"])
+
+    assert found.measured.num_examples == 6
+    assert kept.measured.num_examples == 2
+    assert found.provenance.recipe is not None
+    assert found.provenance.recipe.overrides == ()
+    assert kept.provenance.recipe is not None
+    assert kept.provenance.recipe.overrides == (
+        "calibration: the user's examples instead of batch-norm:steps=3,num_examples=8",
+    )

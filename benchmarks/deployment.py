@@ -42,7 +42,7 @@ import mpq
 from mpq._support.files import write_files
 from mpq.cli.loading import load_callable, load_model
 from mpq.errors import MpqError
-from mpq.problem.assignment import Metadata
+from mpq.problem.metadata import Metadata
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.workflows.uniform import nearest
 

@@ -7,7 +7,7 @@ from typing import Self, TypeAlias, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpq._support.arrays import Array
 from mpq._support.journal import Journal
@@ -83,6 +83,8 @@ class Estimation:
         ranks: The processes that are asked the same, and can share what is looked at.
         workers: Other processes, which can measure some cells each.
         divides: Whether prices of channels are asked for (``Sensitivity.channels``).
+        score_drop: How much worse than the original's the user's own score of a network is;
+            ``None``: there is none.
 
     Raises:
         ModelError: Within ``torch.autocast``.
@@ -96,6 +98,7 @@ class Estimation:
     ranks: Ranks | None = None
     workers: TaskWorkers | None = None
     divides: bool = False
+    score_drop: Callable[[nn.Module], float] | None = None
 
     def __post_init__(self) -> None:
         check_no_autocast()

@@ -15,7 +15,8 @@ from mpq.network.kept_tokens import KEPT_NONE
 from mpq.network.mapped import streaming
 from mpq.network.metrics import METRICS
 from mpq.network.network import Network
-from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudget
+from mpq.problem.assignment import AssignedLayer, Assignment
+from mpq.problem.metadata import Metadata, UsedBudget
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.quantization.precision import ORIGINAL, Precision
@@ -282,6 +283,7 @@ class Session:
         self, problem: Problem, solution: Solution, measured: Measurement, provenance: Provenance
     ) -> Metadata:
         columns, workload = solution.columns, self.prepared.pricing.workload
+        score = self.prepared.task.own_score
         assert columns is not None
         return Metadata(
             device=provenance.device.name if provenance.device else None,
@@ -298,6 +300,8 @@ class Session:
             measured_loss=measured.divergence,
             measured_unit=measured.metric.unit,
             measured_accuracy=measured.accuracy,
+            score=score and score.name,
+            measured_score=measured.score,
             num_held_out=measured.num_examples,
             solver=solution.solver,
             solver_status=solution.status.name.lower(),

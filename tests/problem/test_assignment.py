@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import mpq
 from mpq.errors import FileFormatError
-from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudget
+from mpq.problem.assignment import AssignedLayer, Assignment
+from mpq.problem.metadata import Metadata, UsedBudget
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Precision
 from mpq.quantization.range_method import ActivationRange

@@ -28,7 +28,13 @@ from mpq.cli.requests import (
 from mpq.cli.sharing import working
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions, say, write
-from mpq.cli.task_options import DEMO, DEMO_HELD_OUT, AsSearchedOptions, AssignedOptions
+from mpq.cli.task_options import (
+    DEMO,
+    DEMO_HELD_OUT,
+    AsSearchedOptions,
+    AssignedOptions,
+    ScoreOptions,
+)
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.task import Task
 
@@ -155,6 +161,7 @@ def evaluate(
     *,
     on: AssignedOptions,
     compared: AsSearchedOptions,
+    judged: ScoreOptions,
     talk: TalkOptions,
 ) -> None:
     """Measure an assignment on held-out examples: KL divergence, accuracy, cross entropy; JSON."""
@@ -167,7 +174,7 @@ def evaluate(
     # Not the calibration examples: ranges were chosen for these, so that they flatter the network.
     examples = load_callable(data or DEMO_HELD_OUT)
     seed = compared.allow_randomness
-    measured = run(on.network(), found, examples, compared.spelled, seed, on.memory)
+    measured = run(on.network(), found, examples, compared.spelled, seed, on.memory, judged.built())
     write(json.dumps({name: m.to_dict() for name, m in measured.items()}, indent=1))
 
 

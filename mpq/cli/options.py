@@ -345,6 +345,26 @@ MaxDrop = Annotated[
     float | None,
     typer.Option("--max-accuracy-drop", help="Largest measured drop of accuracy; 0.01: a point."),
 ]
+MaxScoreDrop = Annotated[
+    float | None,
+    typer.Option("--max-score-drop", help="How much worse --score may be, for --minimize."),
+]
+OwnScore = Annotated[
+    str | None,
+    typer.Option(
+        "--score",
+        help="Judge of whole networks: accuracy, top-5, perplexity, miou, sqnr, psnr, ssim, or a "
+        "function that takes the quantized network and returns a number; named as --model.",
+    ),
+]
+ScoreBetter = Annotated[
+    str | None,
+    typer.Option("--score-better", help="Which of two numbers of your function: higher, lower."),
+]
+ScoreCost = Annotated[
+    str | None,
+    typer.Option("--score-cost", help="What a call of --score takes, such as 30s, for the plan."),
+]
 Alternatives = Annotated[
     int, typer.Option(help="So many of the best assignments, measured: alternatives.csv.")
 ]

@@ -49,11 +49,16 @@ class ObjectiveOptions:
     max_loss: o.MaxPredicted = Objective.max_loss
     max_measured_loss: o.MaxMeasured = Objective.max_measured_loss
     max_accuracy_drop: o.MaxDrop = Objective.max_accuracy_drop
+    max_score_drop: o.MaxScoreDrop = Objective.max_score_drop
 
     def objective(self) -> Objective | None:
         """The objective, if there is one."""
         return Objective.of(
-            self.minimize, self.max_loss, self.max_measured_loss, self.max_accuracy_drop
+            self.minimize,
+            self.max_loss,
+            self.max_measured_loss,
+            self.max_accuracy_drop,
+            self.max_score_drop,
         )
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mpq.problem.assignment import Assignment
+    from mpq.workflows.score import Score
 
 DEMO = "mpq.demo:make_net"
 DEMO_DATA = "mpq.demo:calibration"
@@ -261,6 +262,44 @@ class StepOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class ScoreOptions:
+    """The user's own judge of whole networks."""
+
+    score: o.OwnScore = None
+    score_better: o.ScoreBetter = None
+    score_cost: o.ScoreCost = None
+
+    def built(self) -> "Score | None":
+        """The score that the options describe, its function loaded; ``None``: there is none.
+
+        Raises:
+            InputError: If there is none of that name, or which way is better is not known.
+        """
+        from mpq.errors import InputError
+
+        if self.score is None:
+            if self.score_better is not None or self.score_cost is not None:
+                raise InputError("--score-better and --score-cost go with --score")
+            return None
+        from mpq._support.durations import seconds_of
+        from mpq.cli.loading import load_callable
+        from mpq.workflows.score import Score
+
+        call_s = None if self.score_cost is None else seconds_of(self.score_cost)
+        if ":" not in self.score:
+            if self.score_better is not None:
+                raise InputError(f"--score {self.score} says by itself which way is better")
+            return Score.built_in(self.score, call_s)
+        if self.score_better not in ("higher", "lower"):
+            raise InputError(
+                f"--score-better says which of two numbers of {self.score} is better: higher or "
+                f"lower; got {self.score_better or 'nothing'}"
+            )
+        is_higher = self.score_better == "higher"
+        return Score.of(load_callable(self.score), is_higher, self.score, call_s)
+
+
+@dataclass(frozen=True, eq=False)
 class CandidateOptions:
     """What the layers may become, where they run, how the answer is made ready, and by whom."""
 
@@ -299,6 +338,7 @@ class TaskOptions:
     workload: WorkloadOptions = WorkloadOptions()
     ranges: RangeOptions = RangeOptions()
     run: RunOptions = RunOptions()
+    judged: ScoreOptions = ScoreOptions()
 
     def task(self, device: str | None) -> Task:
         """The task, with network and data loaded.
@@ -341,6 +381,7 @@ class TaskOptions:
             allow_randomness=draws.allow_randomness,
             memory=self.run.memory,
             blocks=self.run.blocks,
+            score=self.judged.built(),
         )
 
 

@@ -70,6 +70,8 @@ class Metadata:
         measured_loss: On held-out examples, in ``measured_unit``.
         measured_unit: Unit of the metric: nats for the KL divergence.
         measured_accuracy: On held-out examples with targets.
+        score: Name of the user's own score.
+        measured_score: What it says of the network.
         num_held_out: How many examples those were.
         solver: Name of the solver, with its backend: ``ilp (HiGHS)``.
         solver_status: How it ended: a member of ``Status``, in lower case.
@@ -94,6 +96,8 @@ class Metadata:
     measured_loss: float | None = None
     measured_unit: str | None = None
     measured_accuracy: float | None = None
+    score: str | None = None
+    measured_score: float | None = None
     num_held_out: int | None = None
     solver: str | None = None
     solver_status: str | None = None

@@ -22,7 +22,8 @@ class Trial:
     Args:
         limit: The limit that it is near.
         columns: ``[L]`` a layer's precision each, as its column of the tables.
-        divergence: Measured on held-out examples, in the metric's unit.
+        divergence: Measured on held-out examples, in the metric's unit; or how much worse than the
+            original's the task's own score is.
         accuracy: Measured there; ``None`` without targets.
     """
 

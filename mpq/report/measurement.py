@@ -26,6 +26,7 @@ class Measurement:
         num_examples: How many examples the means are over.
         metric: Metric that the divergence is in.
         by_example: ``[N]`` divergence of every example; none in a record that was loaded.
+        score: What the task's own score says of the network; ``None``: it has none.
     """
 
     divergence: float
@@ -34,6 +35,7 @@ class Measurement:
     num_examples: int
     metric: OutputMetric = KL
     by_example: Array = field(default_factory=_no_examples, compare=False, repr=False)
+    score: float | None = None
 
     @property
     def quantity(self) -> str:
@@ -43,10 +45,12 @@ class Measurement:
 
     def to_dict(self) -> dict[str, float | int | None]:
         """JSON-ready, with units in the keys."""
+        scored = {} if self.score is None else {"score": self.score}
         return {
             self.quantity: self.divergence,
             "accuracy": self.accuracy,
             "cross_entropy_nats": self.cross_entropy_nats,
+            **scored,
             "num_examples": self.num_examples,
         }
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from mpq._support.arrays import Array
 from mpq._support.paired_gains import ALIKE, most_gain
+from mpq.report.score_check import ScoreCheck
 
 LEVEL: Final = 0.1
 """At which most examples say the same, by their signed ranks."""
@@ -185,6 +186,8 @@ class Safeguard:
             the answer has none of them, or no integers meet the budgets.
         inside: At last, the answer by layers against that by parts of layers; ``None`` where it was
             not asked for, no part can be chosen, or both are the same.
+        score: By the user's own score, which then decides in the place of ``checks``; ``None``:
+            there is none.
     """
 
     checks: tuple[UniformCheck, ...] = ()
@@ -192,6 +195,7 @@ class Safeguard:
     prices: AnswerCheck | None = None
     integers: AnswerCheck | None = None
     inside: AnswerCheck | None = None
+    score: ScoreCheck | None = None
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -204,6 +208,8 @@ class Safeguard:
     @property
     def sentence(self) -> str:
         """What was found, for people."""
+        if self.score is not None:
+            return self.score.sentence(self.replaced_by)
         if not self.checks:
             return "no other uniform precision meets these budgets"
         if self.replaced_by is not None:

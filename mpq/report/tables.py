@@ -83,10 +83,12 @@ def comparison_table(rows: "Sequence[ComparisonRow]", loss_unit: str) -> pd.Data
 
 def measured_columns(measured: "Measurement") -> dict[str, float | None]:
     """Columns of a measurement; empty cells where there were no targets."""
+    scored = {} if measured.score is None else {"measured_score": measured.score}
     return {
         f"measured_{measured.quantity}": measured.divergence,
         "measured_accuracy": measured.accuracy,
         "measured_cross_entropy_nats": measured.cross_entropy_nats,
+        **scored,
     }
 
 

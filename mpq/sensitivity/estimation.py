@@ -8,7 +8,7 @@ from typing import Self, TypeAlias, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpq._support.arrays import Array
 from mpq._support.journal import Journal
@@ -87,6 +87,8 @@ class Estimation:
         ranks: The processes that are asked the same, and can share what is looked at.
         workers: Other processes, which can measure some cells each.
         split: Parts of weights whose prices are asked for (``Sensitivity.channels``).
+        score_drop: How much worse than the original's the user's own score of a network is;
+            ``None``: there is none.
 
     Raises:
         ModelError: Within ``torch.autocast``.
@@ -100,6 +102,7 @@ class Estimation:
     ranks: Ranks | None = None
     workers: TaskWorkers | None = None
     split: Split | None = None
+    score_drop: Callable[[nn.Module], float] | None = None
 
     def __post_init__(self) -> None:
         check_no_autocast()

@@ -19,12 +19,13 @@ from mpq.network.signs import ExampleSigns
 from mpq.quantization.precision import Precision
 from mpq.sensitivity._base import DivisibleEstimator, Sensitivity
 from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.own_score import score_drops
 from mpq.sensitivity.passes.cell_tasks import CellTask, Shipped, cut, measured_by, place_name
 from mpq.sensitivity.passes.checkpoint import Resumable, State
 from mpq.sensitivity.passes.factor_rows import FactorRows
 from mpq.sensitivity.passes.prefix import Recording, reusing
 from mpq.sensitivity.passes.tiles import Cell, Tile, Tiling, measure_layers
-from mpq.sensitivity.scores import SCORES, UNITS
+from mpq.sensitivity.scores import OWN, SCORES, UNITS
 
 Row = dict[str, Any]
 
@@ -52,6 +53,8 @@ class Measured(DivisibleEstimator):
       small errors add up; unit ``relative``. AIMET's mixed precision and MixDQ (Zhao et al. 2024,
       arXiv:2405.17873) rank by the SQNR in dB; the mean over examples is that of ratios here.
     - ``cosine``: one minus the cosine of the outputs at a position; unit ``relative``.
+    - ``own``: how much worse the task's own score is (``Task.score``), which looks at examples of
+      its own: a call for every layer and precision, without a standard error; unit ``score``.
 
     Takes one pass for every layer and precision, but only from that layer on: what comes before is
     not computed again (``PrefixReuse``), and the numbers are those of whole passes, bit by bit.
@@ -63,7 +66,7 @@ class Measured(DivisibleEstimator):
     outputs, and changes of several layers are added up where they are nearly linear.
 
     Args:
-        score: ``divergence``, ``loss``, ``sqnr`` or ``cosine``.
+        score: ``divergence``, ``loss``, ``sqnr``, ``cosine`` or ``own``.
         interactions: Whether the factor ``R`` is returned as well; for ``divergence`` only.
         num_probes: Rows of the factor per example.
         shrinkage: Share of the interactions that is left out, from 0 to 1; ``None``: in closed form
@@ -94,14 +97,19 @@ class Measured(DivisibleEstimator):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.score not in SCORES:
-            raise UnknownNameError("score", self.score, SCORES)
+        if self.score not in (*SCORES, OWN):
+            raise UnknownNameError("score", self.score, (*SCORES, OWN))
         if self.num_probes < 1:
             raise InputError(f"measured needs num_probes >= 1; got {self.num_probes}")
         if not 0 <= self.tolerance < 1:
             raise InputError(f"measured needs a tolerance from 0 to 1; got {self.tolerance}")
         if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
             raise InputError(f"measured needs a shrinkage from 0 to 1; got {self.shrinkage}")
+        if self.score == OWN and (self.tolerance or self.journal or self.batched):
+            raise InputError(
+                "score=own asks the task's score of whole networks: tolerance, journal and batched "
+                "are of examples; what it measured is kept by cache (--cache)"
+            )
         if self.interactions and (self.score != "divergence" or self.tolerance):
             raise InputError(
                 "interactions are those of the divergence, on every batch: measured takes them "
@@ -128,6 +136,8 @@ class Measured(DivisibleEstimator):
             purpose: For the progress bar.
             cells: Layer to the columns that are measured, the others cost 0; ``None``: all.
         """
+        if self.score == OWN and cells is None:
+            return score_drops(on, self.name)
         return self._run(on, purpose, cells).sensitivity()
 
     def collect(self, on: Estimation) -> None:

@@ -51,5 +51,7 @@ SCORES: dict[str, Score] = {
     "cosine": _cosine,
 }
 """What ``score`` may be."""
+OWN = "own"
+"""What ``score`` is where the task's own score is asked."""
 UNITS = {"loss": "nats", "sqnr": "relative", "cosine": "relative"}
 """Of the scores that have one of their own."""

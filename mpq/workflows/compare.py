@@ -139,7 +139,7 @@ def compare(
                 run.score(text, trials, forward_seconds) for text in track(estimators, "estimators")
             )
         return EstimatorComparison(
-            trials, scores, prepared.network.metric.unit, max_loss, forward_seconds,
+            trials, scores, _unit(prepared), max_loss, forward_seconds,
             prepared.calibration.num_examples, prepared.held_out.num_examples,
         )  # fmt: skip
 
@@ -153,6 +153,8 @@ def _rows(prepared: Prepared, folder: Path | str | None) -> Rows:
     )
     # Estimates depend on the calibration examples, measured losses on the held-out ones.
     key = {**calibration, "held_out": held_out["data"]}
+    if prepared.task.own_score is not None:
+        key["score"] = prepared.task.own_score.key
     return Journal(prepare_folder(Path(folder)) / JOURNAL, key)
 
 
@@ -181,6 +183,11 @@ def _taken(run: "_Comparison") -> dict[str, Any]:
 def _digest(*values: Any) -> str:
     # 64 bits are plenty to tell the few rows of a journal apart.
     return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+
+
+def _unit(prepared: Prepared) -> str:
+    """Of what is measured: the metric's, or that of the task's own score."""
+    return prepared.network.metric.unit if prepared.task.own_score is None else "score_drop"
 
 
 @final
@@ -251,7 +258,8 @@ class _Comparison:
 
     def _measured(self, columns: Columns) -> dict[str, Any]:
         measured = Session(self.prepared).measure(columns)
-        return {"divergence": measured.divergence, "accuracy": measured.accuracy}
+        loss = self.prepared.on_held_out.loss(measured)
+        return {"divergence": loss, "accuracy": measured.accuracy}
 
     def forward_seconds(self) -> float:
         """Median time of a forward pass over the calibration examples, by ``clock``."""

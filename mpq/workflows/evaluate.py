@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from copy import copy
+from dataclasses import replace
 from functools import cached_property, partial
 from math import inf
 from typing import Any, final
@@ -15,6 +16,7 @@ from mpq._support.ranks import Ranks
 from mpq.backends import quantize
 from mpq.backends.simulate import check_folding
 from mpq.backends.streamed import why_run_streamed
+from mpq.errors import InputError
 from mpq.network.behaviour import check_again
 from mpq.network.blocks import without_caches
 from mpq.network.examples import IGNORED_TARGET, Batch, Calibration
@@ -31,6 +33,7 @@ from mpq.problem.assignment import Assignment
 from mpq.quantization.fingerprint import checksum
 from mpq.report.measurement import Measurement
 from mpq.workflows.kept_answers import KeptAnswers, most_kept_bytes
+from mpq.workflows.score import Judge, Score
 from mpq.workflows.sums import OnTargets, Sums
 
 
@@ -209,6 +212,7 @@ def evaluate(
     metric: str | OutputMetric | None = None,
     allow_randomness: int | None = None,
     memory: int | str | None = None,
+    score: str | Score | None = None,
 ) -> dict[str, Measurement]:
     """The original network and the one in the assigned formats, on the same examples.
 
@@ -224,6 +228,7 @@ def evaluate(
             default: as in the search.
         allow_randomness: See ``Task``; default: as in the search.
         memory: See ``Task``.
+        score: See ``Task``; not of a network that is streamed.
 
     Returns:
         ``original`` and ``quantized``.
@@ -232,8 +237,11 @@ def evaluate(
         InputError: If the network does not fit into ``memory`` and cannot be streamed.
         MismatchError: If the assignment belongs to another network.
     """
-    with streaming(bool(why_run_streamed(model, memory, assignment))):
-        return _evaluated(model, assignment, data, metric, allow_randomness)
+    streamed = why_run_streamed(model, memory, assignment)
+    if streamed and score is not None:
+        raise InputError(f"{streamed}. score (--score) is not asked so: leave it out")
+    with streaming(bool(streamed)):
+        return _evaluated(model, assignment, data, metric, allow_randomness, score)
 
 
 def _evaluated(
@@ -242,6 +250,7 @@ def _evaluated(
     data: Any,
     metric: str | OutputMetric | None,
     allow_randomness: int | None,
+    score: str | Score | None,
 ) -> dict[str, Measurement]:
     # First of all, since an assignment of another network is refused without a pass over the data.
     quantized = quantize(model, assignment)
@@ -255,7 +264,12 @@ def _evaluated(
     check_folding(model, assignment, examples.first().to(device_of(model)), chosen)
     reference = Reference(model, examples, chosen, seed)
     compared = reference.compare(begin_alike(quantized, seed))
-    return {"original": reference.original, "quantized": compared}
+    found = {"original": reference.original, "quantized": compared}
+    if score is None:
+        return found
+    judge = Judge(Score.built_in(score) if isinstance(score, str) else score, examples, model)
+    scores = {"original": judge.original, "quantized": judge.of(quantized)}
+    return {name: replace(measured, score=scores[name]) for name, measured in found.items()}
 
 
 def _against_targets(batch: Batch, logits: Tensor) -> OnTargets:

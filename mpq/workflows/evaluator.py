@@ -1,7 +1,7 @@
 """Measures assignments: quantizes the network, runs it, compares with the original."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import final
 
@@ -18,6 +18,7 @@ from mpq.workflows.evaluate import Reference
 from mpq.workflows.kept_measurements import KeptMeasurements
 from mpq.workflows.own_codes import OwnCodes
 from mpq.workflows.room import rounds_in_calls
+from mpq.workflows.score import Judge
 from mpq.workflows.shared_measurements import SharedMeasurements
 from mpq.workflows.sums import Sums
 
@@ -36,6 +37,7 @@ class Evaluator:
         own: Assignments that have codes of their own.
         cache: Where measurements are kept on disk; ``None``: nowhere.
         shared: Ranks that measure together; ``None``: this process measures alone.
+        judge: The user's own score of a network; ``None``: there is none.
     """
 
     network: Network
@@ -44,6 +46,7 @@ class Evaluator:
     own: OwnCodes = field(default_factory=OwnCodes)
     cache: Cache | None = None
     shared: SharedMeasurements | None = None
+    judge: Judge | None = None
     _known: dict[frozenset[tuple[str, Precision]], Measurement] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -53,7 +56,8 @@ class Evaluator:
         # With nothing quantized it is the original. Our copy of it, BatchNorm folded, would differ
         # by float32 rounding (1e-14 nats or so): a number that says nothing, where 0 is exact.
         if all(precision == ORIGINAL for precision in precisions.values()):
-            return self.reference.original
+            original, judge = self.reference.original, self.judge
+            return original if judge is None else replace(original, score=judge.original)
         quantizer = self.own.quantizer(precisions, self.quantizer)
         key = frozenset(precisions.items())
         if quantizer is self.quantizer and key in self._known:
@@ -72,7 +76,12 @@ class Evaluator:
                 sums = shared.sums(precisions)
             else:
                 sums = self._sums(precisions, quantizer)
-            return sums.measurement(self.reference.metric)
+            found = sums.measurement(self.reference.metric)
+            return found if self.judge is None else replace(found, score=scored(self.judge))
+
+        def scored(judge: Judge) -> float:
+            with quantized(self.network, precisions, quantizer):
+                return judge.of(self.network.module)
 
         if self._kept is None:
             return measured()
@@ -91,19 +100,29 @@ class Evaluator:
     def _kept(self) -> KeptMeasurements | None:
         if self.cache is None:
             return None
-        return KeptMeasurements(self.cache, self.network, self.quantizer, self.reference)
+        score = "" if self.judge is None else self.judge.score.key
+        return KeptMeasurements(self.cache, self.network, self.quantizer, self.reference, score)
 
     def losses_of(self, candidates: Sequence[Precision]) -> Callable[[Columns], Losses]:
-        """Measured divergences ``[P]`` as a function of assignments ``[P, L]`` of precisions."""
+        """What is measured of assignments ``[P, L]`` of precisions: ``[P]`` divergences.
+
+        Or how much worse than the original's their own score is, where the task has one.
+        """
         names = [layer.name for layer in self.network.layers]
 
         def losses(assignments: Columns) -> Losses:
             # One network after the other: all of them are the same module with other weights.
             rows = ([candidates[column] for column in row] for row in assignments.tolist())
             named = (dict(zip(names, row, strict=True)) for row in rows)
-            return np.array([self.measure(precisions).divergence for precisions in named])
+            return np.array([self.loss(self.measure(precisions)) for precisions in named])
 
         return losses
+
+    def loss(self, measured: Measurement) -> float:
+        """Of what was measured here: the divergence, or the drop of the task's own score."""
+        if self.judge is None or measured.score is None:
+            return measured.divergence
+        return self.judge.drop(measured.score)
 
     def uniform(self, precision: Precision) -> dict[str, Precision]:
         """Every layer at one precision."""

@@ -29,12 +29,14 @@ class KeptMeasurements:
         network: That is quantized.
         quantizer: Of all assignments that have nothing of their own.
         reference: The original's answers.
+        score: Tells the task's own score from others; empty: it has none.
     """
 
     cache: Cache
     network: Network
     quantizer: Quantizer
     reference: Reference
+    score: str = ""
 
     def measured(
         self,
@@ -72,7 +74,8 @@ class KeptMeasurements:
         # Its quantizer's part is replaced for every assignment.
         plain = _restricted(self.quantizer, {})
         parts = network_parts(self.network, self.reference.data, plain, ())
-        return {**parts, "original": self.reference.checksum}
+        scored = {"score": self.score} if self.score else {}
+        return {**parts, "original": self.reference.checksum, **scored}
 
 
 def _restricted(quantizer: Quantizer, precisions: Mapping[str, Precision]) -> Quantizer:

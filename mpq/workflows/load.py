@@ -23,6 +23,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.safeguard import AnswerCheck, Excess, Safeguard, UniformCheck
+from mpq.report.score_check import ScoreCheck
 from mpq.sensitivity import SpotCheck
 from mpq.workflows.bias_record import BiasCorrection
 from mpq.workflows.provenance import Provenance, UsedDevice
@@ -119,8 +120,12 @@ def _safeguard_from_dict(data: Mapping[str, Any] | None) -> Safeguard | None:
         )
         for x in data["checks"]
     )
-    others = (_answer_check(data.get(other)) for other in ("prices", "integers", "inside"))
-    return Safeguard(checks, data["replaced_by"], *others)
+    prices, integers, inside = (
+        _answer_check(data.get(other)) for other in ("prices", "integers", "inside")
+    )
+    found = data.get("score")
+    score = None if found is None else ScoreCheck(**found)
+    return Safeguard(checks, data["replaced_by"], prices, integers, inside, score)
 
 
 def _answer_check(data: Mapping[str, Any] | None) -> AnswerCheck | None:

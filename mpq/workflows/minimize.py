@@ -18,6 +18,7 @@ from mpq.solvers.queries.least_cost import least_cost_measured
 from mpq.solvers.queries.solve import cheapest
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.objective import Objective
+from mpq.workflows.score import Judge
 from mpq.workflows.uniform import uniform_within
 
 FRONTIER_POINTS: Final = 64
@@ -91,7 +92,7 @@ def criterion(objective: Objective, problem: Problem, evaluator: Evaluator) -> A
         evaluator: Measures assignments on the held-out examples.
 
     Raises:
-        InputError: If accuracy cannot be measured.
+        InputError: If accuracy cannot be measured, or there is no score.
     """
     if objective.max_loss is not None:
         most = objective.max_loss
@@ -99,24 +100,36 @@ def criterion(objective: Objective, problem: Problem, evaluator: Evaluator) -> A
     precisions, names = problem.loss.precisions, problem.loss.layers
     # Measured on the same examples: a drop from a published accuracy would compare two data sets.
     original = evaluator.measure(evaluator.uniform(ORIGINAL))
-    if objective.max_measured_loss is None and original.accuracy is None:
+    if objective.max_accuracy_drop is not None and original.accuracy is None:
         raise InputError("max_accuracy_drop needs held-out examples with targets")
+    if objective.max_score_drop is not None and evaluator.judge is None:
+        raise InputError("max_score_drop needs a score of your own (score, --score)")
 
     def accepts(columns: Columns) -> bool:
         chosen = {n: precisions[column] for n, column in zip(names, columns.tolist(), strict=True)}
-        return keeps(objective, evaluator.measure(chosen), original)
+        return keeps(objective, evaluator.measure(chosen), original, evaluator.judge)
 
     return accepts
 
 
-def keeps(objective: Objective, measured: Measurement, original: Measurement) -> bool:
+def keeps(
+    objective: Objective,
+    measured: Measurement,
+    original: Measurement,
+    judge: Judge | None = None,
+) -> bool:
     """Whether what is measured loses no more than the objective allows, if it speaks of that.
 
     Args:
         objective: What may be lost.
         measured: Of an assignment.
         original: Of the original on the same examples.
+        judge: The user's own score, where the objective speaks of it.
     """
+    if objective.max_score_drop is not None:
+        assert judge is not None
+        assert measured.score is not None
+        return is_within(judge.drop(measured.score), objective.max_score_drop)
     if objective.max_measured_loss is not None:
         return is_within(measured.divergence, objective.max_measured_loss)
     if objective.max_accuracy_drop is None:

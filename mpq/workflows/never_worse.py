@@ -1,6 +1,6 @@
 """An answer is never worse than a uniform precision that meets the same budgets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,9 @@ from mpq.quantization.precision import Precision
 from mpq.report.frontier import FrontierPoint
 from mpq.report.measurement import Measurement
 from mpq.report.safeguard import Excess, Safeguard, UniformCheck, Verdict
+from mpq.report.score_check import ScoreCheck
 from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.score import Judge
 from mpq.workflows.setup import Prepared
 from mpq.workflows.uniform import uniform_within
 
@@ -27,7 +29,7 @@ def never_worse(
     """The solution, or the uniform precision that is measured to be better on all sets asked.
 
     Held-out examples are asked always, those of calibration unless weights were rounded to fit
-    them.
+    them. Where the task has a score of its own, that is asked alone.
 
     A prediction may fail without anybody noticing; a uniform precision is what a user would take
     without us. Takes a forward pass over the calibration and the held-out examples for the answer
@@ -45,6 +47,9 @@ def never_worse(
     others = {
         p: c for p, c in found.items() if not np.array_equal(c, solution.columns) and accepts(c)
     }
+    judge = prepared.on_held_out.judge
+    if judge is not None:
+        return _by_score(prepared.on_held_out, judge, problem, solution, others)
     if not others:
         return solution, Safeguard()
     answer = _measured(prepared, problem, solution.columns)
@@ -60,6 +65,30 @@ def never_worse(
     columns = others[Precision.parse(best.precision)]
     uniform = replaced(problem, solution, columns, f"uniform {best.precision}")
     return uniform, Safeguard(tuple(checks), best.precision)
+
+
+def _by_score(
+    evaluator: Evaluator,
+    judge: Judge,
+    problem: Problem,
+    solution: Solution,
+    others: Mapping[Precision, Columns],
+) -> tuple[Solution, Safeguard]:
+    def score(columns: Columns) -> float:
+        found = evaluator.measure(problem.precisions_of(columns)).score
+        assert found is not None  # there is a judge
+        return found
+
+    assert solution.columns is not None
+    answer = score(solution.columns)
+    tried = track(list(others.items()), "uniform precisions")
+    uniform = {str(precision): score(columns) for precision, columns in tried}
+    check = ScoreCheck(judge.score.name, judge.original, answer, uniform)
+    best = min(others, key=lambda p: judge.drop(uniform[str(p)]), default=None)
+    if best is None or not judge.drop(uniform[str(best)]) < judge.drop(answer):
+        return solution, Safeguard(score=check)
+    found = replaced(problem, solution, others[best], f"uniform {best}")
+    return found, Safeguard(replaced_by=str(best), score=check)
 
 
 def never_worse_points(
@@ -82,7 +111,7 @@ def never_worse_points(
     for point in points:
         better = [u for u in uniform if u.cost <= point.cost and _is_better(prepared, u, point)]
         # The best of those that are better on both sets; a uniform precision is one point.
-        found = min(better, key=lambda u: _divergence(u), default=point)
+        found = min(better, key=lambda u: _loss(prepared, u), default=point)
         label = point.label if found is point else f"frontier (uniform {found.label})"
         kept.setdefault((found.cost, str(found.precisions)), replace(found, label=label))
     if not uniform:
@@ -99,15 +128,17 @@ def never_worse_points(
     return tuple(sorted(kept.values(), key=lambda point: point.cost))
 
 
-def _divergence(point: FrontierPoint) -> float:
+def _loss(prepared: Prepared, point: FrontierPoint) -> float:
     assert point.measured is not None
-    return point.measured.divergence
+    return prepared.on_held_out.loss(point.measured)
 
 
 def _is_better(prepared: Prepared, uniform: FrontierPoint, point: FrontierPoint) -> bool:
     # First what is known already: only a point that loses more on held-out examples is looked at.
-    if _divergence(uniform) >= _divergence(point):
+    if _loss(prepared, uniform) >= _loss(prepared, point):
         return False
+    if prepared.on_held_out.judge is not None:
+        return True
     pairs = ((s.measure(point.precisions), s.measure(uniform.precisions)) for s in _asked(prepared))
     held_out, *calibration = (Excess.of(p.by_example, u.by_example) for p, u in pairs)
     check = UniformCheck(uniform.label, next(iter(calibration), None), held_out)

@@ -18,6 +18,7 @@ class Objective:
         max_measured_loss: Largest loss measured on the held-out examples, in the metric's unit:
             bisection over 64 points of the frontier.
         max_accuracy_drop: The same with the accuracy: 0.01 is one point below the original.
+        max_score_drop: The same with the task's own score: how much worse it may be.
 
     Raises:
         InputError: If there is not exactly one criterion, or it is no number of at least 0.
@@ -27,15 +28,19 @@ class Objective:
     max_loss: float | None = None
     max_measured_loss: float | None = None
     max_accuracy_drop: float | None = None
+    max_score_drop: float | None = None
 
     def __post_init__(self) -> None:
-        criteria = (self.max_loss, self.max_measured_loss, self.max_accuracy_drop)
+        criteria = (
+            self.max_loss, self.max_measured_loss, self.max_accuracy_drop, self.max_score_drop,
+        )  # fmt: skip
         given = [c for c in criteria if c is not None]
         # Written so that nan, which no comparison holds for, is refused as well.
         if len(given) != 1 or not 0 <= given[0] < inf:
             raise InputError(
                 "to minimize a resource, give one criterion of at least 0: max_loss (predicted), "
-                f"max_measured_loss or max_accuracy_drop; got {given or 'none'}"
+                "max_measured_loss, max_accuracy_drop or max_score_drop; got "
+                f"{given or 'none'}"
             )
 
     @classmethod
@@ -45,6 +50,7 @@ class Objective:
         max_loss: float | None,
         max_measured_loss: float | None,
         max_accuracy_drop: float | None,
+        max_score_drop: float | None = None,
     ) -> Self | None:
         """From options that may all be left out; ``None`` where the loss is what is made small.
 
@@ -52,7 +58,8 @@ class Objective:
             InputError: If there is a criterion and no resource, or the criteria do not fit.
         """
         if minimize is not None:
-            return cls(minimize, max_loss, max_measured_loss, max_accuracy_drop)
-        if any(c is not None for c in (max_loss, max_measured_loss, max_accuracy_drop)):
+            return cls(minimize, max_loss, max_measured_loss, max_accuracy_drop, max_score_drop)
+        criteria = (max_loss, max_measured_loss, max_accuracy_drop, max_score_drop)
+        if any(c is not None for c in criteria):
             raise InputError("a limit on the loss needs minimize: the resource to be made small")
         return None

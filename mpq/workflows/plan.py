@@ -29,6 +29,7 @@ from mpq.workflows.objective import Objective
 from mpq.workflows.one_measurement import OneMeasurement, timed
 from mpq.workflows.other_answers import is_mixed
 from mpq.workflows.rounded_weights import NUM_TRIED, to_round
+from mpq.workflows.score_calls import ScoreCalls
 from mpq.workflows.setup import Prepared
 from mpq.workflows.shown_examples import Shown
 from mpq.workflows.streamable import check_streamed
@@ -173,6 +174,10 @@ def planned(task: Task, limits: Limits, method: Method) -> tuple[Plan, Prepared]
 
 
 def _planned(task: Task, limits: Sequence[Limit], method: Method) -> tuple[Plan, Prepared]:
+    score = ScoreCalls.of(task, method)
+    if score is not None:
+        # Its calls take as long whatever the examples: they are a phase of their own.
+        task, method = replace(task, score=None), score.without(method)
     prepared, layers_s, _ = timed(lambda: Prepared.untransformed(task), device=None)
     constraints = prepared.constraints(limits)
     first = _FirstBatch(prepared, method.estimator)
@@ -184,7 +189,10 @@ def _planned(task: Task, limits: Sequence[Limit], method: Method) -> tuple[Plan,
         phases.append(Phase("solution", seconds))
     if method.solver.is_measuring:
         phases += first.solver_measurements(method.solver)
-    phases.append(first.measurements(len(uniform_within(problem))))
+    num_uniform = len(uniform_within(problem))
+    phases.append(first.measurements(num_uniform))
+    if score is not None:
+        phases.append(Phase("score", score.seconds(prepared, num_uniform)))
     counts = prepared.calibration.num_examples, prepared.held_out.num_examples
     return Plan(tuple(phases), *counts, tuple(_unplanned(task, method))), prepared
 

@@ -174,6 +174,7 @@ class SearchResult:
             assignment.metadata,
             measured_loss=result.divergence,
             measured_accuracy=result.accuracy,
+            measured_score=result.score,
             num_held_out=result.num_examples,
         )
         rows = (replace(x, measured=measured.get(x.label, x.measured)) for x in self.comparisons)
@@ -387,6 +388,7 @@ def _row_to_dict(row: ComparisonRow) -> dict[str, Any]:
             "divergence": measured.divergence,
             "accuracy": measured.accuracy,
             "cross_entropy_nats": measured.cross_entropy_nats,
+            **({} if measured.score is None else {"score": measured.score}),
             "num_examples": measured.num_examples,
         },
         "costs": {column: _known(cost) for column, cost in row.costs.items()},

@@ -290,6 +290,7 @@ class Session:
         self, problem: Problem, solution: Solution, measured: Measurement, provenance: Provenance
     ) -> Metadata:
         columns, workload = solution.columns, self.prepared.pricing.workload
+        score = self.prepared.task.own_score
         assert columns is not None
         return Metadata(
             device=provenance.device.name if provenance.device else None,
@@ -306,6 +307,8 @@ class Session:
             measured_loss=measured.divergence,
             measured_unit=measured.metric.unit,
             measured_accuracy=measured.accuracy,
+            score=score and score.name,
+            measured_score=measured.score,
             num_held_out=measured.num_examples,
             solver=solution.solver,
             solver_status=solution.status.name.lower(),

@@ -45,6 +45,7 @@ from mpq.workflows.own_codes import OwnCodes
 from mpq.workflows.room_for_branches import with_room
 from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
 from mpq.workflows.rules import Rules
+from mpq.workflows.score import Judge
 from mpq.workflows.shared_measurements import CALIBRATION, HELD_OUT, SharedMeasurements
 from mpq.workflows.shippable import Shippable
 from mpq.workflows.step_plan import StepPlan, along_steps
@@ -211,9 +212,10 @@ class Prepared:
     @cached_property
     def asked(self) -> Estimation:
         """What an estimator is asked."""
+        judge = self._judge(self.calibration)
         return Estimation(
             self.network, self.calibration, self.quantizer, self.candidates, ranks=self.ranks,
-            split=self.task.parts,
+            split=self.task.parts, score_drop=judge and judge.drop_of,
         )  # fmt: skip
 
     @cached_property
@@ -272,7 +274,14 @@ class Prepared:
         reference = Reference(plain, data, metric, seed, is_repeatable)
         ranks = self.ranks if seed is None else None  # what is drawn depends on all batches before
         shared = SharedMeasurements.of(ranks, name, reference.num_batches)
-        return Evaluator(self.network, self.quantizer, reference, self.own_codes, shared=shared)
+        judge = self._judge(data)
+        return Evaluator(
+            self.network, self.quantizer, reference, self.own_codes, shared=shared, judge=judge
+        )
+
+    def _judge(self, data: Calibration) -> Judge | None:
+        score = self.task.own_score
+        return None if score is None else Judge(score, data, share_parameters(self.task.model))
 
     def constraints(self, limits: Sequence[Limit]) -> Constraints:
         """What an assignment has to keep; what cannot be met is refused before the estimate.

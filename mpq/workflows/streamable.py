@@ -63,6 +63,7 @@ def _refusals(task: Task, method: Method) -> Iterator[tuple[str, str]]:
         "transforms (--transform)": bool(task.transforms),
         "tune (--tune)": task.tune is not None,
         "recalibrate (--recalibrate)": task.recalibrate,
+        "score (--score)": task.own_score is not None,
         "bias_correction (--bias-correction)": task.bias_correction,
         "allow_randomness (--allow-randomness)": task.allow_randomness is not None,
         f"a branch beside codes ({branched})": bool(branched),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mpq.rounding import WeightRounding
     from mpq.transforms import Transform
     from mpq.tuning import Tuning
+    from mpq.workflows.score import Score
 
 DEFAULT_CANDIDATES = ("w2a8", "w3a8", "w4a4", "w4a8", "w5a8", "w6a8", "w8a8")
 """Candidates where neither they nor measurements of the device are given; those that the device
@@ -101,6 +102,10 @@ class Task:
         activations: Which are rounded: ``inputs`` of layers, or ``all``: operands of products,
             additions, multiplications and concatenations between layers as well, each a layer
             without a weight that takes the activation part of the candidates.
+        score: The user's own judge of a network: a ``Score``, or the name of one that is built in
+            (``accuracy``, ``top-5``, ``perplexity``, ``miou``, ``sqnr``, ``psnr``, ``ssim``). It is
+            asked of all networks that are measured, beside the metric, and is what solvers that
+            measure make best. Default: there is none.
 
     Raises:
         InputError: If something given cannot be used; its subclasses say what.
@@ -132,6 +137,7 @@ class Task:
     split: str = "none"
     steps: Steps | None = None
     activations: str = INPUTS
+    score: "str | Score | None" = None
 
     def __post_init__(self) -> None:
         for name in ("calibration", "held_out"):
@@ -140,7 +146,7 @@ class Task:
             if isinstance(data, Iterator) and not callable(data):
                 object.__setattr__(self, name, list(data))
         # read at once, so that a misspelled name is refused here and not minutes later
-        _, _, _ = self.output_metric, self.target, self.weight_rounding
+        _, _, _, _ = self.output_metric, self.target, self.weight_rounding, self.own_score
         _, _, _ = self.built_transforms, self.tuning, self.built_workers
         _, _ = self.memory_bytes, self.parts
         precisions = self.precisions
@@ -251,6 +257,27 @@ class Task:
         from mpq.network.metrics import METRICS
 
         return METRICS.build(self.metric) if isinstance(self.metric, str) else self.metric
+
+    @cached_property
+    def own_score(self) -> "Score | None":
+        """The user's own judge, built.
+
+        Raises:
+            InputError: If there is none of that name, or something asked for does not ask it.
+        """
+        if self.score is None:
+            return None
+        from mpq.workflows.score import Score  # loads torch
+
+        asked = {
+            "tune (--tune)": self.tune is not None,
+            "bias_correction (--bias-correction)": self.bias_correction,
+            "workers (--workers)": self.workers is not None,
+        }
+        for what, is_asked in asked.items():
+            if is_asked:
+                raise InputError(f"a score (--score) does not go with {what}: leave one out")
+        return Score.built_in(self.score) if isinstance(self.score, str) else self.score
 
     @cached_property
     def weight_rounding(self) -> "WeightRounding":

@@ -1,0 +1,168 @@
+"""The user's own judge: a number that a function says of a whole network."""
+
+import hashlib
+import inspect
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from math import isfinite
+from typing import Any, Self, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mpq.errors import InputError
+from mpq.network.examples import Calibration
+from mpq.network.randomness import random_state_kept
+from mpq.workflows.built_in_scores import BUILT_IN, Scoring
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Score:
+    """What is made of a network, and which way is better.
+
+    Args:
+        name: One of ``BUILT_IN``, or what names a function of the user's.
+        function: Called with the network, the examples that it is measured on, and the original;
+            returns a number.
+        higher_is_better: As of an accuracy; not as of a perplexity.
+        call_s: Seconds of a call, as the user says; ``None``: a plan clocks one.
+    """
+
+    name: str
+    function: Scoring
+    higher_is_better: bool
+    call_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise InputError(f"a score is a function; got a {type(self.function).__name__}")
+        if self.call_s is not None and not 0 < self.call_s < float("inf"):
+            raise InputError(f"a call of a score takes a positive time; got {self.call_s} s")
+
+    @classmethod
+    def of(
+        cls,
+        function: Callable[[nn.Module], Any],
+        higher_is_better: bool,
+        name: str = "",
+        call_s: float | None = None,
+    ) -> Self:
+        """From a function of the user's, which is called with the quantized network alone.
+
+        Args:
+            function: Returns a number, of whatever examples it likes. The network is in evaluation
+                mode, and stays as it is.
+            higher_is_better: Of two numbers.
+            name: For people; default: the function's own.
+            call_s: See the class.
+        """
+        if not callable(function):
+            raise InputError(f"a score is a function; got a {type(function).__name__}")
+        told = name or f"{function.__module__}:{getattr(function, '__qualname__', '')}"
+        return cls(told, _OfNetwork(function), higher_is_better, call_s)
+
+    @classmethod
+    def built_in(cls, name: str, call_s: float | None = None) -> Self:
+        """By its name.
+
+        Raises:
+            InputError: If there is none of that name.
+        """
+        found = BUILT_IN.get(name)
+        if found is None:
+            known = ", ".join(BUILT_IN)
+            raise InputError(
+                f"there is no score {name!r}: take one of {known}, or a function of yours, as "
+                "package.module:function, and say which way is better"
+            )
+        return cls(name, found.function, found.higher_is_better, call_s)
+
+    def drop(self, original: float, found: float) -> float:
+        """How much worse a score is than the original's; below 0: better."""
+        return original - found if self.higher_is_better else found - original
+
+    @cached_property
+    def key(self) -> str:
+        """What tells scores apart in a cache: the name, and the function's text where it is known.
+
+        What the function calls is not looked at.
+        """
+        function = self.function.function if isinstance(self.function, _OfNetwork) else None
+        try:
+            text = "" if function is None else inspect.getsource(function)
+        except (OSError, TypeError):  # made in a console, or no Python
+            text = ""
+        return f"{self.name} {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+@final
+@dataclass(frozen=True)
+class _OfNetwork:
+    """A function of the network alone, called as built-in scores are."""
+
+    function: Callable[[nn.Module], Any]
+
+    def __call__(self, module: nn.Module, _: Calibration, __: nn.Module) -> Any:
+        return self.function(module)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A score, and what it compares networks on and with.
+
+    Args:
+        score: What is made of a network.
+        data: The examples.
+        model: The original.
+    """
+
+    score: Score
+    data: Calibration
+    model: nn.Module
+
+    @cached_property
+    def original(self) -> float:
+        """What it says of the original."""
+        return self.of(self.model)
+
+    def of(self, module: nn.Module) -> float:
+        """What it says of a network, which is as it was afterwards.
+
+        Raises:
+            InputError: If it is no finite number, or the network is left in training mode.
+        """
+        name = self.score.name
+        with torch.no_grad(), random_state_kept():
+            _begin_alike()
+            found = self.score.function(module, self.data, self.model)
+        if module.training:
+            module.eval()
+            raise InputError(f"the score {name} left the network in training mode: call eval()")
+        value = found.item() if isinstance(found, Tensor) and found.numel() == 1 else found
+        if not isinstance(value, int | float) or not isfinite(value):
+            raise InputError(f"the score {name} is one finite number; got {_told(found)}")
+        return float(value)
+
+    def drop(self, found: float) -> float:
+        """How much worse a score is than the original's."""
+        return self.score.drop(self.original, found)
+
+    def drop_of(self, module: nn.Module) -> float:
+        """How much worse that of a network is."""
+        return self.drop(self.of(module))
+
+
+def _begin_alike() -> None:
+    """A score that draws, draws the same for every network."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+
+
+def _told(value: Any) -> str:
+    return repr(value) if isinstance(value, int | float) else f"a {type(value).__name__}"

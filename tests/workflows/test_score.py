@@ -1,0 +1,340 @@
+"""The user's own judge: asked of whole networks, made best, kept, and refused where it is none."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+import mpq
+from mpq import demo
+from mpq.cli.__main__ import app
+from mpq.errors import DataError, InputError
+from mpq.quantization.quantizer import quantized
+from mpq.sensitivity import ESTIMATORS
+from mpq.workflows.built_in_scores import BUILT_IN
+from mpq.workflows.plan import plan
+from mpq.workflows.score import Judge, Score
+from mpq.workflows.setup import Prepared
+
+CANDIDATES = ("w2", "w4", "w8")
+
+
+def net() -> nn.Sequential:
+    """Three layers, of two inputs and three classes."""
+    torch.manual_seed(0)
+    layers = nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)
+    return nn.Sequential(*layers).eval()
+
+
+def data(seed: int = 1, count: int = 24) -> list[tuple[Tensor, Tensor]]:
+    """A batch with classes."""
+    draws = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 4, generator=draws)
+    return [(x, torch.randint(0, 3, (count,), generator=draws))]
+
+
+def middle(network: nn.Module) -> Tensor:
+    """How far the layer in the middle is from the original: only its weights matter to it."""
+    original: Any = net()[2]
+    changed: Any = network.get_submodule("2")
+    difference: Tensor = (changed.weight - original.weight).abs().sum()
+    return difference
+
+
+def task(score: Any = None, **options: Any) -> mpq.Task:
+    """With weights to nearest."""
+    known: dict[str, Any] = {"candidates": CANDIDATES, "rounding": "nearest"}
+    return mpq.Task(net(), data(), data(2), score=score, **known | options)
+
+
+def search(asked: mpq.Task, limits: Any = (), **options: Any) -> mpq.SearchResult:
+    """By the estimator that takes no pass."""
+    return mpq.search(asked, limits, **{"sensitivity": "weight-error"} | options)
+
+
+LOWER = Score.of(middle, higher_is_better=False)
+
+
+def test_every_network_that_is_measured_has_its_score(tmp_path: Path) -> None:
+    """Original, answer and uniform precisions; in the files as well."""
+    result = search(task(LOWER), ["weight_bytes=0.85x:w8"])
+    result.save(tmp_path)
+
+    scores = {row.label: row.measured.score for row in result.comparisons}
+    assert scores["original"] == 0
+    assert scores["w2a32"] > scores["w4a32"] > scores["w8a32"] > 0  # type: ignore[operator]
+    loaded = mpq.load(tmp_path)
+    assert {row.label: row.measured.score for row in loaded.comparisons} == scores
+    told = loaded.assignment.metadata
+    assert (told.score, told.measured_score) == (f"{__name__}:middle", scores["result"])
+    assert loaded.safeguard == result.safeguard
+    assert "measured_score" in loaded.comparison_table()
+
+
+def test_a_solver_that_measures_makes_the_score_best() -> None:
+    """Of all assignments within the budget none has a better one."""
+    solver = "evolutionary:is_measured=true,num_trials=60"
+    result = search(task(LOWER), ["weight_bytes=0.85x:w8"], solver=solver)
+
+    problem, evaluator = result.problem, Prepared.of(task(LOWER)).on_held_out
+    best = min(
+        evaluator.measure(problem.precisions_of(columns)).score or 0.0
+        for choice in itertools.product(range(3), repeat=3)
+        for columns in [np.array(choice, dtype=np.intp)]
+        if all(budget.is_met(columns) for budget in problem.budgets)
+    )
+    assert result.measured.score == pytest.approx(best)
+
+
+def test_a_higher_score_is_better_where_it_is_said() -> None:
+    """The same solver, and a score that is best where most is lost."""
+    worst = Score.of(middle, higher_is_better=True)
+    solver = "evolutionary:is_measured=true,num_trials=60"
+
+    result = search(task(worst), ["weight_bytes=1x:w8"], solver=solver)
+
+    assert result.measured.score == result.comparison("w2a32").measured.score
+
+
+def test_measured_prices_the_score() -> None:
+    """A call for every layer and precision; a layer that it does not look at costs nothing."""
+    prepared = Prepared.of(task(LOWER))
+
+    table = ESTIMATORS.build("measured:score=own").estimate(prepared.asked).table
+
+    assert table.unit == "score"
+    assert not table.values[[0, 2]].any()
+    for column, precision in enumerate(prepared.candidates):
+        with quantized(prepared.network, {"2": precision}, prepared.quantizer):
+            expected = float(middle(prepared.network.module).detach())
+        assert table.values[1, column] == pytest.approx(expected)
+
+
+def test_a_uniform_precision_of_a_better_score_is_the_answer() -> None:
+    """Whatever the metric says; the sentence tells both."""
+
+    def judge(network: nn.Module) -> float:
+        layers: Any = [part for part in network.modules() if isinstance(part, nn.Linear)]
+        return float(all(len(part.weight.unique()) <= 24 for part in layers))
+
+    result = search(
+        task(Score.of(judge, higher_is_better=True, name="few levels")), ["weight_bytes=0.9x:w8"]
+    )
+
+    assert result.safeguard is not None
+    assert result.safeguard.replaced_by == "w2a32"
+    assert result.measured.score == 1
+    assert "few levels: 0, of the original 0, of uniform w2a32 1" in result.safeguard.sentence
+
+
+def test_a_score_may_drop_so_much() -> None:
+    """Least bytes within it, measured."""
+    free = search(task(LOWER), ["weight_bytes=1x:w8"])
+    drop = free.comparison("w4a32").measured.score
+    objective = mpq.Objective("weight_bytes", max_score_drop=drop)
+
+    found = search(task(LOWER), objective=objective)
+
+    assert found.measured.score is not None
+    assert drop is not None
+    assert found.measured.score <= drop
+    bytes_of = [found.comparison(label).costs["weight_bytes"] for label in ("result", "w4a32")]
+    assert bytes_of[0] <= bytes_of[1]
+    with pytest.raises(InputError, match="max_score_drop needs a score"):
+        search(task(), objective=objective)
+
+
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        (lambda _: float("nan"), "one finite number; got nan"),
+        (lambda _: "good", "one finite number; got a str"),
+        (lambda network: network.train() and 1.0, "left the network in training mode"),
+        (lambda network: network(torch.zeros(2, 4)), "got a Tensor"),
+    ],
+)
+def test_a_score_is_one_number(judge: Any, message: str) -> None:
+    """Whatever else comes is said, and the network is left in evaluation mode."""
+    model = net()
+    with pytest.raises(InputError, match=message):
+        Judge(Score.of(judge, True), mpq.Calibration(data()), model).of(model)
+    assert not model.training
+
+
+def test_a_score_that_draws_says_the_same_twice() -> None:
+    """And leaves the generators where they were."""
+    judge = Judge(Score.of(lambda _: torch.rand(()), True), mpq.Calibration(data()), net())
+    model = net()
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+
+    assert judge.of(model) == judge.of(model)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "options", [{"tune": "scales"}, {"bias_correction": True}, {"workers": "ray"}]
+)
+def test_what_does_not_ask_the_score_is_refused(options: dict[str, Any]) -> None:
+    """Before anything runs."""
+    with pytest.raises(InputError, match=r"a score \(--score\) does not go with"):
+        task("accuracy", **options)
+
+
+def test_a_cache_knows_scores_apart(tmp_path: Path) -> None:
+    """What one said is not taken for another's; the same one is not asked again."""
+    calls: list[nn.Module] = []
+
+    def counted(network: nn.Module) -> float:
+        calls.append(network)
+        return 1.0
+
+    first = Score.of(counted, True)
+    search(task(first, cache=tmp_path), ["weight_bytes=0.85x:w8"])
+    once = len(calls)
+    search(task(first, cache=tmp_path), ["weight_bytes=0.85x:w8"])
+    assert len(calls) == once + 1  # the original is not kept
+    other = search(task(LOWER, cache=tmp_path), ["weight_bytes=0.85x:w8"])
+    assert other.comparison("w2a32").measured.score != 1.0
+
+
+def test_a_plan_counts_calls() -> None:
+    """Two and one for each candidate; for its prices one for each cell."""
+    score = Score.of(middle, False, call_s=10.0)
+    usual, own = (
+        plan(task(score), ["weight_bytes=0.85x:w8"], sensitivity=sensitivity)
+        for sensitivity in ("weight-error", "measured:score=own")
+    )
+    seconds = [
+        phase.fixed_s for found in (usual, own) for phase in found.phases if phase.name == "score"
+    ]
+    assert seconds == [10.0 * (2 + 3), 10.0 * (2 + 3 + 9)]
+
+
+def test_an_assignment_is_judged_by_itself() -> None:
+    """``mpq.evaluate`` says what the search did."""
+    result = search(task(LOWER), ["weight_bytes=0.85x:w8"])
+    found = mpq.evaluate(net(), result.assignment, data(2), score=LOWER)
+    assert found["quantized"].score == pytest.approx(result.measured.score)
+    assert found["original"].score == 0
+
+
+def test_estimators_are_compared_by_the_score() -> None:
+    """Which of them predicts it: the one that asks it, where losses add up."""
+    compared = mpq.compare(
+        task(LOWER), ["weight_bytes=0.85x:w8"], estimators=["measured:score=own"], num_random=8
+    )
+    assert compared.unit == "score_drop"
+    (score,) = compared.scores
+    measured = [trial.divergence for trial in compared.trials]
+    np.testing.assert_allclose(score.predicted, measured, rtol=1e-5)
+
+
+def outputs(module: nn.Module) -> tuple[Any, Any]:
+    """Of the network, and classes."""
+    x, y = data()[0]
+    with torch.no_grad():
+        return module(x).double().numpy(), y.numpy()
+
+
+def test_scores_on_targets_are_those_of_others() -> None:
+    """Beside scikit-learn, on a network that is right as often as chance."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    logits, classes = outputs(net())
+    probabilities = torch.from_numpy(logits).softmax(-1).numpy()
+    expected = {
+        "accuracy": metrics.accuracy_score(classes, logits.argmax(-1)),
+        "top-5": 1.0,
+        "perplexity": np.exp(metrics.log_loss(classes, probabilities)),
+        "miou": metrics.jaccard_score(classes, logits.argmax(-1), average="macro"),
+    }
+    for name, value in expected.items():
+        judge = Judge(Score.built_in(name), mpq.Calibration(data()), net())
+        assert judge.original == pytest.approx(value), name
+
+
+def image_net() -> nn.Sequential:
+    """Images to images."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 3, 3, padding=1)).eval()
+
+
+def test_scores_beside_the_original_are_those_of_others() -> None:
+    """Decibels by hand, and by scikit-image where it is installed."""
+    images = [torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(s)) for s in (0, 1)]
+    original, changed = image_net(), image_net()
+    with torch.no_grad():
+        changed.get_parameter("0.weight").add_(0.01)
+        known, found = (np.concatenate([m(x).numpy() for x in images]) for m in (original, changed))
+
+    def of(name: str) -> float:
+        return Judge(Score.built_in(name), mpq.Calibration(images), original).of(changed)
+
+    noise = np.mean((found.astype(float) - known) ** 2)
+    assert of("sqnr") == pytest.approx(10 * np.log10(np.mean(known.astype(float) ** 2) / noise))
+    span = float(known.max()) - float(known.min())
+    assert of("psnr") == pytest.approx(10 * np.log10(span**2 / noise))
+    metrics = pytest.importorskip("skimage.metrics")
+    assert of("psnr") == pytest.approx(
+        metrics.peak_signal_noise_ratio(known, found, data_range=span)
+    )
+    each = [
+        metrics.structural_similarity(a, b, channel_axis=0, data_range=span)
+        for a, b in zip(known, found, strict=True)
+    ]
+    assert of("ssim") == pytest.approx(np.mean(each), rel=1e-5)
+    assert Judge(Score.built_in("psnr"), mpq.Calibration(images), original).original == 200
+
+
+def test_targets_are_needed_where_they_are() -> None:
+    """It says what to yield."""
+    (batch,) = data()
+    with pytest.raises(DataError, match="this score needs targets"):
+        _ = Judge(Score.built_in("accuracy"), mpq.Calibration([batch[0]]), net()).original
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--score", "f1"], "there is no score 'f1'"),
+        (["--score", "x.y:z"], "--score-better says which"),
+        (["--score", "accuracy", "--score-better", "higher"], "says by itself"),
+        (["--score-cost", "3s"], "go with --score"),
+        (["--score", "accuracy", "--score-cost", "soon"], "not a time"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: list[str], message: str) -> None:
+    """On the command line, before anything is loaded."""
+    result = CliRunner().invoke(app, ["search", "--limit", "effective_bits=3", *options])
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_the_command_line_asks_a_function_of_the_users(tmp_path: Path, small_demo: None) -> None:
+    """In a search, and of its assignment."""
+    file = tmp_path / "judges.py"
+    file.write_text(
+        "from mpq import demo\n\n\ndef judge(network):\n"
+        "    x, y = next(iter(demo.held_out()))\n"
+        "    return float((network(x).argmax(-1) == y).float().mean())\n"
+    )
+    asked = ["--score", f"{file}:judge", "--score-better", "higher"]
+    found = CliRunner().invoke(
+        app,
+        ["search", "--limit", "effective_bits=5", "--rounding", "nearest", *asked,
+         "--sensitivity", "weight-error", "--output", str(tmp_path / "run")],
+    )  # fmt: skip
+    assert found.exit_code == 0, found.stderr
+    printed = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run"), *asked])
+    scores = {name: row["score"] for name, row in json.loads(printed.stdout).items()}
+    told = json.loads((tmp_path / "run" / "assignment.json").read_text())["metadata"]
+    assert scores["quantized"] == pytest.approx(told["measured_score"])
+    assert told["score"] == f"{file}:judge"
+    assert set(BUILT_IN) == {"accuracy", "top-5", "perplexity", "miou", "sqnr", "psnr", "ssim"}
+    assert demo is not None

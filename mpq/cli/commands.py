@@ -25,6 +25,7 @@ from mpq.cli.requests import (
     ReadingOptions,
     SearchOptions,
 )
+from mpq.cli.score_options import ScoreOptions
 from mpq.cli.sharing import working
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions, say, write
@@ -33,7 +34,6 @@ from mpq.cli.task_options import (
     DEMO_HELD_OUT,
     AsSearchedOptions,
     AssignedOptions,
-    ScoreOptions,
 )
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.task import Task

@@ -251,53 +251,6 @@ Transform = Annotated[
         help="Equivalent transformations, with commas: rotate, smooth, ... See `mpq transforms`."
     ),
 ]
-KVCacheFormats = Annotated[
-    str | None,
-    typer.Option(
-        "--kv-cache",
-        help="What keys and values of earlier tokens may be stored in, with commas: a8d,a4d.",
-    ),
-]
-KVTokens = Annotated[
-    int | None, typer.Option("--kv-tokens", help="Length of the context that it is priced for.")
-]
-KVBatchSize = Annotated[
-    int, typer.Option("--kv-batch-size", help="Sequences that the cache is priced for.")
-]
-KVFirst = Annotated[
-    int, typer.Option("--kv-first", help="First tokens that the cache keeps as they came.")
-]
-KVWindow = Annotated[
-    int, typer.Option("--kv-window", help="Last tokens that the cache keeps as they came.")
-]
-KVBeforeRotation = Annotated[
-    bool,
-    typer.Option(
-        "--kv-before-rotation",
-        help="Hold keys as they were before positions were rotated into them.",
-    ),
-]
-Step = Annotated[
-    str | None,
-    typer.Option(
-        "--step",
-        help="Argument of a diffusion network's forward that holds the step of every example: its "
-        "name, or its place, 0 for the first.",
-    ),
-]
-StepClusters = Annotated[
-    int,
-    typer.Option("--step-clusters", help="Clusters of steps, for which inputs have own ranges."),
-]
-StepWithin = Annotated[
-    str | None,
-    typer.Option(
-        "--step-within",
-        metavar="FIRST,LAST",
-        help="Steps that the network will run at, such as 0,999; examples that leave out much of "
-        "them are warned of.",
-    ),
-]
 Activations = Annotated[
     str,
     typer.Option(
@@ -348,22 +301,6 @@ MaxDrop = Annotated[
 MaxScoreDrop = Annotated[
     float | None,
     typer.Option("--max-score-drop", help="How much worse --score may be, for --minimize."),
-]
-OwnScore = Annotated[
-    str | None,
-    typer.Option(
-        "--score",
-        help="Judge of whole networks: accuracy, top-5, perplexity, miou, sqnr, psnr, ssim, or a "
-        "function that takes the quantized network and returns a number; named as --model.",
-    ),
-]
-ScoreBetter = Annotated[
-    str | None,
-    typer.Option("--score-better", help="Which of two numbers of your function: higher, lower."),
-]
-ScoreCost = Annotated[
-    str | None,
-    typer.Option("--score-cost", help="What a call of --score takes, such as 30s, for the plan."),
 ]
 Alternatives = Annotated[
     int, typer.Option(help="So many of the best assignments, measured: alternatives.csv.")

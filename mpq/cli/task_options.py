@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpq.cli import options as o
+from mpq.cli.cache_options import KVCacheOptions
+from mpq.cli.score_options import ScoreOptions
+from mpq.cli.step_options import StepOptions
 from mpq.network.workload import Workload
-from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.ranges import Ranges
-from mpq.quantization.steps import Steps
 from mpq.workflows.rules import Rules
 from mpq.workflows.task import METRIC, Task
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mpq.problem.assignment import Assignment
-    from mpq.workflows.score import Score
 
 DEMO = "mpq.demo:make_net"
 DEMO_DATA = "mpq.demo:calibration"
@@ -188,115 +188,6 @@ class DrawOptions:
 
     seed: o.Seed = Task.seed
     allow_randomness: o.AllowRandomness = Task.allow_randomness
-
-
-@dataclass(frozen=True, eq=False)
-class KVCacheOptions:
-    """What keys and values of earlier tokens may become, and how many there are."""
-
-    kv_cache: o.KVCacheFormats = None
-    kv_tokens: o.KVTokens = None
-    kv_batch_size: o.KVBatchSize = KVCache.batch_size
-    kv_first: o.KVFirst = KVCache.first
-    kv_window: o.KVWindow = KVCache.window
-    kv_before_rotation: o.KVBeforeRotation = KVCache.before_rotation
-
-    def cache(self) -> KVCache | None:
-        """The cache that the options describe; ``None``: it is not searched.
-
-        Raises:
-            InputError: If its formats are given without a number of tokens, or the other way round.
-        """
-        from mpq.errors import InputError
-
-        given = listed(self.kv_cache)
-        if given is None and self.kv_tokens is None:
-            others = (self.kv_batch_size, self.kv_first, self.kv_window, self.kv_before_rotation)
-            if others != (KVCache.batch_size, KVCache.first, KVCache.window, False):
-                raise InputError(
-                    "--kv-batch-size, --kv-first, --kv-window and --kv-before-rotation go with "
-                    "--kv-cache and --kv-tokens"
-                )
-            return None
-        if given is None or self.kv_tokens is None:
-            raise InputError(
-                "--kv-cache says what keys and values may be stored in, --kv-tokens of how many "
-                "tokens: give both, such as --kv-cache a8d,a4d --kv-tokens 32768"
-            )
-        return KVCache(
-            self.kv_tokens,
-            given,
-            self.kv_batch_size,
-            self.kv_first,
-            self.kv_window,
-            self.kv_before_rotation,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class StepOptions:
-    """Where a diffusion network is told its step, and how many clusters steps are put into."""
-
-    step: o.Step = None
-    step_clusters: o.StepClusters = Steps.clusters
-    step_within: o.StepWithin = None
-
-    def steps(self) -> Steps | None:
-        """The steps that the options describe; ``None``: the network has none.
-
-        Raises:
-            InputError: If clusters or a range are given without an argument.
-        """
-        from mpq.errors import InputError
-
-        if self.step is None:
-            if (self.step_clusters, self.step_within) != (Steps.clusters, None):
-                raise InputError(
-                    "--step-clusters and --step-within go with --step, which names the argument "
-                    "that holds steps, such as --step timestep"
-                )
-            return None
-        within = None if self.step_within is None else tuple(self.step_within.split(","))
-        place = int(self.step) if self.step.isdecimal() else self.step
-        return Steps(place, self.step_clusters, within)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, eq=False)
-class ScoreOptions:
-    """The user's own judge of whole networks."""
-
-    score: o.OwnScore = None
-    score_better: o.ScoreBetter = None
-    score_cost: o.ScoreCost = None
-
-    def built(self) -> "Score | None":
-        """The score that the options describe, its function loaded; ``None``: there is none.
-
-        Raises:
-            InputError: If there is none of that name, or which way is better is not known.
-        """
-        from mpq.errors import InputError
-
-        if self.score is None:
-            if self.score_better is not None or self.score_cost is not None:
-                raise InputError("--score-better and --score-cost go with --score")
-            return None
-        from mpq._support.durations import seconds_of
-        from mpq.cli.loading import load_callable
-        from mpq.workflows.score import Score
-
-        call_s = None if self.score_cost is None else seconds_of(self.score_cost)
-        if ":" not in self.score:
-            if self.score_better is not None:
-                raise InputError(f"--score {self.score} says by itself which way is better")
-            return Score.built_in(self.score, call_s)
-        if self.score_better not in ("higher", "lower"):
-            raise InputError(
-                f"--score-better says which of two numbers of {self.score} is better: higher or "
-                f"lower; got {self.score_better or 'nothing'}"
-            )
-        is_higher = self.score_better == "higher"
-        return Score.of(load_callable(self.score), is_higher, self.score, call_s)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Self, TypeVar, final
+from typing import Any, Self, final
 
 from torch import nn
 
@@ -11,16 +11,15 @@ from mpq._support.cache import Cache
 from mpq._support.ranks import Ranks
 from mpq.backends.searched import check_searched
 from mpq.backends.streamed import moment_memory
-from mpq.errors import InfeasibleError, InputError
+from mpq.errors import InfeasibleError
 from mpq.hardware_profiles import NO_TARGET, Pricing
 from mpq.hardware_profiles.linear import packed_bits
-from mpq.network.blocks import blocks_of, layers_by_block, without_caches
+from mpq.network.blocks import blocks_of, without_caches
 from mpq.network.examples import Calibration
 from mpq.network.halving import halved
-from mpq.network.layer import Layer, merge_ties
+from mpq.network.layer import Layer
 from mpq.network.modules import share_parameters
 from mpq.network.network import Network
-from mpq.network.patterns import Pattern
 from mpq.network.running_steps import RunningSteps
 from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limit
@@ -44,6 +43,7 @@ from mpq.workflows.launch_hint import launch_hint
 from mpq.workflows.own_codes import OwnCodes
 from mpq.workflows.room_for_branches import with_room
 from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
+from mpq.workflows.ruled import all_ties, by_layer, check_fixed, fixed_ends
 from mpq.workflows.rules import Rules
 from mpq.workflows.score import Judge
 from mpq.workflows.shared_measurements import CALIBRATION, HELD_OUT, SharedMeasurements
@@ -53,7 +53,6 @@ from mpq.workflows.target_prices import bits_there, constant_bytes, file_prices
 from mpq.workflows.task import Task
 from mpq.workflows.transformed import TransformedModel
 
-Value = TypeVar("Value")
 HELD_OUT_SHARE = 0.25
 """Share of the calibration examples that is held out where no held-out data is given."""
 
@@ -148,13 +147,13 @@ class Prepared:
         own = OwnCandidates.of(
             network.layers,
             task,
-            _ends(network, rules) | _by_layer(network, rules.fixed, "--fix"),
-            _by_layer(network, rules.allowed, "--allow"),
+            fixed_ends(network, rules) | by_layer(network, rules.fixed, "--fix"),
+            by_layer(network, rules.allowed, "--allow"),
         )
         fixed, allowed = own.fixed, own.allowed
-        _check_fixed(fixed, allowed)
+        check_fixed(fixed, allowed)
         allowed = with_room(network.layers, task.precisions, allowed, fixed)
-        ties, target, unshipped = _ties(network, rules), task.target, dict[str, str]()
+        ties, target, unshipped = all_ties(network, rules), task.target, dict[str, str]()
         if target is not None:
             wanted = {x.name: allowed.get(x.name, task.precisions) for x in network.layers}
             modules = dict(model.named_modules(remove_duplicate=False))
@@ -368,37 +367,3 @@ def split_held_out(
         # By position: data is read anew for every pass, and a drawn split would have to be kept.
         return data.split(HELD_OUT_SHARE)
     return data, network.examples(Calibration.of(held_out))
-
-
-def _by_layer(
-    network: Network, pairs: Sequence[tuple[Pattern, Value]], option: str
-) -> dict[str, Value]:
-    """Patterns resolved to layer names; a later one overrides an earlier one."""
-    return {name: value for pattern, value in pairs for name in network.matching(pattern, option)}
-
-
-def _ends(network: Network, rules: Rules) -> dict[str, Precision]:
-    """The first and the last layer, where their precision is given."""
-    ends = rules.fixed_ends
-    return {} if ends is None else {network.layers[at].name: ends for at in (0, -1)}
-
-
-def _check_fixed(
-    fixed: Mapping[str, Precision], allowed: Mapping[str, tuple[Precision, ...]]
-) -> None:
-    """Refuses a fixed precision that is none of the layer's own candidates."""
-    for name in fixed.keys() & allowed.keys():
-        if fixed[name] not in allowed[name]:
-            raise InputError(
-                f"layer {name!r} is fixed at {fixed[name]} (--fix), which is not among its own "
-                f"candidates {', '.join(map(str, allowed[name]))} (--allow): leave one of them out"
-            )
-
-
-def _ties(network: Network, rules: Rules) -> tuple[tuple[str, ...], ...]:
-    """Ties that the network has and those that were asked for, merged where they overlap."""
-    found = network.ties if rules.find_ties else ()
-    names = [layer.name for layer in network.layers]
-    asked = [network.matching(pattern, "--tie") for pattern in rules.tie]
-    blocks = layers_by_block(network.module, names) if rules.tie_blocks else []
-    return merge_ties([*found, *asked, *map(tuple, blocks)], names)

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 import mpq
 from mpq.cli import requests, task_options
 from mpq.cli.__main__ import app
+from mpq.cli.cache_options import KVCacheOptions
+from mpq.cli.step_options import StepOptions
 from mpq.cli.taking import gathered, taking
-from mpq.cli.task_options import KVCacheOptions, StepOptions
 from mpq.errors import InputError
 from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.steps import Steps

@@ -57,6 +57,10 @@ class Backend(Bounded, ABC):
         """Why a key-value cache at a precision cannot be had with it; empty where it can."""
         return "" if self.caches == HELD else f"{self.name} holds no key-value cache"
 
+    def operand_refusal(self, precision: Precision) -> str:  # noqa: ARG002
+        """Why an operand at a precision cannot be had with it; empty where it can."""
+        return "" if self.operands == HELD else f"{self.name} rounds inputs of layers alone"
+
     def quantize(self, model: nn.Module, assignment: Assignment) -> nn.Module:  # noqa: ARG002
         """A new network that computes in the assigned formats; the given one stays as it is.
 

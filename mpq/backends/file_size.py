@@ -8,7 +8,7 @@ from torch import nn
 
 from mpq.backends.target import LayerShape, Shipped, Target
 from mpq.errors import InputError
-from mpq.network.layer import CACHES
+from mpq.network.layer import CACHES, WEIGHTLESS
 from mpq.network.modules import stored_tensors, weight_of
 from mpq.quantization.cache_bits import cache_file_bytes
 from mpq.quantization.precision import Precision
@@ -74,7 +74,7 @@ def promised(target: Target, shipped: Shipped) -> FileSize | None:
     """
     if not isinstance(target, SaysFileSize):
         return None
-    layers = [x for x in shipped.assignment.layers if x.kind not in CACHES]
+    layers = [x for x in shipped.assignment.layers if x.kind not in WEIGHTLESS]
     caches = (x for x in shipped.assignment.layers if x.kind in CACHES)
     size = target.file_size(shipped.model, shipped.module, [x.name for x in layers])
     found: dict[object, int] = {}

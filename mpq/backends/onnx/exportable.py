@@ -7,6 +7,7 @@ from torch import nn
 from mpq.backends.onnx.fidelity import refuse_other_readers, refuse_own_forwards
 from mpq.errors import MismatchError, ModelError, UnknownNameError
 from mpq.network.examples import Calibration
+from mpq.network.layer import OPERANDS
 from mpq.network.metric import KL
 from mpq.network.metrics import METRICS
 from mpq.network.network import Network
@@ -64,6 +65,7 @@ def _found(
         fold=bool(assignment.folded),
         metric=KL if known.metric is None else METRICS.build(known.metric),
         allow_randomness=known.allow_randomness,
+        operands=any(layer.kind in OPERANDS for layer in assignment.layers),
     )
 
 

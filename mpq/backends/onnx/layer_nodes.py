@@ -12,6 +12,7 @@ from mpq.backends.onnx.formats import Kernel, kernel_of
 from mpq.backends.onnx.graph import InputCodes, Writer
 from mpq.errors import ModelError, PrecisionError
 from mpq.network.modules import weight_of
+from mpq.network.operand import Operand
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import layout_of
 from mpq.quantization.codes import Codes, packed
@@ -79,6 +80,9 @@ class LayerCall:
         return None if bias is None else bias.detach().float().cpu()
 
     def _write_float(self, writer: Writer) -> None:
+        if isinstance(self.layer_module, Operand):
+            writer.node("Identity", [self.x], self.output)
+            return
         weight = weight_of(self.layer_module).detach().float()
         if isinstance(self.layer_module, nn.Embedding):
             writer.node("Gather", [writer.constant("weight", weight), self.x], self.output)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, final
 
 from torch import nn
 
+from mpq.backends._base import HELD
 from mpq.backends.onnx.containers import INTEGER_BITS, Container, container_of
 from mpq.backends.onnx.exportable import exportable
 from mpq.backends.onnx.fidelity import check_same, refuse_other_readers
@@ -41,6 +42,7 @@ from mpq.backends.target import (
 )
 from mpq.errors import ModelError
 from mpq.network.examples import Batch, Calibration
+from mpq.network.layer import OPERANDS
 from mpq.network.network import Network
 from mpq.network.tracing import kind_of
 from mpq.problem.assignment import Assignment
@@ -86,6 +88,7 @@ class OnnxQdq(Target):
         "aint16s and fp8; all else as it came"
     )
     candidates: ClassVar[tuple[str, ...]] = ("w2g32", "w2", "w4g32", "w4g128", "w4", "w8")
+    operands: ClassVar[str] = HELD
     numerics: ClassVar[Numerics] = Numerics(input_rounding="rounded-quotient")
     # Sums in another order fall to either side of an int8 code.
     judged: ClassVar[str] = MEDIAN_OF_ROUNDED
@@ -142,6 +145,10 @@ class OnnxQdq(Target):
         if is_pair and container is not None and container.bits == 8:
             return "ONNX Runtime 1.32 breaks down on groups in 8 bits with int8 inputs"
         return ""
+
+    def operand_refusal(self, precision: Precision) -> str:
+        """See ``Backend.operand_refusal``: between ``QuantizeLinear`` and ``DequantizeLinear``."""
+        return self._input_refusal(precision)
 
     def module_refusal(self, module: nn.Module | None) -> str:  # noqa: ARG002
         """See ``Target.module_refusal``: what is traced has a place, whatever its module."""
@@ -309,7 +316,9 @@ def filled_graph(
             writer.nodes.append(node)
             continue
         module, precision = template.network.layer_module(call.layer), precisions[call.layer]
-        if kind_of(module) in _KINDS:
+        if kind_of(module) in OPERANDS:
+            layers.operand(call.layer, precision, call.x, call.y)
+        elif kind_of(module) in _KINDS:
             rank = next(inputs[call.layer]).ndim
             layers.call(call.layer, module, precision, call.x, call.y, rank)
         else:  # as it came, by `OnnxQdq.refusal`

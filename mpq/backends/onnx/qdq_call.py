@@ -98,6 +98,17 @@ class QdqWriter:
         attributes = convolution_attributes(name, module)
         self.writer.node("Conv", [x, weight, *biases], y, attributes)
 
+    def operand(self, name: str, precision: Precision, x: str, y: str) -> None:
+        """What an operation between layers reads, rounded where the operation reads it.
+
+        Args:
+            name: The operand's.
+            precision: Any that the target takes.
+            x: Float.
+            y: Float, which the operation reads.
+        """
+        self.writer.node("Identity", [self._input(name, precision.activation, x)], y)
+
     def own(
         self, name: str, module: nn.Module, precision: Precision, node: "onnx.NodeProto"
     ) -> None:

@@ -3,11 +3,11 @@
 import sys
 
 from mpq._support.streams import end_answers
-from mpq.cli import commands, deployment, listings, sharing, tuning
+from mpq.cli import commands, deployment, listings, reporting, sharing, tuning
 from mpq.cli.app import app
 
 # The modules of commands are imported for what that does: each registers its own with ``app``.
-__all__ = ["app", "commands", "deployment", "listings", "main", "sharing", "tuning"]
+__all__ = ["app", "commands", "deployment", "listings", "main", "reporting", "sharing", "tuning"]
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mpq._support.files import Content, remove_files, write_files
 from mpq._support.names import for_people
@@ -25,6 +25,11 @@ from mpq.report.sections import (
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+PAGE_FILE: Final = "report.html"
+"""The page, which ``mpq.workflows.page`` makes of the other files."""
+MADE_FILE: Final = "made.json"
+"""How the run was called, and what it took."""
 
 
 class SavedComparison(Protocol):
@@ -80,7 +85,7 @@ def save_result(
         pictures |= drawn
     # In one call, so that a failure leaves no folder of old and new files.
     written = _written(Path(folder), files, pictures)
-    remove_files(Path(folder), others)  # of an earlier run
+    remove_files(Path(folder), [*others, PAGE_FILE, MADE_FILE])  # of an earlier run
     return written
 
 

@@ -1,0 +1,102 @@
+"""report.html: of a folder of saved files, or of several to compare."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from mpq._support.files import write_files
+from mpq._support.json_object import read_text
+from mpq.errors import FileFormatError, InputError
+from mpq.report.frontier import Frontier
+from mpq.report.page.facts import Facts
+from mpq.report.page.made import Made
+from mpq.report.page.render import page_of
+from mpq.report.save import MADE_FILE, PAGE_FILE
+from mpq.report.stored_frontier import frontier_from_json
+from mpq.workflows.load import load
+from mpq.workflows.page.facts import facts_of
+from mpq.workflows.result import SearchResult
+
+Value = TypeVar("Value")
+
+
+def write_page(result: SearchResult, frontier: Frontier, folder: Path, made: Made) -> list[Path]:
+    """Writes made.json and the page of a result beside its files.
+
+    Args:
+        result: As it was saved there.
+        frontier: The one that was drawn.
+        folder: Of its files.
+        made: How it was called, and what it took.
+
+    Raises:
+        OutputError: If a file cannot be written.
+    """
+    page = page_of(facts_of(result, _with_others(result, frontier), made))
+    files = {MADE_FILE: made.to_json(result.run_id).encode(), PAGE_FILE: page}
+    return write_files(folder, files)
+
+
+def report(folders: Sequence[Path], output: Path | None = None) -> Path:
+    """Makes the page again from saved files alone.
+
+    Args:
+        folders: Of a search each.
+        output: The page; default: in the folder.
+
+    Raises:
+        FileFormatError: If a folder's files cannot be read.
+        InputError: If there is no folder.
+        OutputError: If the file cannot be written.
+    """
+    if not folders:
+        raise InputError("name a folder of a search, such as mpq-run")
+    place = folders[0] / PAGE_FILE if output is None else output
+    facts = facts_of_folder(folders[0])
+    return write_files(place.parent, {place.name: page_of(facts)})[0]
+
+
+def facts_of_folder(folder: Path) -> Facts:
+    """What the page of a saved result says.
+
+    Raises:
+        FileFormatError: If a file is missing, or is no such file.
+    """
+    result = load(folder)
+    path = folder / MADE_FILE
+    made = _read(path, Made.from_json) if path.exists() else Made()
+    return facts_of(result, _saved_frontier(result, folder), made)
+
+
+def _read(path: Path, parse: Callable[[str], Value]) -> Value:
+    try:
+        return parse(read_text(path))
+    except InputError as error:
+        raise FileFormatError(f"{path}: {error}") from error
+
+
+def _saved_frontier(result: SearchResult, folder: Path) -> Frontier:
+    """The one that lies there, measured points with it; else solved for again."""
+    path = folder / "frontier.json"
+    if not path.exists():
+        return _with_others(result, result.frontier())
+    found = _read(path, frontier_from_json)
+    names = set(result.assignment.precisions)
+    for point in found.points:
+        if point.precisions.keys() != names:
+            raise FileFormatError(
+                f"{path} is of a network with other layers than the result beside it: search "
+                "again into a new folder"
+            )
+    return _with_others(result, found)
+
+
+def _with_others(result: SearchResult, frontier: Frontier) -> Frontier:
+    """With the answer and the uniform precisions beside it, as far as losses are of one kind."""
+    others = result.beside(frontier.resource)
+    if result.provenance.is_loss_measured:
+        # Those of uniform precisions are predicted only.
+        answer = (point for point in others if point.label == "result")
+        others = tuple(replace(point, loss=result.solution.loss) for point in answer)
+    return replace(frontier, others=others)

@@ -1,0 +1,64 @@
+"""What of a result was predicted and measured as well."""
+
+from collections.abc import Iterator
+from math import isfinite
+from typing import Final
+
+from mpq.report.frontier import Frontier
+from mpq.report.page.facts import Checked
+from mpq.sensitivity.checked import CheckedCell
+from mpq.workflows.result import SearchResult
+
+_FEWEST: Final = 5
+"""Networks that a rank correlation is given of: of fewer it is next to chance."""
+
+
+def checks_of(result: SearchResult, frontier: Frontier) -> tuple[Checked, ...]:
+    """Networks, points of the frontier, then single cells."""
+    return (*_networks(result), *_points(frontier), *_cells(result))
+
+
+def _networks(result: SearchResult) -> Iterator[Checked]:
+    for row in result.comparisons:
+        if row.label != "original" and row.predicted_loss is not None:
+            measured = row.measured
+            label = "answer" if row.label == "result" else row.label
+            yield Checked(
+                label, "network", row.predicted_loss, measured.divergence, measured.standard_error
+            )
+
+
+def _points(frontier: Frontier) -> Iterator[Checked]:
+    for number, point in enumerate(frontier.points, start=1):
+        if point.measured is not None:
+            found = point.measured
+            yield Checked(
+                f"frontier point {number}", "network", point.loss, found.divergence,
+                found.standard_error,
+            )  # fmt: skip
+
+
+def _cells(result: SearchResult) -> Iterator[Checked]:
+    for cell in () if result.spot_check is None else result.spot_check.cells:
+        what = f"{cell.layer} at {cell.precision}"
+        yield Checked(what, "cell", cell.predicted, cell.measured, note=_note(cell))
+
+
+def _note(cell: CheckedCell) -> str:
+    if cell.is_off:
+        return "predicted far too low"
+    return "predicted far too high" if cell.is_dear else ""
+
+
+def order_of(checks: tuple[Checked, ...]) -> float | None:
+    """Spearman's rank correlation over the networks; ``None`` where there are too few."""
+    networks = [check for check in checks if check.kind == "network"]
+    if len(networks) < _FEWEST:
+        return None
+    from scipy import stats
+
+    predicted, measured = zip(*((x.predicted, x.measured) for x in networks), strict=True)
+    if len(set(predicted)) < 2 or len(set(measured)) < 2:
+        return None
+    found = float(stats.spearmanr(predicted, measured).statistic)
+    return found if isfinite(found) else None

@@ -39,8 +39,7 @@ class NetworkFacts:
         predicted: Loss by the estimator; ``None``: not asked.
         measured: On held-out examples.
         costs: Resource to amount; ``None`` where the device cannot run it.
-        is_within: Whether it meets every budget, in precisions that layers may take; ``None``: not
-            known.
+        is_within: Whether it meets every budget, whatever layers may take; ``None``: not known.
     """
 
     label: str

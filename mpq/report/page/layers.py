@@ -1,8 +1,7 @@
 """Layers as the page shows them: what each may be, and what that loses and costs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import final
 
 
@@ -106,10 +105,3 @@ def _group(name: str) -> str:
     if place is not None:
         return ".".join(words[: place + 1])
     return ".".join(words[:-1]) or name
-
-
-def grouped(layers: Sequence[LayerFacts]) -> Iterator[tuple[str, list[tuple[int, LayerFacts]]]]:
-    """Neighbours of one module together, each layer with its place."""
-    numbered = enumerate(layers)
-    for group, found in groupby(numbered, key=lambda pair: pair[1].group):
-        yield group, list(found)

@@ -17,13 +17,13 @@ def plain(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or value != value else f"{value:.{digits}g}"
 
 
-def share(value: float | None, whole: float) -> str:
+def share(value: float | None, whole: float | None) -> str:
     """A part of a whole in percent.
 
     >>> share(1.0, 8.0), share(None, 8.0)
     ('12.5 %', '–')
     """
-    if value is None:
+    if value is None or whole is None:
         return "–"
     return f"{100 * value / whole:.1f} %" if whole else "0.0 %"
 

@@ -1,7 +1,7 @@
 """Facts -> HTML: templates, one style, one script, the numbers as JSON."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from math import isfinite
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mpq._support.names import for_people, shortened, visible
 from mpq.report.amount import amount
 from mpq.report.page.facts import Facts
-from mpq.report.page.layers import grouped
+from mpq.report.page.groups import Wholes, groups_at_answer
 from mpq.report.page.numbers import heat_of, plain, share
 from mpq.report.page.script_data import script_data
 from mpq.report.page.vega import vega_script
@@ -25,7 +25,11 @@ _LONGEST: Final = 120
 
 def page_of(facts: Facts) -> bytes:
     """The page of one result."""
-    return _rendered("page.html", facts=facts, data=script_data(facts), groups=_groups(facts))
+    groups = groups_at_answer(facts)
+    wholes = Wholes.of(facts, groups)
+    return _rendered(
+        "page.html", facts=facts, data=script_data(facts), groups=groups, wholes=wholes
+    )
 
 
 def comparing_page(runs: Mapping[str, Facts]) -> bytes:
@@ -44,10 +48,6 @@ def _rendered(template: str, **values: Any) -> bytes:
     )  # fmt: skip
     # A name may hold half of a surrogate pair, which no encoding has.
     return text.encode("utf-8", errors="replace")
-
-
-def _groups(facts: Facts) -> Sequence[Any]:
-    return list(grouped(facts.layers))
 
 
 @cache

@@ -120,7 +120,8 @@ def _is_within(
     """Whether a network meets every budget: by its precisions, or by what it costs."""
     if precisions is not None:
         with suppress(UnknownNameError):
-            return problem.is_feasible(problem.columns_of(precisions))
+            columns = problem.columns_of(precisions)
+            return all(budget.is_met(columns) for budget in problem.budgets)
     if any(budget.resource not in costs for budget in problem.budgets):
         return None
     found = [(costs[budget.resource], budget.limit) for budget in problem.budgets]

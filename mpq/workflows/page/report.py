@@ -12,7 +12,7 @@ from mpq.report.frontier import Frontier
 from mpq.report.page.facts import Facts
 from mpq.report.page.made import Made
 from mpq.report.page.render import page_of
-from mpq.report.save import MADE_FILE, PAGE_FILE
+from mpq.report.save import MADE_FILE, PAGE_FILE, write_drawn
 from mpq.report.stored_frontier import frontier_from_json
 from mpq.workflows.load import load
 from mpq.workflows.page.facts import facts_of
@@ -33,9 +33,13 @@ def write_page(result: SearchResult, frontier: Frontier, folder: Path, made: Mad
     Raises:
         OutputError: If a file cannot be written.
     """
-    page = page_of(facts_of(result, _with_others(result, frontier), made))
-    files = {MADE_FILE: made.to_json(result.run_id).encode(), PAGE_FILE: page}
-    return write_files(folder, files)
+
+    def page() -> bytes:
+        return page_of(facts_of(result, _with_others(result, frontier), made))
+
+    # As any picture: what it stumbles over costs no data.
+    files = {MADE_FILE: made.to_json(result.run_id).encode()}
+    return write_drawn(folder, files, {PAGE_FILE: page})
 
 
 def report(folders: Sequence[Path], output: Path | None = None) -> Path:

@@ -4,6 +4,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const all = (query, root) => Array.from((root || document).querySelectorAll(query));
+  const known = (x) => x !== null && x !== undefined;
   document.documentElement.classList.add("scripted");
 
   // ---- numbers, as mpq/report/amount.py and numbers.py write them
@@ -40,7 +41,7 @@
   }
 
   function share(value, whole) {
-    if (value === null || value === undefined) return "–";
+    if (!known(value) || !known(whole)) return "–";
     return (whole ? (100 * value) / whole : 0).toFixed(1) + " %";
   }
 
@@ -52,6 +53,7 @@
   const INK = "var(--ink)", SOFT = "var(--soft)", LINE = "var(--line)", PAPER = "var(--paper)";
   const COLORS = { frontier: "var(--frontier)", answer: "var(--answer)", uniform: "var(--uniform)" };
   const STAR = "M0,-1.3L0.38,-0.42L1.24,-0.4L0.55,0.16L0.76,1.05L0,0.55L-0.76,1.05L-0.55,0.16L-1.24,-0.4L-0.38,-0.42Z";
+  const LABELS = { frontier: "Loss against cost: the left and right arrow keys choose a point" };
   const SIZES = { frontier: 75, answer: 130, uniform: 85 };
   const KINDS = ["frontier", "answer", "uniform"];
   const CONFIG = {
@@ -70,6 +72,11 @@
     vegaEmbed(place, whole, options).then((result) => {
       // Its numbers are in the table beside it, which a screen reader is better off with.
       all("svg", place).forEach((svg) => svg.setAttribute("aria-hidden", "true"));
+      place.removeAttribute("aria-roledescription");
+      place.setAttribute("role", "group");
+      place.setAttribute("aria-label", LABELS[id] || place.parentElement.querySelector("strong").textContent);
+      // What may be wider than the screen is scrolled with the keys, too.
+      place.tabIndex = 0;
       if (then) then(result.view);
     });
   }
@@ -84,7 +91,6 @@
     return "<table><tbody>" + rows.join("") + "</tbody></table>";
   }
 
-  const known = (x) => x !== null && x !== undefined;
   const widthOf = (id) => Math.max(240, Math.floor(byId(id).getBoundingClientRect().width) - 8);
 
   function scaleOf(values) {
@@ -484,9 +490,6 @@
       byId("download").addEventListener("click", download);
       byId("to-answer").addEventListener("click", () => choose(data.answer));
       const canvas = byId("frontier");
-      canvas.tabIndex = 0;
-      canvas.setAttribute("role", "group");
-      canvas.setAttribute("aria-label", "Loss against cost: the left and right arrow keys choose a point");
       canvas.addEventListener("keydown", (event) => {
         const by = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
         if (!by) return;

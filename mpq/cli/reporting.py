@@ -16,7 +16,10 @@ from mpq.cli.talk import TalkOptions
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders that searches wrote.")],
     output: Annotated[
-        Path | None, typer.Option(help="The page. Default: report.html in the folder.")
+        Path | None,
+        typer.Option(
+            help="The page. Default: report.html in the folder; of several mpq-report.html."
+        ),
     ] = None,
     is_opened: Annotated[
         bool, typer.Option("--open", help="Show it in the default browser.")

@@ -6,13 +6,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from mpq._support.files import write_files
 from mpq._support.phases import Spent, phase, recorded_phases
 from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError
 from mpq.report.page import render
+from mpq.report.page.facts import Checked
 from mpq.report.page.made import Made
 from mpq.report.save import save_result
 from mpq.report.sections import frontier_files
@@ -23,6 +26,7 @@ from mpq.workflows.page.facts import facts_of
 from mpq.workflows.page.moves import best_moves
 from mpq.workflows.page.pairs import strongest_pairs
 from mpq.workflows.page.report import report, write_page
+from mpq.workflows.page.trust import order_of
 from mpq.workflows.result import SearchResult
 from tests.report.made_up import CANDIDATES, HOSTILE, blocks, curve, made_up
 
@@ -176,6 +180,19 @@ def test_moves_change_what_the_problem_says(interact: bool) -> None:
         )
         assert move.costs[1] == pytest.approx(bytes_)
         assert move.is_within is problem.budgets[0].is_met(moved)
+
+
+def test_the_rank_correlation_is_scipys() -> None:
+    """Also where some are equal; of four networks, and of equal ones, there is none."""
+    rng = np.random.default_rng(0)
+    pairs = rng.integers(0, 6, (12, 2)).astype(float)
+    checks = tuple(Checked(str(k), "network", a, b) for k, (a, b) in enumerate(pairs.tolist()))
+
+    expected = stats.spearmanr(pairs[:, 0], pairs[:, 1]).statistic
+
+    assert order_of(checks) == pytest.approx(expected)
+    assert order_of(checks[:4]) is None
+    assert order_of(tuple(replace(check, predicted=1.0) for check in checks)) is None
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mpq._support.names import for_people, shortened, visible
 from mpq.report.amount import amount
+from mpq.report.page.comparison import Comparison
 from mpq.report.page.facts import Facts
 from mpq.report.page.groups import Wholes, groups_at_answer
 from mpq.report.page.numbers import heat_of, plain, share
-from mpq.report.page.script_data import script_data
+from mpq.report.page.script_data import comparing_data, script_data
 from mpq.report.page.vega import vega_script
 
 if TYPE_CHECKING:
@@ -27,27 +28,25 @@ def page_of(facts: Facts) -> bytes:
     """The page of one result."""
     groups = groups_at_answer(facts)
     wholes = Wholes.of(facts, groups)
-    return _rendered(
-        "page.html", facts=facts, data=script_data(facts), groups=groups, wholes=wholes
-    )
+    data = script_data(facts)
+    return _rendered("page", facts=facts, data=data, groups=groups, wholes=wholes)
 
 
-def comparing_page(runs: Mapping[str, Facts]) -> bytes:
-    """The page of several results: beside each other, then every difference."""
-    data = {name: script_data(facts) for name, facts in runs.items()}
-    return _rendered("compare.html", runs=runs, data={"runs": data})
+def comparing_page(comparison: Comparison) -> bytes:
+    """The page of several results, beside each other."""
+    return _rendered("compare", comparison=comparison, data=comparing_data(comparison))
 
 
-def _rendered(template: str, **values: Any) -> bytes:
-    static = files("mpq.report.page") / "static"
-    style, script = (
-        (static / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
-    )
-    text = _environment().get_template(template).render(
-        style=style, script=script, vega=vega_script(), **values
-    )  # fmt: skip
+def _rendered(kind: str, **values: Any) -> bytes:
+    template = _environment().get_template(f"{kind}.html")
+    style, *scripts = map(_static, ("page.css", "common.js", f"{kind}.js"))
+    text = template.render(style=style, script="\n".join(scripts), vega=vega_script(), **values)
     # A name may hold half of a surrogate pair, which no encoding has.
     return text.encode("utf-8", errors="replace")
+
+
+def _static(name: str) -> str:
+    return (files("mpq.report.page") / "static" / name).read_text(encoding="utf-8")
 
 
 @cache

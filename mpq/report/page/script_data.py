@@ -5,6 +5,7 @@ from typing import Any
 
 from mpq._support.names import shortened, visible
 from mpq.report.measurement import Measurement
+from mpq.report.page.comparison import Comparison
 from mpq.report.page.facts import Facts, PointFacts
 from mpq.report.page.layers import LayerFacts
 
@@ -40,7 +41,7 @@ def script_data(facts: Facts) -> dict[str, Any]:
             }
             for x in facts.networks
         ],
-        "points": [_point(x) for x in facts.points],
+        "points": [{**_place(x), **_point(x)} for x in facts.points],
         "layers": [_layer(x) for x in facts.layers],
         "checks": [
             {
@@ -67,13 +68,36 @@ def _measured(measured: Measurement | None) -> dict[str, Any]:
     }
 
 
-def _point(point: PointFacts) -> Mapping[str, Any]:
+def comparing_data(comparison: Comparison) -> dict[str, Any]:
+    """JSON-ready, of several results: their points alone."""
+    first = next(iter(comparison.runs.values()))
+    resources = {x.name: x.unit for facts in comparison.runs.values() for x in facts.resources}
+    return {
+        "lossUnit": first.loss_unit,
+        "lossName": first.loss_name,
+        "metricUnit": first.metric_unit,
+        "axis": first.axis,
+        "resources": [{"name": name, "unit": unit} for name, unit in resources.items()],
+        "points": [
+            {"run": shortened(visible(name)), **_place(point)}
+            for name, facts in comparison.runs.items()
+            for point in facts.points
+        ],
+    }
+
+
+def _place(point: PointFacts) -> dict[str, Any]:
     return {
         "label": point.label,
         "kind": point.kind,
         "loss": point.loss,
         "costs": dict(point.costs),
         **_measured(point.measured),
+    }
+
+
+def _point(point: PointFacts) -> Mapping[str, Any]:
+    return {
         "choices": list(point.choices),
         "status": point.status,
         "within": point.is_within,

@@ -1,17 +1,20 @@
 """report.html: of a folder of saved files, or of several to compare."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
+from urllib.parse import quote
 
 from mpq._support.files import write_files
 from mpq._support.json_object import read_text
 from mpq.errors import FileFormatError, InputError
 from mpq.report.frontier import Frontier
+from mpq.report.page.comparison import Comparison
 from mpq.report.page.facts import Facts
 from mpq.report.page.made import Made
-from mpq.report.page.render import page_of
+from mpq.report.page.render import comparing_page, page_of
 from mpq.report.save import MADE_FILE, PAGE_FILE, write_drawn
 from mpq.report.stored_frontier import frontier_from_json
 from mpq.workflows.load import load
@@ -19,6 +22,8 @@ from mpq.workflows.page.facts import facts_of
 from mpq.workflows.result import SearchResult
 
 Value = TypeVar("Value")
+COMPARING_FILE: Final = "mpq-report.html"
+"""The page of several runs, which is in none of their folders."""
 
 
 def write_page(result: SearchResult, frontier: Frontier, folder: Path, made: Made) -> list[Path]:
@@ -43,22 +48,39 @@ def write_page(result: SearchResult, frontier: Frontier, folder: Path, made: Mad
 
 
 def report(folders: Sequence[Path], output: Path | None = None) -> Path:
-    """Makes the page again from saved files alone.
+    """Makes the page again from saved files alone; of several folders one that compares them.
 
     Args:
         folders: Of a search each.
-        output: The page; default: in the folder.
+        output: The page; default: in the folder, of several where the command is run.
 
     Raises:
         FileFormatError: If a folder's files cannot be read.
-        InputError: If there is no folder.
+        InputError: If there is no folder, or one is given twice.
         OutputError: If the file cannot be written.
     """
     if not folders:
         raise InputError("name a folder of a search, such as mpq-run")
-    place = folders[0] / PAGE_FILE if output is None else output
-    facts = facts_of_folder(folders[0])
-    return write_files(place.parent, {place.name: page_of(facts)})[0]
+    place = output or (folders[0] / PAGE_FILE if len(folders) == 1 else Path(COMPARING_FILE))
+    page = page_of(facts_of_folder(folders[0])) if len(folders) == 1 else _comparing(folders, place)
+    return write_files(place.parent, {place.name: page})[0]
+
+
+def _comparing(folders: Sequence[Path], place: Path) -> bytes:
+    names = list(map(str, folders))
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise InputError(f"a folder is given twice: {', '.join(names)}")
+    runs = {name: facts_of_folder(folder) for name, folder in zip(names, folders, strict=True)}
+    pages = {name: _link(folder, place) for name, folder in zip(names, folders, strict=True)}
+    return comparing_page(Comparison(runs, pages))
+
+
+def _link(folder: Path, place: Path) -> str:
+    """From a page to that of a folder, as an address; empty where there is none."""
+    page = folder / PAGE_FILE
+    if not page.exists():
+        return ""
+    return quote(Path(os.path.relpath(page.resolve(), place.resolve().parent)).as_posix())
 
 
 def facts_of_folder(folder: Path) -> Facts:

@@ -50,7 +50,7 @@ class Opened:
 
     def text(self, query: str) -> str:
         """What is read there."""
-        return self.page.locator(query).first.inner_text().strip()
+        return str(self.page.locator(query).first.inner_text()).strip()
 
     def number(self, script: str) -> float:
         """The value of an expression."""

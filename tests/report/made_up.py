@@ -62,13 +62,14 @@ def made_up(names: Sequence[str], seed: int = 0, interact: bool = False) -> Sear
     problem = Problem(CostTable("sketch", "nats", names, CANDIDATES, loss), constraints)
     solution = Lagrangian().solve(problem)
     problem = replace(problem, interactions=interactions)
-    assert solution.columns is not None
-    solution = replace(solution, loss=problem.loss_of(solution.columns), bound=None, seconds=0.25)
+    columns = solution.columns
+    assert columns is not None
+    solution = replace(solution, loss=problem.loss_of(columns), bound=None, seconds=0.25)
     layers = tuple(
         Layer(n, "linear", (64, s // 64), 64, (s // 64,), (64,), s // 64, 64, int(s))
         for n, s in zip(names, sizes.tolist(), strict=True)
     )
-    chosen = problem.precisions_of(solution.columns)
+    chosen = problem.precisions_of(columns)
     assigned = tuple(
         AssignedLayer(x.name, x.kind, x.weight_shape, chosen[x.name], ActivationRange(-1.0, 2.5))
         for x in layers

@@ -57,11 +57,11 @@ def order_of(checks: tuple[Checked, ...]) -> float | None:
     networks = [check for check in checks if check.kind == "network"]
     if len(networks) < _FEWEST:
         return None
-    ranks = [_ranks([check.predicted for check in networks])]
-    ranks.append(_ranks([check.measured for check in networks]))
-    if any(len(set(each.tolist())) < 2 for each in ranks):
+    predicted = _ranks([check.predicted for check in networks])
+    measured = _ranks([check.measured for check in networks])
+    if predicted.std() == 0 or measured.std() == 0:
         return None
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(predicted, measured)[0, 1])
 
 
 def _ranks(values: Sequence[float]) -> Array:

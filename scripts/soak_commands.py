@@ -222,14 +222,14 @@ def comparable(file: Path) -> Any:
     content = MARK.sub(b"mpq-run", file.read_bytes())
     if file.suffix == ".json":
         found = without_clock(json.loads(content))
-        # A profile is times, and what is computed from them.
-        return _form(found) if file.name == "profile.json" else found
+        # A profile is times, and what is computed from them; so is what a run took.
+        return _form(found) if file.name in ("profile.json", "made.json") else found
     if file.suffix == ".csv":
         head, *lines = csv.reader(content.decode().splitlines())
         keep = [i for i, name in enumerate(head) if not CLOCKED.search(name)]
         return [[line[i] for i in keep] for line in (head, *lines)]
-    # A table for people, with times in it: its form.
-    return len(content.splitlines()) if file.suffix == ".md" else content
+    # Tables for people, with times in them: their form.
+    return len(content.splitlines()) if file.suffix in (".md", ".html") else content
 
 
 def without_clock(value: Any) -> Any:

@@ -56,6 +56,8 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile, root:
     assert "mpq/problem/problem.schema.json" in found
     assert "mpq/workflows/result.schema.json" in found
     assert "mpq/report/frontier.schema.json" in found
+    assert "mpq/report/page/templates/page.html" in found
+    assert "mpq/report/page/static/page.js" in found
     assert "mpq/hardware_profiles/roofline.schema.json" in found
     assert "mpq/demo/digits.npz" in found
     assert "mpq/demo/digits_net.safetensors" in found

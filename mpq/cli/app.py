@@ -5,6 +5,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -12,6 +13,13 @@ from typer.core import TyperGroup
 
 from mpq._support.names import for_people
 from mpq._support.streams import answers_only
+
+_WORDS: ContextVar[tuple[str, ...]] = ContextVar("words", default=())
+
+
+def command_words() -> tuple[str, ...]:
+    """The command as it was given, for whoever wants it again."""
+    return _WORDS.get()
 
 
 @contextmanager
@@ -33,6 +41,7 @@ class _Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """See ``click.Group.parse_args``; its context is typer's own class in newer releases."""
+        _WORDS.set(("mpq", *args))
         for before, arg in zip(["", *args], args, strict=False):
             option, separator, value = arg.partition("=")
             is_written_out = option.startswith("--") and bool(separator)

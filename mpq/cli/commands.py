@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mpq.cli.app import app, reporting_errors
+from mpq.cli.app import app, command_words, reporting_errors
 from mpq.cli.comparing import CompareOptions
 from mpq.cli.instead import is_done_instead
 from mpq.cli.options import (
@@ -46,19 +46,25 @@ from mpq.workflows.task import Task
 @taking
 def search(options: SearchOptions, talk: TalkOptions) -> None:
     """Find the best bit width for every layer within limits, on the built-in demo or your model."""
+    from mpq._support.phases import phase, recorded_phases
     from mpq._support.ranks import is_other_rank
     from mpq.cli.console import print_frontier, print_result, print_warning
+    from mpq.report.page.made import Made
     from mpq.report.save import save_alternatives
+    from mpq.workflows.page.report import write_page
 
     if is_done_instead(options, talk, has_question=True):
         return
     has_others = options.others.alternatives > 0
-    with working(options.output, talk):
+    with working(options.output, talk), recorded_phases() as phases:
         result, session = options.run()
         if is_other_rank():
             return
-        curve = options.frontier(result, session)
+        with phase("frontier"):
+            curve = options.frontier(result, session)
         files = result.save(options.output, curve, options.section or [])
+        made = Made.of(options.in_full(command_words()), list(phases.spent.values()))
+        files += write_page(result, curve, options.output, made)
         if has_others:
             found = options.alternatives(result, session)
             files += save_alternatives(found, options.output, result.run_id)

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from rich.console import Console
 from rich.table import Table
 
-from mpq.cli.console import amount, literal, new_table
+from mpq.cli.console import literal, new_table
 from mpq.hardware_profiles import Profile, Roofline
 from mpq.hardware_profiles.sourced import Sourced
+from mpq.report.amount import amount
 
 _MEMORIES = ("flash_bytes", "ram_bytes")
 

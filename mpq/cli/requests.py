@@ -1,5 +1,6 @@
 """What a command was asked for: groups of options, and the calls that they describe."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -252,6 +253,14 @@ class SearchOptions:
             return device, limits
         # The built-in limits would bound what is to be made small.
         return device or DEMO_DEVICE, [] if self.objective.minimize else DEMO_LIMITS
+
+    def in_full(self, words: Sequence[str]) -> list[str]:
+        """The words of the command with the device and the limits that it took by itself."""
+        device, limits = self._device_and_limits()
+        own = [] if device is None or self.asked.device else ["--device", device]
+        for limit in [] if self.asked.limit else limits:
+            own += ["--limit", limit]
+        return [*words, *own]
 
     def frontier(self, result: "SearchResult", session: "Session") -> "Frontier":
         """The frontier that is drawn beside a result."""

@@ -130,10 +130,11 @@ class RangeOptions:
 
 @dataclass(frozen=True, eq=False)
 class MetricOptions:
-    """How outputs are compared."""
+    """How networks are compared: by their outputs, and by a judge of the user's own."""
 
     metric: o.Metric = METRIC
     outputs: o.Outputs = None
+    judged: ScoreOptions = ScoreOptions()
 
     @property
     def spelled(self) -> str:
@@ -229,7 +230,6 @@ class TaskOptions:
     workload: WorkloadOptions = WorkloadOptions()
     ranges: RangeOptions = RangeOptions()
     run: RunOptions = RunOptions()
-    judged: ScoreOptions = ScoreOptions()
 
     def task(self, device: str | None) -> Task:
         """The task, with network and data loaded.
@@ -272,7 +272,7 @@ class TaskOptions:
             allow_randomness=draws.allow_randomness,
             memory=self.run.memory,
             blocks=self.run.blocks,
-            score=self.judged.built(),
+            score=self.compared.judged.built(),
         )
 
 

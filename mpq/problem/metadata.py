@@ -112,11 +112,9 @@ class Metadata:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        found = asdict(self)
-        # Of few assignments: files without it are read by earlier versions as well.
-        if self.recipe is None:
-            del found["recipe"]
-        return found
+        found, of_few = asdict(self), ("recipe", "score", "measured_score")
+        # Files without them are read by earlier versions as well.
+        return {name: x for name, x in found.items() if x is not None or name not in of_few}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isnan
-from typing import TYPE_CHECKING, final
+from typing import Any, final
 
 from mpq._support import schema_versions
 from mpq.problem.solution import Status
 from mpq.quantization.precision import Precision
-
-if TYPE_CHECKING:
-    from mpq.report.measurement import Measurement
+from mpq.report.measurement import Measurement
+from mpq.report.stored_measurement import measurement_to_dict
 
 
 @final
@@ -36,7 +35,7 @@ class FrontierPoint:
     loss: float
     precisions: dict[str, Precision]
     status: Status | None = None
-    measured: "Measurement | None" = None
+    measured: Measurement | None = None
     meets_others: bool = True
 
 
@@ -114,17 +113,27 @@ class Frontier:
         # Neither factor is 0: each costs more and loses less than the one before.
         return area / ((last.cost - first.cost) * (first.loss - last.loss))
 
+    @property
+    def cost_key(self) -> str:
+        """What a point's cost is called in a file, with its unit."""
+        # Names such as `weight_bytes` end with their unit already.
+        is_said = self.resource.endswith(self.unit)
+        return self.resource if is_said else f"{self.resource}_{self.unit}"
+
+    @property
+    def loss_key(self) -> str:
+        """What a point's loss is called in a file, with its unit."""
+        return f"{self.loss_name}_{self.loss_unit}"
+
     def to_json(self) -> str:
         """Hypervolume and points, as ``mpq/report/frontier.schema.json`` describes them."""
-        # Names such as `weight_bytes` end with their unit already.
-        cost = (
-            self.resource if self.resource.endswith(self.unit) else f"{self.resource}_{self.unit}"
-        )
         volume = self.hypervolume
         data = {
             "schema_version": schema_versions.FRONTIER,
             "resource": self.resource,
             "unit": self.unit,
+            "loss_name": self.loss_name,
+            "loss_unit": self.loss_unit,
             # `json.dumps` would write NaN, which is no JSON.
             "hypervolume_share": None if isnan(volume) else volume,
             "is_measured": self.is_measured,
@@ -133,17 +142,20 @@ class Frontier:
             "warning": self.warning or None,
             "transforms": list(self.transforms),
             "transforms_unhelped": dict(self.transforms_unhelped),
-            "points": [
-                {
-                    cost: point.cost,
-                    f"{self.loss_name}_{self.loss_unit}": point.loss,
-                    "status": point.status.name.lower() if point.status else None,
-                    "precisions": {name: str(p) for name, p in point.precisions.items()},
-                }
-                for point in self.points
-            ],
+            "points": [self._point_to_dict(point) for point in self.points],
         }
         return json.dumps(data, indent=1) + "\n"
+
+    def _point_to_dict(self, point: FrontierPoint) -> dict[str, Any]:
+        measured = point.measured
+        return {
+            self.cost_key: point.cost,
+            self.loss_key: point.loss,
+            "status": point.status.name.lower() if point.status else None,
+            "precisions": {name: str(p) for name, p in point.precisions.items()},
+            "label": point.label,
+            "measured": None if measured is None else measurement_to_dict(measured),
+        }
 
     def all_points(self) -> tuple[FrontierPoint, ...]:
         """The frontier, then the others."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite, sqrt
 from typing import final
 
 import numpy as np
@@ -27,6 +28,9 @@ class Measurement:
         metric: Metric that the divergence is in.
         by_example: ``[N]`` divergence of every example; none in a record that was loaded.
         score: What the task's own score says of the network; ``None``: it has none.
+        standard_error: What the mean divergence may be off by, the standard deviation over examples
+            divided by their root; by default from ``by_example``, ``None`` where that is of fewer
+            than two, as in records of before.
     """
 
     divergence: float
@@ -36,12 +40,27 @@ class Measurement:
     metric: OutputMetric = KL
     by_example: Array = field(default_factory=_no_examples, compare=False, repr=False)
     score: float | None = None
+    standard_error: float | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.by_example)
+        if self.standard_error is None and count > 1:
+            error = float(self.by_example.std(ddof=1)) / sqrt(count)
+            # Some examples lose infinitely much where a probability is 0.
+            object.__setattr__(self, "standard_error", error if isfinite(error) else None)
 
     @property
     def quantity(self) -> str:
         """Name of the divergence with its unit, for columns: ``kl_nats``."""
         # Hyphens, as in `squared-error`, are for options; keys and columns have underscores.
         return f"{self.metric.name}_{self.metric.unit}".replace("-", "_")
+
+    @property
+    def accuracy_error(self) -> float | None:
+        """What the accuracy may be off by: the standard error of a share of so many examples."""
+        if self.accuracy is None:
+            return None
+        return sqrt(self.accuracy * (1 - self.accuracy) / self.num_examples)
 
     def to_dict(self) -> dict[str, float | int | None]:
         """JSON-ready, with units in the keys."""

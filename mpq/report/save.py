@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mpq._support.files import Content, remove_files, write_files
 from mpq._support.names import for_people
@@ -25,6 +25,11 @@ from mpq.report.sections import (
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+PAGE_FILE: Final = "report.html"
+"""The page, which ``mpq.workflows.page`` makes of the other files."""
+MADE_FILE: Final = "made.json"
+"""How the run was called, and what it took."""
 
 
 class SavedComparison(Protocol):
@@ -79,15 +84,15 @@ def save_result(
         files |= made
         pictures |= drawn
     # In one call, so that a failure leaves no folder of old and new files.
-    written = _written(Path(folder), files, pictures)
-    remove_files(Path(folder), others)  # of an earlier run
+    written = write_drawn(Path(folder), files, pictures)
+    remove_files(Path(folder), [*others, PAGE_FILE, MADE_FILE])  # of an earlier run
     return written
 
 
-def _written(
+def write_drawn(
     folder: Path, files: Mapping[str, Content], pictures: Mapping[str, Picture]
 ) -> list[Path]:
-    """Data first, then what can be drawn of the pictures."""
+    """Data first, then what can be drawn of the pictures; a warning says what cannot."""
     written = write_files(folder, files)
     drawn = {}
     for name, draw in pictures.items():
@@ -112,7 +117,9 @@ def save_frontier(frontier: Frontier, folder: Path | str) -> list[Path]:
         OutputError: If the folder cannot be written to.
     """
     mark = _mark("frontier", frontier.to_json())
-    return _written(Path(folder), frontier_files(frontier, mark), frontier_pictures(frontier, mark))
+    return write_drawn(
+        Path(folder), frontier_files(frontier, mark), frontier_pictures(frontier, mark)
+    )
 
 
 def _mark(what: str, content: str) -> str:
@@ -155,4 +162,4 @@ def save_estimators(comparison: SavedComparison, folder: Path | str) -> list[Pat
         "estimators.md": f"{comparison.to_markdown()}\n<!-- {mark} -->\n".encode(),
         "predictions.csv": csv_of(predictions, mark),
     }
-    return _written(Path(folder), files, {"predictions.png": draw})
+    return write_drawn(Path(folder), files, {"predictions.png": draw})

@@ -12,18 +12,21 @@ from mpq._support.json_object import json_object, read_text, require_version
 from mpq._support.one_run import check_one_run
 from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError
+from mpq.hardware_profiles.sourced import Sourced
 from mpq.network.coverage import Coverage, Uncovered
 from mpq.network.layer import Layer
-from mpq.network.metrics import METRICS
 from mpq.network.reach import Reach
 from mpq.problem.assignment import Assignment
 from mpq.problem.cost_table import CostTable
 from mpq.problem.metadata import UsedRecipe
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
-from mpq.report.measurement import ComparisonRow, Measurement
+from mpq.problem.stored_ranges import range_from_dict
+from mpq.quantization.range_method import ActivationRange
+from mpq.report.measurement import ComparisonRow
 from mpq.report.safeguard import AnswerCheck, Excess, Safeguard, UniformCheck
 from mpq.report.score_check import ScoreCheck
+from mpq.report.stored_measurement import measurement_from_dict
 from mpq.sensitivity import SpotCheck
 from mpq.workflows.bias_record import BiasCorrection
 from mpq.workflows.provenance import Provenance, UsedDevice
@@ -100,7 +103,13 @@ def _from_dict(data: Mapping[str, Any], problem: Problem, assignment: Assignment
         _safeguard_from_dict(data.get("safeguard")),
         None if check is None else SpotCheck.from_dict(check),
         _coverage_from_dict(data.get("coverage")),
+        _ranges_from_dict(data.get("ranges", {})),
     )
+
+
+def _ranges_from_dict(data: Mapping[str, Any]) -> dict[str, dict[str, ActivationRange]]:
+    found = {n: {k: range_from_dict(x) for k, x in ranges.items()} for n, ranges in data.items()}
+    return {n: {k: x for k, x in ranges.items() if x is not None} for n, ranges in found.items()}
 
 
 def _coverage_from_dict(data: Mapping[str, Any] | None) -> Coverage | None:
@@ -152,10 +161,8 @@ def _solution_from_dict(data: Mapping[str, Any]) -> Solution:
 
 
 def _row_from_dict(data: Mapping[str, Any]) -> ComparisonRow:
-    measured = dict(data["measured"])
-    metric = METRICS.build(measured.pop("metric"))
     costs = {column: _number(cost) for column, cost in data["costs"].items()}
-    found = Measurement(**measured, metric=metric)
+    found = measurement_from_dict(data["measured"])
     return ComparisonRow(data["label"], data["predicted_loss"], found, costs)
 
 
@@ -164,7 +171,7 @@ def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
     # Older files have one list of names, and nothing of examples.
     reach = data.pop("reach", None) or {"never": data.pop("uncalled", [])}
     rounds = tuple(Refinement(**found) for found in data["refinements"])
-    used = None if device is None else UsedDevice(**_with_tuples(device))
+    used = None if device is None else _device_from_dict(device)
     again, tuning = data.get("sequential_rounding"), data.get("tuning")
     biases = data.get("bias_correction")
     ranged, steps = data.get("recalibration"), data.get("steps")
@@ -180,6 +187,11 @@ def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
         "steps": None if steps is None else StepRecord.from_dict(steps),
     }
     return Provenance(**{**_with_tuples(data), **known})
+
+
+def _device_from_dict(data: Mapping[str, Any]) -> UsedDevice:
+    numbers = {name: Sourced(**number) for name, number in data.get("numbers", {}).items()}
+    return UsedDevice(**{**_with_tuples(data), "numbers": numbers})
 
 
 def _of_version_1(problem: Problem, assignment: Assignment, folder: Path) -> SearchResult:

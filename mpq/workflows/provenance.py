@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Self, final
 
+from mpq.hardware_profiles.profile import Profile
+from mpq.hardware_profiles.sourced import Sourced
 from mpq.network.reach import Reach
 from mpq.problem.metadata import UsedRecipe
 from mpq.workflows.bias_record import BiasCorrection
@@ -23,11 +25,31 @@ class UsedDevice:
         name: Name of the hardware profile, as ``mpq devices`` lists it.
         resources: What it prices, such as ``latency``.
         basis: Whether these numbers are measured or estimated, in words.
+        title: What it is, for people.
+        notes: What is left out of its costs.
+        numbers: Every number that costs are computed from, by its name with unit; of a profile of
+            one network, which has one for every layer, those of the whole.
     """
 
     name: str
     resources: tuple[str, ...] = ()
     basis: str = ""
+    title: str = ""
+    notes: str = ""
+    numbers: Mapping[str, Sourced] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, profile: Profile) -> Self:
+        """As far as a result speaks of it."""
+        numbers = dict(profile.numbers())
+        return cls(
+            profile.name,
+            tuple(profile.resources),
+            profile.basis,
+            profile.title,
+            profile.notes,
+            numbers,
+        )
 
 
 @final

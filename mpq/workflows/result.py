@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
-from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -20,13 +19,13 @@ from mpq.hardware_profiles.part_costs import PART_RESOURCES, check_part_resource
 from mpq.network.coverage import Coverage
 from mpq.network.layer import Layer
 from mpq.network.mapped import streaming
-from mpq.network.metrics import METRICS
 from mpq.problem.assignment import Assignment
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.quantization.precision import ORIGINAL
-from mpq.report.frontier import Frontier
+from mpq.quantization.range_method import ActivationRange
+from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.safeguard import Safeguard
 from mpq.sensitivity import SpotCheck
@@ -39,6 +38,12 @@ from mpq.workflows.points import (
     row_point,
 )
 from mpq.workflows.provenance import Provenance
+from mpq.workflows.result_json import (
+    known_number,
+    layer_to_dict,
+    ranges_to_dict,
+    row_to_dict,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,10 +71,12 @@ class SearchResult:
             loss of the trials that no other one betters in loss and costs.
         safeguard: The answer beside the uniform precisions within the budgets; ``None`` where an
             objective was minimised, and in records of mpq 0.1.
-        coverage: What of the model lies in layers, and what stays as it is; ``None`` in records of
-            mpq 0.1.
         spot_check: What measuring a few cells said of the prediction; ``None`` where every cell was
             measured.
+        coverage: What of the model lies in layers, and what stays as it is; ``None`` in records of
+            mpq 0.1.
+        ranges: Layer to the spelling of an input's format, such as ``a8``, to its calibrated range:
+            what another assignment of the problem needs; but for those of single channels.
     """
 
     problem: Problem
@@ -84,6 +91,7 @@ class SearchResult:
     safeguard: Safeguard | None = None
     spot_check: SpotCheck | None = None
     coverage: Coverage | None = None
+    ranges: Mapping[str, Mapping[str, ActivationRange]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         unit, status = self.problem.loss.unit, self.solution.status.name.lower()
@@ -213,14 +221,24 @@ class SearchResult:
             is_measured = self.provenance.is_loss_measured
             return self._transformed(found if is_measured else self._checked(found))
         points = frontier_points(self.problem, table, solver or self._solver, num_points, hull)
-        others = tuple(
+        found = Frontier(
+            table.name, table.unit, self.problem.loss.unit, points, self.beside(table.name)
+        )
+        return self._transformed(self._checked(found))
+
+    def beside(self, resource: str) -> tuple[FrontierPoint, ...]:
+        """The answer and the uniform precisions, as points beside a frontier over a resource.
+
+        Raises:
+            UnknownNameError: If there is no such resource.
+        """
+        table = self.cost_table(resource)
+        return tuple(
             row_point(self.problem, self.solution, table, row, self._is_as_allowed)
             for row in self.comparisons
             # Its precision need not be a column, and then nothing here knows its costs.
             if row.label != "original"
         )
-        found = Frontier(table.name, table.unit, self.problem.loss.unit, points, others)
-        return self._transformed(self._checked(found))
 
     def _transformed(self, frontier: Frontier) -> Frontier:
         """With what was done to the parameters of the network that it is of."""
@@ -352,44 +370,17 @@ def _to_dict(result: SearchResult) -> dict[str, Any]:
             "loss": solution.loss,
             "bound": solution.bound,
             "solver": solution.solver,
-            "seconds": _known(solution.seconds),
+            "seconds": known_number(solution.seconds),
             "why": solution.why,
         },
         "provenance": asdict(result.provenance),
-        "comparisons": [_row_to_dict(row) for row in result.comparisons],
-        "layers": [_layer_to_dict(layer) for layer in result.layers],
+        "comparisons": [row_to_dict(row) for row in result.comparisons],
+        "layers": [layer_to_dict(layer) for layer in result.layers],
         "tables": [table.to_dict() for table in result.tables],
         "half_widths": [table.to_dict() for table in result.half_widths],
+        "ranges": ranges_to_dict(result.ranges),
         "safeguard": None if result.safeguard is None else asdict(result.safeguard),
         "coverage": None if result.coverage is None else asdict(result.coverage),
         "spot_check": None if result.spot_check is None else asdict(result.spot_check),
         "trials": [{"columns": c.tolist(), "loss": loss} for c, loss in result.trials],
-    }
-
-
-def _layer_to_dict(layer: Layer) -> dict[str, Any]:
-    found, of_caches = asdict(layer), ("most_tokens", "query_heads")
-    # Of few layers: files without them are read by earlier versions as well.
-    return {key: x for key, x in found.items() if x or key not in of_caches}
-
-
-def _known(value: float) -> float | None:
-    """JSON has no ``nan``."""
-    return None if isnan(value) else value
-
-
-def _row_to_dict(row: ComparisonRow) -> dict[str, Any]:
-    measured = row.measured
-    return {
-        "label": row.label,
-        "predicted_loss": row.predicted_loss,
-        "measured": {
-            "metric": METRICS.spell(measured.metric),
-            "divergence": measured.divergence,
-            "accuracy": measured.accuracy,
-            "cross_entropy_nats": measured.cross_entropy_nats,
-            **({} if measured.score is None else {"score": measured.score}),
-            "num_examples": measured.num_examples,
-        },
-        "costs": {column: _known(cost) for column, cost in row.costs.items()},
     }

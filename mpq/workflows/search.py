@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mpq._support.phases import phase
 from mpq._support.progress import showing_progress
 from mpq._support.ray_workers import task_workers
 from mpq.errors import InputError
@@ -149,12 +150,15 @@ def _searched(
 
     # what cannot be met, minimized or drawn is refused before what takes long: trying
     # transformations, which may change what layers there are, and the estimate
-    prepared = Prepared.untransformed(task)
-    constraints, table = asked(prepared)
-    if task.transforms:
-        prepared = prepared.with_transforms()
+    with phase("layers and costs"):
+        prepared = Prepared.untransformed(task)
         constraints, table = asked(prepared)
-    found = _estimate(prepared, method)
+    if task.transforms:
+        with phase("transformations"):
+            prepared = prepared.with_transforms()
+            constraints, table = asked(prepared)
+    with phase("ranges, codes, estimate"):
+        found = _estimate(prepared, method)
 
     def answered() -> SearchResult:
         return _answered(prepared, found, constraints, table, method, folder)
@@ -180,32 +184,37 @@ def _answered(
         # only now, as a solver that measures needs the calibrated network
         method = method.measuring(prepared, workers)
         # Where a cost was minimised, it is one more budget of the problem that comes back.
-        problem, solution = method.solve(problem, table, prepared)
-    solution, rounds = method.refined(problem, solution, prepared)
+        with phase("solving"):
+            problem, solution = method.solve(problem, table, prepared)
+    with phase("solving"):
+        solution, rounds = method.refined(problem, solution, prepared)
     # With an objective, the least cost is a budget by now, and the loss has a limit to keep.
     accepts = method.accepts(problem, prepared)
     others: dict[str, AnswerCheck] = {}
-    if method.safeguard and not method.solver.is_measuring:
-        solution, others = best_answer(prepared, problem, solution, found.by_channels, accepts)
-    finish = finished(prepared, problem, solution, accepts)
     safeguard: Safeguard | None = None
-    if method.safeguard:
-        solution, safeguard = never_worse(prepared, problem, solution, accepts)
-        safeguard = replace(safeguard, prices=others.get(PRICES), integers=others.get(INTEGERS))
-    if safeguard is not None and safeguard.replaced_by is not None:
-        # Another answer, whose codes and ranges are those that all share so far.
+    with phase("comparing with other answers"):
+        if method.safeguard and not method.solver.is_measuring:
+            solution, others = best_answer(prepared, problem, solution, found.by_channels, accepts)
         finish = finished(prepared, problem, solution, accepts)
-    split = prepared.task.parts
-    if split is not None:
-        problem, solution, inside = answer_in_parts(prepared, split, problem, solution, found)
-        safeguard = replace(safeguard or Safeguard(), inside=inside)
-    result = Session(prepared).record(
-        problem, solution, method.solver, method.estimator.name, rounds, found.check, safeguard,
-        finish,
-    )  # fmt: skip
+        if method.safeguard:
+            solution, safeguard = never_worse(prepared, problem, solution, accepts)
+            safeguard = replace(safeguard, prices=others.get(PRICES), integers=others.get(INTEGERS))
+        if safeguard is not None and safeguard.replaced_by is not None:
+            # Another answer, whose codes and ranges are those that all share so far.
+            finish = finished(prepared, problem, solution, accepts)
+        split = prepared.task.parts
+        if split is not None:
+            problem, solution, inside = answer_in_parts(prepared, split, problem, solution, found)
+            safeguard = replace(safeguard or Safeguard(), inside=inside)
+    with phase("measuring"):
+        result = Session(prepared).record(
+            problem, solution, method.solver, method.estimator.name, rounds, found.check,
+            safeguard, finish,
+        )  # fmt: skip
     original = result.comparison("original").measured
     if prepared.task.bias_correction:
-        result = with_corrected_biases(result, prepared, lambda x: method.keeps(x, original))
+        with phase("biases"):
+            result = with_corrected_biases(result, prepared, lambda x: method.keeps(x, original))
     return _tuned(prepared, result, method, folder)
 
 
@@ -218,9 +227,9 @@ def _tuned(
         return result
     original = result.comparison("original").measured
     examples = Examples.of(prepared.calibration, unseen, prepared.held_out, tuning.share)
-    return Tuner(prepared.task.model, examples, tuning, prepared.task.seed, folder).result(
-        result, lambda measured: method.keeps(measured, original)
-    )
+    tuner = Tuner(prepared.task.model, examples, tuning, prepared.task.seed, folder)
+    with phase("tuning"):
+        return tuner.result(result, lambda measured: method.keeps(measured, original))
 
 
 def estimated(

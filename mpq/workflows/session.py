@@ -19,7 +19,8 @@ from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.problem.metadata import Metadata, UsedBudget
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
-from mpq.quantization.precision import ORIGINAL, Precision
+from mpq.quantization.precision import ORIGINAL, Precision, spell_activation
+from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.stored import StoredWeights
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.measurement import ComparisonRow, Measurement
@@ -146,7 +147,16 @@ class Session:
             safeguard,
             spot_check,
             self.network.coverage,
+            self._ranges(),
         )
+
+    def _ranges(self) -> dict[str, dict[str, ActivationRange]]:
+        """Of every layer and candidate, but for ranges of single channels, which would be many."""
+        found: dict[str, dict[str, ActivationRange]] = {}
+        for (name, chosen), known in self.prepared.quantizer.ranges.known.items():
+            if not known.channels:
+                found.setdefault(name, {})[spell_activation(chosen)] = known
+        return found
 
     def _provenance(
         self,
@@ -164,9 +174,7 @@ class Session:
             estimator=estimator,
             solver=SOLVERS.spell(solver),
             seed=self.prepared.task.seed,
-            device=None
-            if profile is None
-            else UsedDevice(profile.name, tuple(profile.resources), profile.basis),
+            device=None if profile is None else UsedDevice.of(profile),
             is_loss_measured=solver.is_measuring,
             refinements=refinements,
             reach=self.network.reach,

@@ -52,6 +52,8 @@ FILES = {
     "bits.png",
     "problem.json",
     "result.json",
+    "made.json",
+    "report.html",
 }
 FAST = ("--sensitivity", "weight-error", "--weight-range", "minmax", "--activation-range", "minmax")
 LIMIT = ("--limit", "weight_bytes=50KiB", "--precisions", "w4a8,w8a8")

@@ -9,12 +9,13 @@ from rich.console import Console
 
 import mpq
 from mpq import demo
-from mpq.cli.console import amount, print_comparison, print_result
+from mpq.cli.console import print_comparison, print_result
 from mpq.hardware_profiles import Conversion, Entry, MeasuredTable, Shape
 from mpq.network.layer import Layer
 from mpq.problem.cost_table import CostTable, PairwiseCost
 from mpq.quantization.precision import Precision
 from mpq.report import layer_table
+from mpq.report.amount import amount
 from mpq.report.estimators import EstimatorComparison, Score, Trial
 from mpq.workflows.session import Session
 

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 import mpq
-from mpq.cli.console import _rounding
 from mpq.errors import InputError, PrecisionError
 from mpq.quantization.precision import Precision
 from mpq.quantization.stored import WEIGHTS_FILE
 from mpq.workflows.in_order import InOrder
 from mpq.workflows.method import Method
 from mpq.workflows.room_for_branches import with_room
+from mpq.workflows.sentences import _rounding
 from mpq.workflows.setup import Prepared
 from mpq.workflows.streamable import check_streamed
 from tests.workflows.networks import Net, batches

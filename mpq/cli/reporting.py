@@ -1,0 +1,37 @@
+"""The page of results that are on disk."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mpq.cli.app import app, reporting_errors
+from mpq.cli.taking import taking
+from mpq.cli.talk import TalkOptions
+
+
+@app.command()
+@reporting_errors
+@taking
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that searches wrote.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The page. Default: report.html in the folder; of several mpq-report.html."
+        ),
+    ] = None,
+    is_opened: Annotated[
+        bool, typer.Option("--open", help="Show it in the default browser.")
+    ] = False,
+    *,
+    talk: TalkOptions,
+) -> None:
+    """Make report.html again, from saved files alone; of several folders, compare them."""
+    from mpq.workflows.page.report import report as run
+
+    page = run(folders, output)
+    talk.answer({"file": str(page)}, lambda _: None)
+    talk.wrote([page])
+    if is_opened:
+        typer.launch(str(page.resolve()))

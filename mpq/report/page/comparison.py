@@ -1,0 +1,100 @@
+"""Several results beside each other."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+from mpq.errors import InputError
+from mpq.report.page.facts import Facts, NetworkFacts
+
+
+@final
+@dataclass(frozen=True)
+class Compared:
+    """One layer in every run.
+
+    Args:
+        name: Its path.
+        precisions: ``[runs]`` its precision in each answer; ``None`` where there is no such layer.
+    """
+
+    name: str
+    precisions: tuple[str | None, ...]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether all answers agree."""
+        return len(set(self.precisions)) == 1
+
+
+@final
+@dataclass(frozen=True)
+class Comparison:
+    """What the page of several runs says.
+
+    Args:
+        runs: Name of a folder to what its own page says.
+        pages: Name of a folder to its own page, from where this one is; empty: it has none.
+
+    Raises:
+        InputError: If there are fewer than two.
+    """
+
+    runs: Mapping[str, Facts]
+    pages: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if len(self.runs) < 2:
+            raise InputError(f"two or more runs are compared; got {len(self.runs)}")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why the runs are not alike, and what of them cannot be compared."""
+        return tuple(self._notes())
+
+    def _notes(self) -> Iterator[str]:
+        found = list(self.runs.values())
+        if len({tuple(layer.name for layer in facts.layers) for facts in found}) > 1:
+            yield "These runs are not of the same layers: compare their losses with care."
+        if len({(facts.metric, facts.metric_unit) for facts in found}) > 1:
+            yield "Losses were measured by different metrics, and cannot be compared."
+        held_out = {n.measured.num_examples for facts in found for n in facts.networks}
+        if len(held_out) > 1:
+            counts = " and ".join(f"{count:,}" for count in sorted(held_out))
+            yield f"Losses were measured on {counts} examples, which are not the same."
+        if len({facts.loss_name for facts in found}) > 1:
+            yield "Some solvers measured losses, others predicted them."
+
+    @property
+    def resources(self) -> tuple[tuple[str, str], ...]:
+        """Name and unit of all that any answer costs."""
+        units = {x.name: x.unit for facts in self.runs.values() for x in facts.resources}
+        return tuple(units.items())
+
+    def answer(self, name: str) -> NetworkFacts | None:
+        """What was measured of a run's answer; ``None``: nothing."""
+        rows = (network for network in self.runs[name].networks if network.kind == "answer")
+        return next(rows, None)
+
+    @cached_property
+    def layers(self) -> tuple[Compared, ...]:
+        """Every layer of any run, in the order of the first run that has it."""
+        chosen = [_precisions(facts) for facts in self.runs.values()]
+        names = dict.fromkeys(name for found in chosen for name in found)
+        return tuple(Compared(n, tuple(found.get(n) for found in chosen)) for n in names)
+
+    @property
+    def made(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """What made them: a name, ``[runs]`` values."""
+        found = [dict(facts.made) for facts in self.runs.values()]
+        names = dict.fromkeys(name for each in found for name in each)
+        return tuple((name, tuple(each.get(name, "") for each in found)) for name in names)
+
+
+def _precisions(facts: Facts) -> dict[str, str]:
+    if not facts.points:
+        return {}
+    chosen = facts.points[facts.answer].choices
+    pairs = zip(facts.layers, chosen, strict=True)
+    return {layer.name: layer.choices[place].precision for layer, place in pairs}

@@ -1,0 +1,160 @@
+// What the scripts of all pages share: numbers as they are written, and pictures drawn with Vega.
+"use strict";
+const MPQ = (function () {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const byId = (id) => document.getElementById(id);
+  const all = (query, root) => Array.from((root || document).querySelectorAll(query));
+  const known = (x) => x !== null && x !== undefined;
+  document.documentElement.classList.add("scripted");
+
+  // ---- numbers, as mpq/report/amount.py and numbers.py write them
+
+  function general(value, digits) {
+    if (value === 0) return "0";
+    const power = Number(value.toExponential(digits - 1).split("e")[1]);
+    if (power < -4 || power >= digits) {
+      const [head, tail] = value.toExponential(digits - 1).split("e");
+      const short = head.includes(".") ? head.replace(/\.?0+$/, "") : head;
+      const size = String(Math.abs(Number(tail))).padStart(2, "0");
+      return short + "e" + (tail[0] === "-" ? "-" : "+") + size;
+    }
+    return String(Number(value.toPrecision(digits)));
+  }
+
+  function plain(value, digits) {
+    return value === null || value === undefined ? "–" : general(value, digits || 3);
+  }
+
+  function amount(value, unit) {
+    if (value === null || value === undefined) return "cannot run";
+    if (unit === "bytes") {
+      const power = Math.abs(value) >= 1048576 ? 2 : Math.abs(value) >= 1024 ? 1 : 0;
+      return general(value / 1024 ** power, 4) + " " + ["B", "KiB", "MiB"][power];
+    }
+    if (unit === "seconds" || unit === "joules") {
+      let power = [0, -1, -2, -3].find((p) => Math.abs(value) >= 1000 ** p);
+      if (power === undefined) power = value ? -4 : 0;
+      const prefix = { 0: "", "-1": "m", "-2": "µ", "-3": "n", "-4": "p" }[power];
+      return (value / 1000 ** power).toPrecision(4) + " " + prefix + (unit === "seconds" ? "s" : "J");
+    }
+    return unit === "bits" ? value.toFixed(3) + " bits" : general(value, 4) + " " + unit;
+  }
+
+  function share(value, whole) {
+    if (!known(value) || !known(whole)) return "–";
+    return (whole ? (100 * value) / whole : 0).toFixed(1) + " %";
+  }
+
+  const words = (name) => name.replaceAll("_", " ");
+
+  // ---- pictures
+
+  // Colours are names of the style, so that dark, light and print need no other picture.
+  const INK = "var(--ink)", SOFT = "var(--soft)", LINE = "var(--line)", PAPER = "var(--paper)";
+  const STAR = "M0,-1.3L0.38,-0.42L1.24,-0.4L0.55,0.16L0.76,1.05L0,0.55L-0.76,1.05L-0.55,0.16L-1.24,-0.4L-0.38,-0.42Z";
+  const LABELS = { frontier: "Loss against cost: the left and right arrow keys choose a point" };
+  const CONFIG = {
+    aria: false, background: null, font: "system-ui, sans-serif",
+    view: { stroke: "transparent" },
+    axis: { labelColor: INK, titleColor: INK, gridColor: LINE, domainColor: SOFT, tickColor: SOFT, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500, gridOpacity: 0.6, labelLimit: 190 },
+    legend: { labelColor: INK, titleColor: INK, labelFontSize: 12, orient: "top", title: null, symbolStrokeColor: INK, labelLimit: 220 },
+    text: { color: INK, fontSize: 12 },
+  };
+
+  function draw(id, spec, then) {
+    const place = byId(id);
+    if (!place || typeof vegaEmbed === "undefined") return;
+    const whole = Object.assign({ $schema: "https://vega.github.io/schema/vega-lite/v6.json", config: CONFIG }, spec);
+    const options = { renderer: "svg", actions: false, defaultStyle: false, tooltip: { disableDefaultStyle: true, formatTooltip: told } };
+    vegaEmbed(place, whole, options).then((result) => {
+      // Its numbers are in the table beside it, which a screen reader is better off with.
+      all("svg", place).forEach((svg) => svg.setAttribute("aria-hidden", "true"));
+      place.removeAttribute("aria-roledescription");
+      place.setAttribute("role", "group");
+      place.setAttribute("aria-label", LABELS[id] || place.parentElement.querySelector("strong").textContent);
+      // What may be wider than the screen is scrolled with the keys, too.
+      place.tabIndex = 0;
+      if (then) then(result.view);
+    });
+  }
+
+  function escaped(text) {
+    return String(text).replace(/[&<>"']/g, (c) => "&#" + c.charCodeAt(0) + ";");
+  }
+
+  function told(value) {
+    if (typeof value !== "object" || value === null) return escaped(value);
+    const rows = Object.entries(value).map(([key, x]) => "<tr><td class=\"key\">" + escaped(key) + "</td><td>" + escaped(x) + "</td></tr>");
+    return "<table><tbody>" + rows.join("") + "</tbody></table>";
+  }
+
+  const widthOf = (id) => Math.max(240, Math.floor(byId(id).getBoundingClientRect().width) - 8);
+
+  function scaleOf(values) {
+    const found = values.filter(known);
+    if (found.length && found.every((x) => x > 0) && Math.max(...found) / Math.min(...found) > 8) return { type: "log", nice: false, padding: 12 };
+    return { zero: false, nice: true, padding: 12 };
+  }
+
+  // Round numbers in the unit that is written, few enough to be read: 40 KiB, 1e-4.
+  function ticksOf(values, unit, scale) {
+    const found = values.filter(known), low = Math.min(...found), high = Math.max(...found);
+    if (!found.length || low === high) return undefined;
+    const base = unit !== "bytes" || high < 1024 ? 1 : high < 1048576 ? 1024 : 1048576, ticks = [];
+    if (scale.type === "log") {
+      const decades = Math.log10(high / low), marks = decades > 2.5 ? [1] : decades > 1 ? [1, 3] : [1, 2, 5];
+      const every = Math.ceil(decades / 7), start = Math.floor(Math.log10(low / base)) - 1;
+      for (let power = start; power <= Math.log10(high / base) + 1; power += 1) if (power % every === 0 || every === 1) for (const mark of marks) ticks.push(mark * 10 ** power * base);
+      return ticks;
+    }
+    const rough = (high - low) / base / 4, size = 10 ** Math.floor(Math.log10(rough));
+    const step = base * size * [1, 2, 2.5, 5, 10].find((x) => x * size >= rough);
+    for (let k = Math.floor(low / step) - 1; k <= Math.ceil(high / step) + 1; k += 1) ticks.push(k * step);
+    return ticks;
+  }
+
+  function axisOf(title, unit, values, scale) {
+    const axis = { title: title, labelOverlap: true, values: ticksOf(values, unit, scale) };
+    if (unit === "bytes") axis.labelExpr = "datum.value >= 1048576 ? format(datum.value / 1048576, '.4~g') + ' MiB' : datum.value >= 1024 ? format(datum.value / 1024, '.4~g') + ' KiB' : datum.value + ' B'";
+    else if (unit === "seconds" || unit === "joules") axis.labelExpr = "format(datum.value, '.3~s') + '" + (unit === "seconds" ? "s" : "J") + "'";
+    else if (unit === "share") axis.labelExpr = "format(datum.value, '.1~%')";
+    else {
+      axis.title += unit ? " [" + unit + "]" : "";
+      axis.labelExpr = "datum.value && (abs(datum.value) < 0.001 || abs(datum.value) >= 100000) ? format(datum.value, '.2~e') : format(datum.value, '.4~g')";
+    }
+    return axis;
+  }
+
+  // What a picture of points can be drawn over: the loss, what was measured, every resource.
+  function axesOf(points, resources, names) {
+    const found = { loss: { title: names.lossName || "loss", unit: names.lossUnit, of: (p) => p.loss } };
+    if (points.some((p) => known(p.measured))) found.measured = { title: "loss, measured", unit: names.metricUnit, of: (p) => p.measured, error: (p) => p.error };
+    if (points.some((p) => known(p.accuracy))) found.accuracy = { title: "accuracy", unit: "share", of: (p) => p.accuracy, error: (p) => p.accuracyError, larger: true };
+    for (const resource of resources) {
+      if (points.some((p) => known(p.costs[resource.name]))) found["cost:" + resource.name] = { title: words(resource.name), unit: resource.unit, of: (p) => p.costs[resource.name], resource: resource.name };
+    }
+    return found;
+  }
+
+  function shown(axis, value) {
+    if (!known(value)) return axis.title.includes("measured") || axis.unit === "share" ? "not measured" : "–";
+    if (axis.unit === "share") return share(value, 1);
+    return axis.resource ? amount(value, axis.unit) : plain(value, 4) + " " + axis.unit;
+  }
+
+  // The points that no other of the same rows betters in both.
+  function frontOf(rows, larger) {
+    const sorted = rows.slice().sort((a, b) => a.x - b.x || (larger ? b.y - a.y : a.y - b.y));
+    const front = [];
+    for (const row of sorted) {
+      const last = front[front.length - 1];
+      if (!last || (larger ? row.y > last.y : row.y < last.y)) front.push(row);
+    }
+    return front;
+  }
+
+  // After the tables are seen: what is drawn can wait for that, and not the other way round.
+  const whenSeen = (begin) => requestAnimationFrame(() => setTimeout(begin));
+
+  return { data, byId, all, known, words, general, plain, amount, share, draw, widthOf, scaleOf, axisOf, axesOf, shown, frontOf, INK, SOFT, LINE, PAPER, STAR, whenSeen };
+})();

@@ -1,0 +1,364 @@
+// The page of one result: it draws what the tables say, and carries a chosen point through them.
+"use strict";
+(function () {
+  const { data, byId, all, known, words, plain, amount, share, draw, widthOf, scaleOf, axisOf, shown, frontOf, INK, SOFT, PAPER, STAR, whenSeen } = MPQ;
+  const COLORS = { frontier: "var(--frontier)", answer: "var(--answer)", uniform: "var(--uniform)" };
+  const SIZES = { frontier: 75, answer: 130, uniform: 85 };
+  const KINDS = ["frontier", "answer", "uniform"];
+  const axes = () => MPQ.axesOf(data.points, data.resources, data);
+
+  // ---- What do I get?
+
+  function drawNetworks() {
+    const rows = [];
+    for (const network of data.networks) {
+      if (network.kind === "original") continue;
+      const tip = { network: network.label, "loss, measured": plain(network.measured) + (known(network.error) ? " ± " + plain(network.error, 2) : ""), "loss, predicted": plain(network.predicted), budgets: network.within === null ? "not known" : network.within ? "within" : "beyond" };
+      const kind = network.kind === "answer" ? "answer" : network.within ? "uniform, within all budgets" : "uniform, beyond a budget";
+      const common = { network: network.label, kind: kind, tip: tip };
+      if (network.measured > 0) rows.push(Object.assign({ value: network.measured, what: "measured", low: Math.max(network.measured - (network.error || 0), network.measured / 20), high: network.measured + (network.error || 0) }, common));
+      if (network.predicted > 0) rows.push(Object.assign({ value: network.predicted, what: "predicted" }, common));
+    }
+    if (!rows.length) return;
+    const values = rows.flatMap((r) => [r.value, r.low, r.high]), scale = scaleOf(values);
+    const x = { field: "value", type: "quantitative", scale: scale, axis: axisOf("loss", data.metricUnit, values, scale) };
+    const y = { field: "network", type: "nominal", sort: null, axis: { title: null, labelLimit: 140 } };
+    const color = { field: "kind", type: "nominal", scale: { domain: ["answer", "uniform, within all budgets", "uniform, beyond a budget"], range: [COLORS.answer, COLORS.frontier, COLORS.uniform] }, legend: { columns: 2 } };
+    draw("networks", {
+      width: widthOf("networks") - 110, height: { step: 34 }, autosize: { type: "pad" }, data: { values: rows },
+      encoding: { y: y },
+      layer: [
+        { transform: [{ filter: "datum.what == 'measured'" }], mark: { type: "rule", strokeWidth: 2 }, encoding: { x: Object.assign({}, x, { field: "low" }), x2: { field: "high" }, color: color } },
+        { transform: [{ filter: "datum.what == 'measured'" }], mark: { type: "point", filled: true, size: 110, opacity: 1 }, encoding: { x: x, color: color, tooltip: { field: "tip" } } },
+        { transform: [{ filter: "datum.what == 'predicted'" }], mark: { type: "point", filled: false, size: 70, strokeWidth: 2, opacity: 1 }, encoding: { x: x, color: color, tooltip: { field: "tip" } } },
+      ],
+    });
+  }
+
+  // ---- What else could I have?
+
+  let chosen = data.answer;
+  const state = { x: "cost:" + data.axis, y: "loss" };
+
+  // The point farthest below the line between both ends, in the scales of the picture.
+  function kneeOf(front, logX, logY) {
+    if (front.length < 3) return null;
+    const px = (r) => (logX ? Math.log(r.x) : r.x), py = (r) => (logY ? Math.log(r.y) : r.y);
+    const first = front[0], last = front[front.length - 1];
+    const spanX = px(last) - px(first), spanY = py(last) - py(first);
+    if (!spanX || !spanY) return null;
+    let best = null, farthest = 0.02;
+    for (const row of front) {
+      const far = (px(row) - px(first)) / spanX - (py(row) - py(first)) / spanY;
+      if (-far > farthest) { farthest = -far; best = row; }
+    }
+    return best;
+  }
+
+  function drawFrontier() {
+    const known_axes = axes(), ax = known_axes[state.x], ay = known_axes[state.y];
+    const rows = data.points.map((point, id) => ({ id: id, x: ax.of(point), y: ay.of(point), error: ay.error ? ay.error(point) : null, kind: point.kind, label: point.label.replace("uniform ", ""), size: SIZES[point.kind], within: point.within, tip: tipOf(point) })).filter((r) => known(r.x) && known(r.y));
+    const sx = scaleOf(rows.map((r) => r.x)), sy = scaleOf(rows.map((r) => r.y));
+    const front = frontOf(rows.filter((r) => r.kind === "frontier"), ay.larger);
+    const knee = kneeOf(front, sx.type === "log", sy.type === "log");
+    const end = Math.max(...rows.map((r) => r.x));
+    const area = front.length ? front.map((r) => ({ x: r.x, y: r.y })).concat([{ x: end, y: front[front.length - 1].y }]) : [];
+    const x = { field: "x", type: "quantitative", scale: sx, axis: axisOf(ax.title, ax.unit, rows.map((r) => r.x), sx) };
+    const y = { field: "y", type: "quantitative", scale: sy, axis: axisOf(ay.title, ay.unit, rows.map((r) => r.y), sy) };
+    const color = { field: "kind", type: "nominal", scale: { domain: KINDS, range: KINDS.map((k) => COLORS[k]) } };
+    const shape = { field: "kind", type: "nominal", scale: { domain: KINDS, range: ["circle", STAR, "square"] } };
+    const bars = rows.filter((r) => known(r.error)).map((r) => Object.assign({}, r, { low: sy.type === "log" ? Math.max(r.y - r.error, r.y / 20) : r.y - r.error, high: r.y + r.error }));
+    const layers = [];
+    if (area.length > 1) layers.push({ data: { values: area }, mark: { type: "area", interpolate: "step-after", color: "var(--area)", opacity: 1, line: false }, encoding: { x: x, y: Object.assign({}, y, { stack: null }), y2: { value: ay.larger ? "height" : 0 } } });
+    if (front.length > 1) layers.push({ data: { values: front }, mark: { type: "line", interpolate: "step-after", color: COLORS.frontier, strokeWidth: 1.5 }, encoding: { x: x, y: y } });
+    const budget = data.budgets.find((b) => b.resource === ax.resource);
+    if (budget) {
+      layers.push({ data: { values: [{ x: budget.limit }] }, mark: { type: "rule", color: INK, strokeDash: [5, 4] }, encoding: { x: x } });
+      layers.push({ data: { values: [{ x: budget.limit, text: "budget" }] }, mark: { type: "text", align: "right", dx: -5, baseline: "top", color: INK }, encoding: { x: x, y: { value: 2 }, text: { field: "text" } } });
+    }
+    if (bars.length) layers.push({ data: { values: bars }, mark: { type: "rule", strokeWidth: 1.5 }, encoding: { x: x, y: Object.assign({}, y, { field: "low" }), y2: { field: "high" }, color: color } });
+    layers.push({ data: { values: rows }, mark: { type: "point", filled: true, opacity: 1, stroke: PAPER, strokeWidth: 1 }, encoding: { x: x, y: y, color: color, shape: shape, size: { field: "size", type: "quantitative", scale: null } } });
+    // Labels stand on the side where there is room.
+    const begin = Math.min(...rows.map((r) => r.x)), middle = sx.type === "log" ? Math.sqrt(begin * end) : (begin + end) / 2;
+    for (const [align, side, dx] of [["left", (r) => r.x <= middle, 9], ["right", (r) => r.x > middle, -9]]) {
+      const labelled = rows.filter((r) => r.kind === "uniform" && side(r));
+      if (labelled.length) layers.push({ data: { values: labelled }, mark: { type: "text", align: align, dx: dx, dy: -7, color: SOFT }, encoding: { x: x, y: y, text: { field: "label" } } });
+    }
+    if (knee) layers.push({ data: { values: [Object.assign({ text: "knee" }, knee)] }, mark: { type: "text", align: "right", dx: -10, dy: 10, fontWeight: 600, color: COLORS.frontier }, encoding: { x: x, y: y, text: { field: "text" } } });
+    layers.push({ data: { values: rows.filter((r) => r.id === chosen) }, mark: { type: "point", shape: "circle", filled: false, size: 420, strokeWidth: 2.5, color: INK, opacity: 1 }, encoding: { x: x, y: y } });
+    // Larger than what is seen, for fingers.
+    layers.push({ data: { values: rows }, mark: { type: "point", filled: true, size: 420, opacity: 0.001, cursor: "pointer" }, encoding: { x: x, y: y, tooltip: { field: "tip" } } });
+    draw("frontier", { width: widthOf("frontier") - 20, height: 360, autosize: { type: "fit", contains: "padding" }, layer: layers }, (view) => {
+      view.addEventListener("click", (_, item) => { if (item && item.datum && known(item.datum.id)) choose(item.datum.id); });
+    });
+  }
+
+  function tipOf(point) {
+    const tip = { point: point.label, "loss by the solver": plain(point.loss, 4) + " " + data.lossUnit };
+    tip["loss, measured"] = known(point.measured) ? plain(point.measured) + (known(point.error) ? " ± " + plain(point.error, 2) : "") : "not measured";
+    if (known(point.accuracy)) tip.accuracy = share(point.accuracy, 1);
+    for (const r of data.resources) if (r.shown) tip[words(r.name)] = amount(point.costs[r.name], r.unit);
+    const counts = {};
+    point.choices.forEach((choice, layer) => { const p = data.layers[layer].choices[choice].p; counts[p] = (counts[p] || 0) + 1; });
+    const most = Object.entries(counts).sort((a, b) => b[1] - a[1]);
+    tip.layers = most.slice(0, 6).map(([p, n]) => n + " × " + p).join(", ") + (most.length > 6 ? ", …" : "");
+    return tip;
+  }
+
+  function fillAxes() {
+    const found = axes();
+    for (const [id, key] of [["axis-x", "x"], ["axis-y", "y"]]) {
+      const select = byId(id);
+      for (const [name, axis] of Object.entries(found)) {
+        const option = document.createElement("option");
+        option.value = name;
+        option.textContent = axis.title;
+        select.append(option);
+      }
+      if (!found[state[key]]) state[key] = Object.keys(found)[0];
+      select.value = state[key];
+      select.addEventListener("change", () => { state[key] = select.value; drawFrontier(); });
+    }
+  }
+
+  // ---- a point is chosen
+
+  function choose(id, quietly) {
+    chosen = id;
+    const point = data.points[id];
+    all("[data-point]").forEach((row) => { if (Number(row.dataset.point) === id) row.setAttribute("aria-current", "true"); else row.removeAttribute("aria-current"); });
+    byId("chosen-label").textContent = point.label;
+    all("[data-chosen]").forEach((place) => { place.textContent = point.label; });
+    fillFacts(point);
+    fillActions(point);
+    fillLayers(point);
+    fillPairs(point);
+    drawFrontier();
+    drawBits();
+    if (!quietly) byId("announced").textContent = point.label + " is chosen: layers and tables below are its own.";
+  }
+
+  function fillFacts(point) {
+    const list = byId("chosen-facts");
+    list.replaceChildren();
+    for (const axis of Object.values(axes())) {
+      const row = document.createElement("div"), term = document.createElement("dt"), value = document.createElement("dd");
+      term.textContent = axis.title;
+      value.textContent = shown(axis, axis.of(point));
+      row.append(term, value);
+      list.append(row);
+    }
+  }
+
+  function fillActions(point) {
+    byId("copy-command").disabled = !point.command;
+    byId("command-shown").hidden = !point.command;
+    byId("command-shown").firstElementChild.textContent = point.command;
+    byId("download").disabled = Boolean(point.whyNoFile) || !data.file.shared;
+    const why = !data.file.shared && !point.whyNoFile ? "its file is not a part of this page" : point.whyNoFile;
+    byId("file-note").textContent = why ? "No assignment.json here: " + why + "." : point.fileNote;
+  }
+
+  // As mpq.Assignment writes it: what all share, an entry for every layer, the metadata.
+  function fileOf(point) {
+    const file = data.file, isAnswer = point.kind === "answer";
+    const layers = file.layers.map((layer, place) => {
+      const spelled = data.layers[place].choices[point.choices[place]].p, format = file.formats[spelled];
+      const ranges = file.ranges[layer.name] || {};
+      const own = isAnswer ? file.answer.ranges[layer.name] : layer.kind === "embedding" ? null : ranges[format.range];
+      const { transposed, computed, ...stub } = layer;
+      return { ...stub, precision: spelled, weight: format.weight, activation: { ...format.activation, ...(own || { range: null }) }, ...(transposed ? { transposed } : {}), ...(computed ? { computed } : {}) };
+    });
+    const { ranges: _, ...own } = isAnswer ? file.answer : { ranges: null };
+    return { ...file.shared, ...own, layers: layers, metadata: point.metadata };
+  }
+
+  function download() {
+    const text = JSON.stringify(fileOf(data.points[chosen]), null, 1) + "\n";
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+    link.download = "assignment.json";
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  function copy() {
+    const command = data.points[chosen].command, say = (text) => { byId("announced").textContent = text; };
+    const byHand = () => {
+      const range = document.createRange();
+      range.selectNodeContents(byId("command-shown"));
+      getSelection().removeAllRanges();
+      getSelection().addRange(range);
+      say(document.execCommand("copy") ? "The command is copied." : "The command is marked: copy it by hand.");
+    };
+    // From a file browsers may refuse the clipboard.
+    if (!navigator.clipboard) byHand();
+    else navigator.clipboard.writeText(command).then(() => say("The command is copied."), byHand);
+  }
+
+  // ---- Why these bits?
+
+  function sumOf(values) {
+    return values.reduce((sum, x) => sum + (x || 0), 0);
+  }
+
+  function fillCell(cell, text, part, whole) {
+    cell.textContent = text;
+    if (part === undefined) return;
+    const bar = document.createElement("span"), inner = document.createElement("i");
+    bar.className = "bar";
+    bar.setAttribute("aria-hidden", "true");
+    inner.style.width = Math.max(0, Math.min(100, whole > 0 ? (100 * (part || 0)) / whole : 0)).toFixed(1) + "%";
+    bar.append(inner);
+    cell.append(bar);
+  }
+
+  const rowsOf = (table) => { const found = []; all("[data-layer]", byId(table)).forEach((row) => { found[Number(row.dataset.layer)] = row; }); return found; };
+  const layerRows = byId("layers") ? rowsOf("layers") : [], heatRows = byId("heat") ? rowsOf("heat") : [];
+  const resources = data.resources.filter((r) => r.shown);
+
+  function fillLayers(point) {
+    const taken = point.choices.map((choice, layer) => data.layers[layer].choices[choice]);
+    const loss = sumOf(taken.map((c) => c.loss)), most = Math.max(0, ...taken.map((c) => c.loss));
+    // Of the whole network, with what it costs besides its layers.
+    const wholes = resources.map((r) => point.costs[r.name]), peaks = resources.map((_, k) => Math.max(0, ...taken.map((c) => c.costs[k] || 0)));
+    layerRows.forEach((row, layer) => {
+      const choice = taken[layer], cell = (name) => row.querySelector('[data-cell="' + name + '"]');
+      cell("p").textContent = choice.p + (choice.parts ? " " : "");
+      if (choice.parts) { const note = document.createElement("span"); note.className = "soft"; note.textContent = choice.parts; cell("p").append(note); }
+      fillCell(cell("w"), plain(choice.w));
+      fillCell(cell("a"), String(choice.a));
+      fillCell(cell("loss"), share(choice.loss, loss), choice.loss, most);
+      resources.forEach((_, k) => fillCell(cell(k), share(choice.costs[k], wholes[k]), choice.costs[k], peaks[k]));
+    });
+    all("#layers tbody").forEach((group) => {
+      const own = all("[data-layer]", group).map((row) => taken[Number(row.dataset.layer)]), cell = (name) => group.querySelector('[data-sum="' + name + '"]');
+      const span = (bits) => { const low = Math.min(...bits), high = Math.max(...bits); return low === high ? plain(low) : plain(low) + " to " + plain(high); };
+      cell("w").textContent = span(own.map((c) => c.w));
+      cell("a").textContent = span(own.map((c) => c.a));
+      cell("loss").textContent = share(sumOf(own.map((c) => c.loss)), loss);
+      resources.forEach((_, k) => { cell(k).textContent = share(sumOf(own.map((c) => c.costs[k])), wholes[k]); });
+    });
+    const names = all("#heat thead th").slice(1).map((th) => th.textContent);
+    heatRows.forEach((row, layer) => all("td", row).forEach((td, column) => td.classList.toggle("taken", names[column] === taken[layer].p)));
+  }
+
+  function fillPairs(point) {
+    const body = document.querySelector("#pairs tbody");
+    if (!body) return;
+    body.replaceChildren(...point.pairs.map(([first, second, loss]) => {
+      const row = document.createElement("tr");
+      for (const [text, name] of [[first, "layer"], [second, "layer"], [(loss > 0 ? "+" : "") + plain(loss), "n"]]) {
+        const cell = document.createElement("td");
+        cell.className = name;
+        cell.textContent = text;
+        row.append(cell);
+      }
+      return row;
+    }));
+  }
+
+  function drawBits() {
+    const place = byId("bits");
+    if (!place) return;
+    const point = data.points[chosen], count = data.layers.length;
+    const rows = data.layers.map((layer, k) => { const c = layer.choices[point.choices[k]]; return { k: k, name: layer.name, w: c.w, a: c.a, tip: { layer: layer.name, precision: c.p, "share of loss": plain(c.loss) + " " + data.lossUnit, parts: c.parts || undefined } }; });
+    const few = count <= 40, step = Math.max(few ? 18 : 3, (widthOf("bits") - 60) / count);
+    const starts = all("#layers tbody").map((group) => Number(group.querySelector("[data-layer]").dataset.layer));
+    const names = few ? rows.map((r) => r.name) : all("#layers tbody .toggle").map((b) => b.textContent);
+    const ticks = few ? rows.map((r) => r.k) : starts;
+    const labels = {};
+    ticks.forEach((k, n) => { labels[k] = names[n]; });
+    const label = ticks.map((k) => labels[k]);
+    const x = { field: "k", type: "ordinal", scale: { paddingInner: 0.15 }, axis: { title: few ? null : "layers in the network's order", values: ticks, labelExpr: JSON.stringify(label) + "[indexof(" + JSON.stringify(ticks) + ", datum.value)]", labelAngle: -40, labelLimit: 150, labelOverlap: few ? false : "greedy", labelSeparation: 6, ticks: few } };
+    const y = (field) => ({ field: field, type: "quantitative", axis: { title: "bits", tickMinStep: 1, tickCount: 5 }, scale: { zero: true } });
+    const scale = { domain: ["weights", "inputs"], range: [COLORS.frontier, COLORS.answer] };
+    draw("bits", {
+      width: step * count, height: 170, autosize: { type: "pad" }, data: { values: rows },
+      layer: [
+        { transform: [{ calculate: "'weights'", as: "what" }], mark: { type: "bar", opacity: 1 }, encoding: { x: x, y: y("w"), color: { field: "what", type: "nominal", scale: scale }, tooltip: { field: "tip" } } },
+        { transform: [{ calculate: "'inputs'", as: "what" }], mark: { type: "tick", orient: "horizontal", thickness: 3, opacity: 1, bandSize: Math.max(2, step * 0.85) }, encoding: { x: x, y: y("a"), color: { field: "what", type: "nominal", scale: scale }, tooltip: { field: "tip" } } },
+      ],
+    });
+  }
+
+  function toggle(group, open) {
+    for (const table of ["layers", "heat"]) {
+      const body = document.querySelector("#" + table + ' tbody[data-group="' + group + '"]');
+      if (!body) continue;
+      body.querySelector(".toggle").setAttribute("aria-expanded", String(open));
+      all("[data-layer]", body).forEach((row) => { row.hidden = !open; });
+    }
+  }
+
+  const groups = () => all("#layers tbody").map((body) => body.dataset.group);
+
+  function filter() {
+    const text = byId("search").value.trim().toLowerCase();
+    if (!text) { groups().forEach((group) => toggle(group, data.layers.length <= 60)); byId("found").textContent = ""; }
+    let count = 0;
+    for (const group of groups()) {
+      const bodies = ["layers", "heat"].map((t) => document.querySelector("#" + t + ' tbody[data-group="' + group + '"]')).filter(Boolean);
+      if (!text) { bodies.forEach((body) => { body.hidden = false; }); continue; }
+      let any = 0;
+      for (const body of bodies) {
+        all("[data-layer]", body).forEach((row) => { const hit = data.layers[Number(row.dataset.layer)].name.toLowerCase().includes(text); row.hidden = !hit; any += hit && body === bodies[0] ? 1 : 0; });
+      }
+      bodies.forEach((body) => { body.hidden = !any; if (any) body.querySelector(".toggle").setAttribute("aria-expanded", "true"); });
+      count += any;
+    }
+    if (text) byId("found").textContent = count + " of " + data.layers.length + " layers";
+  }
+
+  // ---- Can I trust it?
+
+  function drawChecks() {
+    const rows = data.checks.filter((c) => c.predicted > 0 && c.measured > 0).map((c) => Object.assign({ tip: { what: c.what, predicted: plain(c.predicted), measured: plain(c.measured) + (known(c.error) ? " ± " + plain(c.error, 2) : "") }, low: Math.max(c.measured - (c.error || 0), c.measured / 20), high: c.measured + (c.error || 0), shown: c.kind === "cell" ? "one layer alone" : "whole network" }, c));
+    if (!rows.length || !byId("checks")) return;
+    const values = rows.flatMap((r) => [r.predicted, r.measured]), low = Math.min(...values) / 1.6, high = Math.max(...values) * 1.6;
+    const scale = { type: "log", domain: [low, high], nice: false };
+    const x = { field: "predicted", type: "quantitative", scale: scale, axis: axisOf("predicted", data.lossUnit, [low, high], scale) };
+    const y = { field: "measured", type: "quantitative", scale: scale, axis: axisOf("measured", data.metricUnit, [low, high], scale) };
+    const domain = ["whole network", "one layer alone"], color = { field: "shown", type: "nominal", scale: { domain: domain, range: [COLORS.frontier, COLORS.answer] } };
+    draw("checks", {
+      width: Math.min(widthOf("checks") - 20, 560), height: 340, autosize: { type: "fit", contains: "padding" },
+      layer: [
+        { data: { values: [{ predicted: low, measured: low }, { predicted: high, measured: high }] }, mark: { type: "line", color: SOFT, strokeDash: [5, 4] }, encoding: { x: x, y: y } },
+        { data: { values: rows }, mark: { type: "rule", strokeWidth: 1.5, clip: true }, encoding: { x: x, y: Object.assign({}, y, { field: "low" }), y2: { field: "high" }, color: color } },
+        { data: { values: rows }, mark: { type: "point", filled: true, size: 80, opacity: 1, stroke: PAPER, strokeWidth: 1 }, encoding: { x: x, y: y, color: color, shape: { field: "shown", type: "nominal", scale: { domain: domain, range: ["circle", "diamond"] } }, tooltip: { field: "tip" } } },
+      ],
+    });
+  }
+
+  // ---- together
+
+  function begin() {
+    if (data.points && data.points.length) {
+      fillAxes();
+      all("[data-pick]").forEach((button) => button.addEventListener("click", () => choose(Number(button.dataset.pick))));
+      byId("copy-command").addEventListener("click", copy);
+      byId("download").addEventListener("click", download);
+      byId("to-answer").addEventListener("click", () => choose(data.answer));
+      const canvas = byId("frontier");
+      canvas.addEventListener("keydown", (event) => {
+        const by = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
+        if (!by) return;
+        event.preventDefault();
+        const of = axes()[state.x].of, order = data.points.map((p, id) => id).filter((id) => known(of(data.points[id]))).sort((a, b) => of(data.points[a]) - of(data.points[b]) || a - b);
+        choose(order[Math.max(0, Math.min(order.length - 1, order.indexOf(chosen) + by))]);
+      });
+      byId("search").addEventListener("input", filter);
+      byId("open-all").addEventListener("click", () => groups().forEach((group) => toggle(group, true)));
+      byId("close-all").addEventListener("click", () => groups().forEach((group) => toggle(group, false)));
+      all(".toggle").forEach((button) => button.addEventListener("click", () => toggle(button.closest("tbody").dataset.group, button.getAttribute("aria-expanded") !== "true")));
+      if (data.layers.length > 60) groups().forEach((group) => toggle(group, false));
+      choose(data.answer, true);
+    }
+    if (data.networks && data.networks.length) drawNetworks();
+    if (data.checks) drawChecks();
+  }
+
+  whenSeen(begin);
+})();

@@ -1,0 +1,1 @@
+"""A search's result, turned into what its page says."""

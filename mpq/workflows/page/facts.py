@@ -1,0 +1,208 @@
+"""A search's result and its frontier, as what the page says."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from math import isnan, sqrt
+from typing import Final
+
+import numpy as np
+
+from mpq.errors import UnknownNameError
+from mpq.problem.metadata import UsedBudget
+from mpq.problem.problem import Problem
+from mpq.problem.tolerances import is_within
+from mpq.quantization.precision import Precision
+from mpq.report.frontier import Frontier, FrontierPoint
+from mpq.report.page.facts import DeviceFacts, Facts, NetworkFacts, PointFacts, Resource
+from mpq.report.page.made import Made
+from mpq.workflows.page.accounts import Accounts
+from mpq.workflows.page.commands import command_for
+from mpq.workflows.page.files import file_note, metadata_of, shared_file, why_no_file
+from mpq.workflows.page.layers import Choices, layer_facts
+from mpq.workflows.page.moves import best_moves
+from mpq.workflows.page.pairs import strongest_pairs
+from mpq.workflows.page.said import said
+from mpq.workflows.page.trust import checks_of, order_of
+from mpq.workflows.result import SearchResult
+from mpq.workflows.sentences import (
+    answer_sentences,
+    cost_sentences,
+    network_sentences,
+    unshipped_sentences,
+)
+
+UNKNOWN: Final = Made()
+"""Of a search that was called from Python."""
+KINDS: Final = {"original": "original", "result": "answer"}
+"""Networks that are no uniform precision."""
+
+
+def facts_of(result: SearchResult, frontier: Frontier, made: Made = UNKNOWN) -> Facts:
+    """All that the page says.
+
+    Args:
+        result: As it is saved.
+        frontier: The one that is drawn, of the same layers.
+        made: How it was called, and what it took.
+    """
+    accounts = Accounts.of(result, frontier.resource)
+    choices = Choices(accounts)
+    points = tuple(_points(result, frontier, accounts, choices, made.command))
+    networks = tuple(_networks(result, frontier))
+    checks = checks_of(result, frontier)
+    measured = result.comparisons[0].measured if result.comparisons else None
+    volume = frontier.hypervolume
+    return Facts(
+        title=f"Mixed precision for {len(accounts.names)} layers",
+        run_id=result.run_id,
+        sentences=tuple(said(result, networks)),
+        loss_name=result.loss_name,
+        loss_unit=result.problem.loss.unit,
+        metric="" if measured is None else measured.metric.name,
+        metric_unit="" if measured is None else measured.metric.unit,
+        budgets=tuple(
+            UsedBudget(b.resource, b.unit, b.limit, b.used(result.columns))
+            for b in result.problem.budgets
+        ),
+        resources=tuple(_resources(result, accounts)),
+        networks=networks,
+        axis=frontier.resource,
+        points=points,
+        hypervolume=None if isnan(volume) else volume,
+        frontier_notes=tuple(filter(None, (frontier.warning,))),
+        precisions=tuple(map(str, result.problem.loss.precisions)),
+        layers=tuple(layer_facts(result, accounts, choices)),
+        moves=best_moves(accounts, result.columns, frontier.resource),
+        checks=checks,
+        order=order_of(checks),
+        trust=tuple(answer_sentences(result)),
+        cost_notes=tuple(cost_sentences(result)),
+        warnings=(*unshipped_sentences(result), *network_sentences(result)),
+        device=_device(result),
+        made=tuple(_made(result)),
+        phases=made.phases,
+        command=shlex.join(made.command),
+        assignment=shared_file(result, choices.precisions),
+    )
+
+
+def _resources(result: SearchResult, accounts: Accounts) -> Iterator[Resource]:
+    columns = result.columns
+    widths = {table.name: table for table in result.half_widths}
+    for name, unit in accounts.units.items():
+        width = None
+        if name in widths:
+            cells = widths[name].values[np.arange(len(columns)), columns]
+            # Independent errors add up in squares; nan is an interval that is not known.
+            width = sqrt(float(np.nansum(cells**2)))
+        yield Resource(name, unit, name in accounts.shown, width)
+
+
+def _networks(result: SearchResult, frontier: Frontier) -> Iterator[NetworkFacts]:
+    columns = {table.column: table.name for table in result.tables}
+    limited = {f"{b.resource}_{b.unit}": b.resource for b in result.problem.budgets}
+    names = {**limited, **columns}
+    points = {point.label: point.precisions for point in frontier.others}
+    for row in result.comparisons:
+        costs = {names.get(x, x): None if isnan(cost) else cost for x, cost in row.costs.items()}
+        label = "answer" if row.label == "result" else row.label
+        kind = KINDS.get(row.label, "uniform")
+        within = _is_within(result.problem, costs, points.get(row.label))
+        yield NetworkFacts(label, kind, row.predicted_loss, row.measured, costs, within)
+
+
+def _is_within(
+    problem: Problem,
+    costs: Mapping[str, float | None],
+    precisions: Mapping[str, Precision] | None,
+) -> bool | None:
+    """Whether a network meets every budget: by its precisions, or by what it costs."""
+    if precisions is not None:
+        with suppress(UnknownNameError):
+            columns = problem.columns_of(precisions)
+            return all(budget.is_met(columns) for budget in problem.budgets)
+    if any(budget.resource not in costs for budget in problem.budgets):
+        return None
+    found = [(costs[budget.resource], budget.limit) for budget in problem.budgets]
+    return all(cost is not None and is_within(cost, limit) for cost, limit in found)
+
+
+def _points(
+    result: SearchResult,
+    frontier: Frontier,
+    accounts: Accounts,
+    choices: Choices,
+    command: Sequence[str],
+) -> Iterator[PointFacts]:
+    number = 0
+    for point in frontier.all_points():
+        try:
+            columns = result.problem.columns_of(point.precisions)
+        except UnknownNameError:
+            # A uniform precision that is no candidate has no row in any table.
+            continue
+        is_frontier = point.label.startswith("frontier")
+        number += is_frontier
+        kind = "frontier" if is_frontier else KINDS.get(point.label, "uniform")
+        is_answer = kind == "answer"
+        again = "" if kind == "uniform" else _command(result, point, frontier.resource, command)
+        yield PointFacts(
+            label=point.label.replace("frontier", f"frontier point {number}", 1)
+            if is_frontier
+            else _label(point),
+            kind=kind,
+            loss=point.loss,
+            costs=accounts.costs(columns),
+            choices=choices.of(point.precisions, columns),
+            measured=point.measured,
+            status="" if point.status is None else point.status.value,
+            is_within=point.meets_others,
+            pairs=strongest_pairs(result.problem, columns),
+            command=again,
+            metadata=metadata_of(result, point),
+            why_no_file="" if is_answer else why_no_file(result, point.precisions),
+            file_note="" if is_answer else file_note(result),
+        )
+
+
+def _label(point: FrontierPoint) -> str:
+    return "answer" if point.label == "result" else f"uniform {point.label}"
+
+
+def _command(result: SearchResult, point: FrontierPoint, axis: str, command: Sequence[str]) -> str:
+    budgets = {budget.resource: budget.limit for budget in result.problem.budgets}
+    if point.label == "result":
+        return shlex.join(command) if command else command_for((), budgets, "")
+    # The words have the other budgets already.
+    limits = {axis: point.cost} if command else {**budgets, axis: point.cost}
+    return command_for(command, limits, "point")
+
+
+def _device(result: SearchResult) -> DeviceFacts | None:
+    device = result.provenance.device
+    if device is None:
+        return None
+    priced = f"{' and '.join(device.resources)} {device.basis}".strip()
+    numbers = tuple((name, x.value, x.source) for name, x in device.numbers.items())
+    return DeviceFacts(device.name, device.title, priced, device.notes, numbers)
+
+
+def _made(result: SearchResult) -> Iterator[tuple[str, str]]:
+    made, solution, known = result.provenance, result.solution, result.assignment.metadata
+    yield "mpq", made.mpq_version
+    yield "torch", made.torch_version
+    yield "estimator", made.estimator
+    yield "solver", f"{made.solver} ({solution.solver})"
+    yield "time of the solver", "" if isnan(solution.seconds) else f"{solution.seconds:.3g} s"
+    yield "seed", str(made.seed)
+    yield "rounding of weights", made.rounding
+    yield "ranges of weights", result.assignment.weight_range
+    yield "transformations", ", ".join(made.transforms) or "none"
+    yield "target", made.target or "none: anywhere"
+    examples = made.reach.num_examples
+    yield "calibration examples", f"{examples:,}" if examples else ""
+    count = known.num_held_out
+    yield "held-out examples", "" if count is None else f"{count:,}"
+    yield "metric", known.metric or ""
+    yield "batch size that was priced", str(known.batch_size)

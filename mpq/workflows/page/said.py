@@ -1,0 +1,61 @@
+"""The answer in the words of a colleague."""
+
+from collections.abc import Iterator, Sequence
+from math import sqrt
+
+from mpq.report.amount import amount
+from mpq.report.measurement import ComparisonRow, Measurement
+from mpq.report.page.facts import NetworkFacts
+from mpq.workflows.result import SearchResult
+
+
+def said(result: SearchResult, networks: Sequence[NetworkFacts]) -> Iterator[str]:
+    """What was found, what it uses, what it costs in accuracy."""
+    rows = {row.label: row for row in result.comparisons}
+    if "result" in rows:
+        yield from _against_uniform(rows["result"], networks)
+    used = [
+        f"{amount(b.used(result.columns), b.unit)} of {amount(b.limit, b.unit)} "
+        f"({b.resource.replace('_', ' ')})"
+        for b in result.problem.budgets
+    ]
+    if used:
+        yield f"It uses {'; '.join(used)}."
+    if "result" in rows and "original" in rows:
+        yield from _accuracy(rows["result"].measured, rows["original"].measured)
+
+
+def _against_uniform(row: ComparisonRow, networks: Sequence[NetworkFacts]) -> Iterator[str]:
+    uniform = [network for network in networks if network.kind == "uniform"]
+    within = [network for network in uniform if network.is_within]
+    if not uniform:
+        return
+    best = min(within or uniform, key=lambda network: network.measured.divergence)
+    where = "the best uniform precision within the budgets"
+    if not within:
+        yield "No uniform precision meets these budgets."
+        where = "the best uniform precision, which does not meet them"
+    name, lost = row.measured.metric.name, best.measured.divergence
+    what = "the divergence" if name == "kl" else f"the {name.replace('-', ' ')}"
+    if row.measured.divergence == lost:
+        yield f"The answer loses what uniform {best.label} does, {where}."
+    elif lost > 0:
+        ratio = row.measured.divergence / lost
+        yield f"The answer has {ratio:#.2g} × {what} of uniform {best.label}, {where}."
+
+
+def _accuracy(answer: Measurement, original: Measurement) -> Iterator[str]:
+    if answer.accuracy is None or original.accuracy is None:
+        return
+    drop = original.accuracy - answer.accuracy
+    # As if of different examples, though they are the same ones: this can call a difference
+    # chance that is none, and not the other way round.
+    error = sqrt((answer.accuracy_error or 0.0) ** 2 + (original.accuracy_error or 0.0) ** 2)
+    both = (
+        f"{answer.accuracy:.1%} against {original.accuracy:.1%}, {answer.num_examples:,} examples"
+    )
+    if abs(drop) <= 2 * error or drop == 0:
+        yield f"In accuracy it is not distinguishable from the original ({both})."
+    else:
+        word = "below" if drop > 0 else "above"
+        yield f"Its accuracy is {abs(drop):.1%} {word} that of the original ({both})."

@@ -1,0 +1,42 @@
+"""Parts of result.json: records as JSON-ready numbers and names."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from math import isnan
+from typing import Any
+
+from mpq.network.layer import Layer
+from mpq.problem.stored_ranges import range_to_dict
+from mpq.quantization.range_method import ActivationRange
+from mpq.report.measurement import ComparisonRow
+from mpq.report.stored_measurement import measurement_to_dict
+
+
+def layer_to_dict(layer: Layer) -> dict[str, Any]:
+    """A layer."""
+    found, of_caches = asdict(layer), ("most_tokens", "query_heads")
+    # Of few layers: files without them are read by earlier versions as well.
+    return {key: x for key, x in found.items() if x or key not in of_caches}
+
+
+def known_number(value: float) -> float | None:
+    """JSON has no ``nan``."""
+    return None if isnan(value) else value
+
+
+def row_to_dict(row: ComparisonRow) -> dict[str, Any]:
+    """A row of the comparison."""
+    return {
+        "label": row.label,
+        "predicted_loss": row.predicted_loss,
+        "measured": measurement_to_dict(row.measured),
+        "costs": {column: known_number(cost) for column, cost in row.costs.items()},
+    }
+
+
+def ranges_to_dict(ranges: Mapping[str, Mapping[str, ActivationRange]]) -> dict[str, Any]:
+    """Calibrated ranges by layer and format."""
+    return {
+        name: {spelling: range_to_dict(found) for spelling, found in by_format.items()}
+        for name, by_format in ranges.items()
+    }

@@ -1,0 +1,299 @@
+"""report.html without a browser: what it says, that it is made of saved files, that it is safe."""
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mpq._support.files import write_files
+from mpq._support.phases import Spent, phase, recorded_phases
+from mpq._support.schema import read_schema, validate
+from mpq.errors import FileFormatError, InputError
+from mpq.report.page import render
+from mpq.report.page.facts import Checked
+from mpq.report.page.made import Made
+from mpq.report.save import save_result
+from mpq.report.sections import frontier_files
+from mpq.report.stored_frontier import frontier_from_json
+from mpq.workflows.page.accounts import Accounts
+from mpq.workflows.page.commands import command_for
+from mpq.workflows.page.facts import facts_of
+from mpq.workflows.page.moves import best_moves
+from mpq.workflows.page.pairs import strongest_pairs
+from mpq.workflows.page.report import report, write_page
+from mpq.workflows.page.trust import order_of
+from mpq.workflows.result import SearchResult
+from tests.report.made_up import CANDIDATES, HOSTILE, blocks, curve, made_up
+
+MADE = Made(("mpq", "search"), (Spent("solving", 1.5, None),))
+
+
+class Read(HTMLParser):
+    """The elements of a page, and the text of the JSON that it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.data = ""
+        self._is_data = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        self._is_data = ("id", "data") in attrs
+
+    def handle_data(self, data: str) -> None:
+        self.data += data if self._is_data else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._is_data = False
+
+
+def read(page: bytes) -> Read:
+    """A page, parsed."""
+    found = Read()
+    found.feed(page.decode())
+    return found
+
+
+def saved(result: SearchResult, folder: Path) -> bytes:
+    """The page that a search leaves in a folder, beside its files."""
+    frontier = curve(result)
+    save_result(result, folder, frontier, ())
+    write_files(folder, frontier_files(frontier, result.run_id))
+    write_page(result, frontier, folder, MADE)
+    return (folder / "report.html").read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their scripts are tested in a browser, and are long."""
+    monkeypatch.setattr(render, "vega_script", lambda: "vega")
+
+
+@pytest.mark.parametrize("interact", [False, True])
+def test_the_page_is_made_again_from_files_alone(tmp_path: Path, interact: bool) -> None:
+    """Byte by byte."""
+    first = saved(made_up(blocks(10), interact=interact), tmp_path)
+
+    again = report([tmp_path], tmp_path / "again.html")
+
+    assert again.read_bytes() == first
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    """No element and no attribute is theirs, and the script's data has each of them."""
+    plain, hostile = (
+        read(saved(made_up(names), tmp_path / str(k)))
+        for k, names in enumerate((tuple(f"layer{k}" for k in range(8)), HOSTILE))
+    )
+
+    data = json.loads(hostile.data)
+
+    assert hostile.tags.count("script") == plain.tags.count("script") == 3
+    assert set(hostile.tags) <= set(plain.tags) | {"wbr"}
+    assert not [name for name, _ in hostile.attributes if name.startswith("on")]
+    assert [layer["name"] for layer in data["file"]["layers"]] == list(HOSTILE)
+
+
+@pytest.mark.parametrize(
+    "text", ["</script>", "<!--", "\u2028", "\u2029", "&amp;", "é😀", "\\u003c"]
+)
+def test_embedded_json_is_read_as_it_was(text: str) -> None:
+    """And holds nothing that ends a script."""
+    found = str(render.embedded({"text": text, "nan": float("nan")}))
+
+    assert json.loads(found) == {"text": text, "nan": None}
+    assert found.isascii()
+    assert not set(found) & set("<>&")
+
+
+def test_without_the_scripts_of_pictures_the_page_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All numbers are there."""
+    monkeypatch.setattr(render, "vega_script", lambda: "")
+
+    page = saved(made_up(blocks(6)), tmp_path).decode()
+
+    assert "pip install vl-convert-python" in page
+    assert "model.<wbr>layers.<wbr>1.<wbr>attention.<wbr>query" in page
+
+
+def test_what_a_colleague_would_say() -> None:
+    """The best uniform precision within the budget, what is used of it, the accuracy."""
+    result = made_up(blocks(10))
+
+    facts = facts_of(result, replace(curve(result), others=result.beside("weight_bytes")))
+
+    rows = {row.label: row.measured.divergence for row in result.comparisons}
+    within = [n.label for n in facts.networks if n.is_within]
+    best = min(within[1:], key=lambda label: rows[label])
+    assert facts.sentences[0] == (
+        f"The answer has {rows['result'] / rows[best]:#.2g} × the divergence of uniform {best}, "
+        "the best uniform precision within the budgets."
+    )
+    assert facts.sentences[1].startswith("It uses ")
+    assert "not distinguishable from the original (90.0% against 90.0%" in facts.sentences[2]
+    limit = result.problem.budgets[0].limit
+    assert within[0] == "answer"
+    assert within[1:] == [
+        row.label for row in result.comparisons[2:] if row.costs["weight_bytes"] <= limit
+    ]
+
+
+def test_pairs_add_up_to_what_layers_lose_together() -> None:
+    """All six pairs of four layers are their excess over a sum."""
+    result = made_up(blocks(4), interact=True)
+
+    found = strongest_pairs(result.problem, result.columns)
+
+    assert result.problem.interactions is not None
+    expected = result.problem.interactions.excess(result.columns)
+    assert len(found) == 6
+    assert sum(pair.loss for pair in found) == pytest.approx(expected)
+    assert strongest_pairs(result.problem.additive(), result.columns) == ()
+
+
+@pytest.mark.parametrize("interact", [False, True])
+def test_moves_change_what_the_problem_says(interact: bool) -> None:
+    """Loss and costs are those of the whole assignment with one group moved."""
+    result = made_up(blocks(9), interact=interact)
+    problem, names = result.problem, result.problem.loss.layers
+
+    moves = best_moves(Accounts.of(result, "weight_bytes"), result.columns, "weight_bytes")
+
+    assert moves
+    for move in moves:
+        moved = result.columns.copy()
+        for name in move.layer.split(", "):
+            moved[names.index(name)] = [str(p) for p in CANDIDATES].index(move.after)
+        bytes_ = problem.budgets[0].used(moved) - problem.budgets[0].used(result.columns)
+        assert move.loss == pytest.approx(
+            problem.loss_of(moved) - problem.loss_of(result.columns), rel=1e-4, abs=1e-9
+        )
+        assert move.costs[1] == pytest.approx(bytes_)
+        assert move.is_within is problem.budgets[0].is_met(moved)
+
+
+def test_the_rank_correlation_is_scipys() -> None:
+    """Also where some are equal; of four networks, and of equal ones, there is none."""
+    rng = np.random.default_rng(0)
+    pairs = rng.integers(0, 6, (12, 2)).astype(float)
+    checks = tuple(Checked(str(k), "network", a, b) for k, (a, b) in enumerate(pairs.tolist()))
+
+    expected = stats.spearmanr(pairs[:, 0], pairs[:, 1]).statistic
+
+    assert order_of(checks) == pytest.approx(expected)
+    assert order_of(checks[:4]) is None
+    assert order_of(tuple(replace(check, predicted=1.0) for check in checks)) is None
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ((), "mpq.search(task, {'weight_bytes': 1024.0})".replace("'", '"')),
+        (("mpq", "search"), "mpq search --limit weight_bytes=1024.0 --output mpq-run-point"),
+        (
+            ("mpq", "search", "--limit", "weight_bytes=9KiB", "--limit", "latency=1ms"),
+            "mpq search --limit latency=1ms --limit weight_bytes=1024.0 --output mpq-run-point",
+        ),
+        (
+            ("mpq", "search", "--limit=weight_bytes=9KiB", "--output=a b", "--fix", "x=w8a8"),
+            "mpq search --fix x=w8a8 --limit weight_bytes=1024.0 --output 'a b-point'",
+        ),
+    ],
+)
+def test_a_points_command(command: tuple[str, ...], expected: str) -> None:
+    """The search's own with the point's limit and another folder; quoted for a shell."""
+    assert command_for(command, {"weight_bytes": 1024.0}, "point") == expected
+
+
+def test_how_it_was_made_is_kept() -> None:
+    """By its schema, and without the password of a database."""
+    url = "surrogate:storage=postgresql://me:secret@host/db"
+
+    made = Made.of(["mpq", "search", "--solver", url], [Spent("solving", 2.0, 1024)])
+    text = made.to_json("mpq-run-0")
+
+    validate(json.loads(text), read_schema("mpq.report", "made.schema.json"), "made")
+    assert "secret" not in text
+    assert "postgresql://me:***@host/db" in text
+    assert Made.from_json(text) == made
+
+
+def test_phases_are_counted_once() -> None:
+    """The outer one of two; the same one again is added; nobody asks, nothing is counted."""
+    with recorded_phases() as phases:
+        for _ in range(2):
+            with phase("a"), phase("within"):
+                pass
+        with phase("b"):
+            pass
+    with phase("c"):
+        pass
+
+    assert list(phases.spent) == ["a", "b"]
+    assert all(spent.seconds >= 0 for spent in phases.spent.values())
+
+
+def test_a_frontier_comes_back() -> None:
+    """With what was measured of its points, equal in every number."""
+    frontier = curve(made_up(blocks(5)))
+    measured = made_up(blocks(5)).measured
+    first = replace(frontier.points[0], measured=measured, label="frontier (uniform w2a8)")
+    frontier = replace(frontier, points=(first, *frontier.points[1:]), untrusted=("a",))
+
+    found = frontier_from_json(frontier.to_json())
+
+    assert found == replace(frontier, others=())
+
+
+def changed(folder: Path, change: Any) -> None:
+    """frontier.json with something else in it."""
+    path = folder / "frontier.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    """Another network's frontier, a file that is none, no folder."""
+    saved(made_up(blocks(5)), tmp_path)
+    changed(tmp_path, lambda data: data["points"][0]["precisions"].update(other="w8a8"))
+    with pytest.raises(FileFormatError, match="of a network with other layers"):
+        report([tmp_path])
+
+    changed(tmp_path, lambda data: data.update(points="none"))
+    with pytest.raises(FileFormatError, match=r"frontier\.json: "):
+        report([tmp_path])
+
+    with pytest.raises(InputError, match="name a folder of a search"):
+        report([])
+
+
+def test_a_frontier_that_was_not_saved_is_solved_for(tmp_path: Path) -> None:
+    """The page then has twenty limits' points."""
+    saved(made_up(blocks(5)), tmp_path)
+    (tmp_path / "frontier.json").unlink()
+
+    page = read(report([tmp_path]).read_bytes())
+
+    assert len(json.loads(page.data)["points"]) > 10
+
+
+def test_a_page_of_an_earlier_run_is_removed(tmp_path: Path) -> None:
+    """It would be believed beside today's files."""
+    saved(made_up(blocks(5)), tmp_path)
+
+    result = made_up(blocks(6))
+    save_result(result, tmp_path, curve(result), ())
+
+    assert not (tmp_path / "report.html").exists()
+    assert not (tmp_path / "made.json").exists()

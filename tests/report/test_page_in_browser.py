@@ -1,0 +1,245 @@
+"""The page in a real browser: it works from disk, alone, for everybody."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mpq._support.files import write_files
+from mpq.problem.assignment import Assignment
+from mpq.report.page.made import Made
+from mpq.report.page.vega import vega_script
+from mpq.report.save import save_result
+from mpq.report.sections import frontier_files
+from mpq.workflows.page.report import report, write_page
+from tests.report.browser import Opened, opened, started
+from tests.report.made_up import HOSTILE, blocks, curve, made_up
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+NAMES = {"small": blocks(18), "500 layers": blocks(500), "hostile": HOSTILE}
+COMMAND = ("mpq", "search", "--limit", "weight_bytes=20KiB", "--output", "runs/a")
+MIDDLE_OF_THE_FIRST_POINT = """(() => {
+  const marks = [...document.querySelectorAll("#frontier g.mark-symbol.role-mark")].pop();
+  const box = () => marks.querySelector("path").getBoundingClientRect();
+  window.scrollTo({ top: box().top + window.scrollY - 300, behavior: "instant" });
+  return [box().x + box().width / 2, box().y + box().height / 2];
+})()"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """One for all tests here."""
+    with started() as found:
+        if not vega_script():
+            pytest.skip("vl-convert-python is not installed, so that pages have no pictures")
+        yield found
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The page of each case, made from what was saved."""
+    found = {}
+    for case, names in NAMES.items():
+        folder = tmp_path_factory.mktemp("page")
+        result = made_up(names, interact=case == "small")
+        frontier = curve(result)
+        save_result(result, folder, frontier, ())
+        write_files(folder, frontier_files(frontier, result.run_id))
+        write_page(result, frontier, folder, Made(COMMAND))
+        found[case] = report([folder], folder / "again.html")
+    return found
+
+
+@pytest.fixture(scope="module", params=list(NAMES))
+def page(
+    request: pytest.FixtureRequest, browser: "Browser", pages: dict[str, Path]
+) -> Iterator[Opened]:
+    """Each page, opened."""
+    with opened(browser, pages[request.param]) as found:
+        yield found
+
+
+@pytest.fixture
+def small(browser: "Browser", pages: dict[str, Path]) -> Iterator[Opened]:
+    """The small page, as nobody has touched it."""
+    with opened(browser, pages["small"]) as found:
+        yield found
+
+
+def test_nothing_is_said_and_nothing_is_fetched(page: Opened) -> None:
+    """No error in the console, no dialog, no request but for the file itself."""
+    page.page.wait_for_selector("#checks svg", state="attached")
+    others = [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))]
+
+    assert page.said == []
+    assert others == []
+    assert len([url for url in page.asked if url.startswith("file:")]) == 1
+
+
+def test_no_name_is_run(page: Opened) -> None:
+    """Names are text wherever they stand."""
+    assert page.page.evaluate("window.hacked === undefined")
+
+
+def test_every_picture_is_drawn(page: Opened) -> None:
+    """Each with marks that have a size."""
+    for picture in ("networks", "frontier", "bits", "checks"):
+        page.page.wait_for_selector(f"#{picture} svg", state="attached")
+        assert page.page.locator(f"#{picture} svg path").count() > 5, picture
+
+
+def test_the_page_is_no_wider_than_the_screen(browser: "Browser", pages: dict[str, Path]) -> None:
+    """Of a telephone: tables are scrolled, the page is not."""
+    for file in pages.values():
+        size = {"width": 390, "height": 800}
+        with opened(browser, file, viewport=size) as found:
+            assert found.number("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser: "Browser", pages: dict[str, Path], scheme: str) -> None:
+    """Names, roles, contrast, keyboard: by axe-core."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core")
+    for case, file in pages.items():
+        with opened(browser, file, color_scheme=scheme) as found:
+            violations = axe.Axe().run(found.page).response["violations"]
+
+        serious = [v for v in violations if v["impact"] in ("serious", "critical")]
+        told = [(v["id"], [n["html"][:120] for n in v["nodes"]][:3]) for v in serious]
+        assert told == [], case
+
+
+def test_a_click_on_a_point_changes_what_follows(small: Opened) -> None:
+    """The first point of the frontier has fewer bits than the answer, and the tables are its."""
+    before = small.text("#layers tbody:nth-of-type(1) [data-sum=w]")
+    bytes_before = small.text("#chosen-facts")
+
+    place = small.page.evaluate(MIDDLE_OF_THE_FIRST_POINT)
+    small.page.mouse.click(*place)
+    small.page.wait_for_function(
+        "document.getElementById('chosen-label').textContent === 'frontier point 1'"
+    )
+
+    data = json.loads(small.page.locator("#data").text_content() or "")
+    point = data["points"][0]
+    shown = [small.text(f'#layers [data-layer="{k}"] [data-cell="p"]') for k in range(18)]
+    expected = [
+        layer["choices"][choice]["p"]
+        for layer, choice in zip(data["layers"], point["choices"], strict=True)
+    ]
+    assert shown == expected
+    assert small.text("#layers tbody:nth-of-type(1) [data-sum=w]") != before
+    assert small.text("#chosen-facts") != bytes_before
+    assert small.text('#points [aria-current="true"] button') == "frontier point 1"
+    assert small.text("#pairs tbody tr td") == point["pairs"][0][0]
+    assert small.page.locator("#heat td.taken").count() == 18
+
+
+def test_keys_choose_points(small: Opened) -> None:
+    """The arrows go along the axis, and the table's buttons take Enter."""
+    small.page.locator("#frontier").focus()
+    before = small.text("#chosen-label")
+    small.page.keyboard.press("ArrowLeft")
+    left = small.text("#chosen-label")
+    small.page.keyboard.press("ArrowRight")
+
+    assert left != before
+    assert small.text("#chosen-label") == before
+
+    small.page.locator("#points button").nth(2).focus()
+    small.page.keyboard.press("Enter")
+    assert small.text("#chosen-label") == "frontier point 3"
+    assert "frontier point 3 is chosen" in small.text("#announced")
+
+
+def test_axes_can_be_switched(small: Opened) -> None:
+    """The picture's axes are then called so."""
+    small.page.select_option("#axis-x", "cost:latency")
+    small.page.select_option("#axis-y", "measured")
+
+    small.page.wait_for_function(
+        "[...document.querySelectorAll('#frontier text')].some(x => x.textContent === 'latency')"
+    )
+    titles = small.page.locator("#frontier svg text").all_text_contents()
+    assert "loss, measured [nats]" in titles
+
+
+@pytest.mark.parametrize("row", [0, 4, 12])
+def test_a_points_file_is_its_assignment(small: Opened, row: int) -> None:
+    """What is downloaded is read by mpq, and equal to what Python would write."""
+    result = made_up(NAMES["small"], interact=True)
+    frontier = curve(result)
+    points = [*frontier.points, *result.beside("weight_bytes")]
+    small.page.locator("#points button").nth(row).click()
+
+    with small.page.expect_download() as waiting:
+        small.page.locator("#download").click()
+    found = Assignment.from_json(Path(waiting.value.path()).read_text(encoding="utf-8"))
+
+    assert waiting.value.suggested_filename == "assignment.json"
+    assert found.precisions == points[row].precisions
+    assert found.fingerprint == result.assignment.fingerprint
+    assert [x.activation_range for x in found.layers] == [
+        x.activation_range for x in result.assignment.layers
+    ]
+
+
+def test_the_command_is_copied(small: Opened) -> None:
+    """That of the chosen point, with its own limit and a folder of its own."""
+    small.page.locator("#points button").nth(1).click()
+    command = small.text("#command-shown")
+    small.page.locator("#copy-command").click()
+
+    small.page.wait_for_function(
+        "document.getElementById('announced').textContent.startsWith('The command is')"
+    )
+    assert command.startswith("mpq search --limit weight_bytes=")
+    assert "20KiB" not in command
+    assert command.endswith("--output runs/a-point")
+
+
+def test_layers_are_searched_for(browser: "Browser", pages: dict[str, Path]) -> None:
+    """500 layers are closed at first; a word opens those that have it."""
+    with opened(browser, pages["500 layers"]) as found:
+        rows = found.page.locator("#layers [data-layer]:visible")
+        closed = rows.count()
+        found.page.fill("#search", "layers.17.mlp")
+        hits = rows.count()
+        told = found.text("#found")
+        found.page.fill("#search", "")
+        found.page.locator("#layers .toggle").nth(3).click()
+
+        assert closed == 0
+        assert (hits, told) == (2, "2 of 500 layers")
+        assert rows.count() == 4
+
+
+def test_what_is_shown_without_the_script_is_what_it_shows(
+    browser: "Browser", pages: dict[str, Path]
+) -> None:
+    """Numbers are written in Python and in JavaScript, in the same way."""
+    where = ("#chosen-facts dd", "#layers td", "#pairs td")
+
+    def texts(is_scripted: bool) -> list[list[str]]:
+        drawn = "#frontier svg" if is_scripted else ""
+        with opened(browser, pages["small"], drawn, java_script_enabled=is_scripted) as found:
+            return [
+                [text.strip() for text in found.page.locator(query).all_text_contents()]
+                for query in where
+            ]
+
+    assert texts(True) == texts(False)
+
+
+def test_500_layers_are_seen_soon(browser: "Browser", pages: dict[str, Path]) -> None:
+    """Below a second where nothing else runs (benchmarks/page.py); here with room for others."""
+    with opened(browser, pages["500 layers"]) as found:
+        script = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+        painted_ms = found.number(script)
+
+    assert painted_ms < 10_000
+    assert pages["500 layers"].stat().st_size < 3_000_000

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from mpq.hardware_profiles import NetworkProfile
     from mpq.problem.solution import Solution
+    from mpq.quantization.steps import StepClusters
     from mpq.report.estimators import EstimatorComparison
     from mpq.report.frontier import Frontier
     from mpq.workflows.result import SearchResult
@@ -154,6 +155,7 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
         yield f"ranges by mse instead of loss: {_with_reasons(made.ranges_unhelped)}"
     if made.steps is not None:
         yield from made.steps.sentences
+        yield from _steps(result, made.steps.clusters)
     if made.sequential_rounding is not None:
         yield from made.sequential_rounding.sentences(result.measured.metric.unit)
     if made.recalibration is not None:
@@ -165,6 +167,16 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
         yield f"{count} biases and norms tuned or corrected; see {TUNED_FILE}"
     if made.tuning is not None:
         yield from made.tuning.sentences(result.measured.metric.unit)
+
+
+def _steps(result: "SearchResult", clusters: "StepClusters") -> Iterator[str]:
+    """Which layers lose at which steps."""
+    from mpq.report.step_lines import step_lines
+
+    losses = result.step_losses
+    if losses is not None and result.steps is not None:
+        names = result.problem.loss.layers
+        yield from step_lines(clusters, names, losses, result.steps.examples, result.columns)
 
 
 def _num_by_data(result: "SearchResult", kept: Collection[str]) -> int:

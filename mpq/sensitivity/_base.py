@@ -12,6 +12,7 @@ from mpq.problem.interactions import Interactions
 from mpq.quantization.precision import Precision
 from mpq.sensitivity.checked import SpotCheck
 from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.step_shares import StepShares
 
 
 @final
@@ -28,6 +29,7 @@ class Sensitivity:
             errors of different channels neither add up nor cancel; see ``best_answer``.
         channels: Layer name to ``[O, B]``, what rounding each output channel's weights loses by
             itself, where the estimator knows; of layers whose row is by another estimate, nothing.
+        steps: Which steps of a diffusion the prices come from, where the estimator knows.
     """
 
     table: CostTable
@@ -36,6 +38,7 @@ class Sensitivity:
     check: SpotCheck | None = None
     by_channels: CostTable | None = None
     channels: Mapping[str, Array] = field(default_factory=dict)
+    steps: StepShares | None = None
 
 
 class SensitivityEstimator(Bounded, ABC):

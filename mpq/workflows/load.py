@@ -23,6 +23,7 @@ from mpq.problem.solution import Solution, Status
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.safeguard import AnswerCheck, Excess, Safeguard, UniformCheck
 from mpq.sensitivity import SpotCheck
+from mpq.sensitivity.step_shares import StepShares
 from mpq.workflows.bias_record import BiasCorrection
 from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.recalibration import Recalibration
@@ -98,6 +99,7 @@ def _from_dict(data: Mapping[str, Any], problem: Problem, assignment: Assignment
         _safeguard_from_dict(data.get("safeguard")),
         None if check is None else SpotCheck.from_dict(check),
         _coverage_from_dict(data.get("coverage")),
+        StepShares.from_dict(data.get("steps")),
     )
 
 

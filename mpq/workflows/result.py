@@ -5,14 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
-from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
 from mpq._support import schema_versions
-from mpq._support.arrays import Columns
+from mpq._support.arrays import Array, Columns
 from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles import check_sum
 from mpq.hardware_profiles.kv_cache_bytes import KV_CACHE_BYTES
@@ -20,7 +19,6 @@ from mpq.hardware_profiles.part_costs import PART_RESOURCES, check_part_resource
 from mpq.network.coverage import Coverage
 from mpq.network.layer import Layer
 from mpq.network.mapped import streaming
-from mpq.network.metrics import METRICS
 from mpq.problem.assignment import Assignment
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
@@ -30,6 +28,7 @@ from mpq.report.frontier import Frontier
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.safeguard import Safeguard
 from mpq.sensitivity import SpotCheck
+from mpq.sensitivity.step_shares import StepShares
 from mpq.solvers import SOLVERS, Solver
 from mpq.workflows.points import (
     alternative_points,
@@ -39,6 +38,7 @@ from mpq.workflows.points import (
     row_point,
 )
 from mpq.workflows.provenance import Provenance
+from mpq.workflows.result_parts import known, layer_to_dict, row_to_dict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +70,7 @@ class SearchResult:
             mpq 0.1.
         spot_check: What measuring a few cells said of the prediction; ``None`` where every cell was
             measured.
+        steps: Which steps of a diffusion the prices of layers come from, where the estimate knows.
     """
 
     problem: Problem
@@ -84,6 +85,7 @@ class SearchResult:
     safeguard: Safeguard | None = None
     spot_check: SpotCheck | None = None
     coverage: Coverage | None = None
+    steps: StepShares | None = None
 
     def __repr__(self) -> str:
         unit, status = self.problem.loss.unit, self.solution.status.name.lower()
@@ -97,6 +99,16 @@ class SearchResult:
         """``[L]`` the chosen column of every layer."""
         assert self.solution.columns is not None
         return self.solution.columns
+
+    @property
+    def step_losses(self) -> Array | None:
+        """``[L, B, T]`` mean predicted loss over the examples of each cluster of steps.
+
+        Weighted by ``steps.examples [T]``, they add up to ``problem.loss``. ``None``: not known, or
+        rows of the problem are parts of layers.
+        """
+        is_by_layer = self.problem.parts is None
+        return self.steps.losses(self.problem.loss.values) if self.steps and is_by_layer else None
 
     @property
     def shown_tables(self) -> tuple[CostTable, ...]:
@@ -351,45 +363,17 @@ def _to_dict(result: SearchResult) -> dict[str, Any]:
             "loss": solution.loss,
             "bound": solution.bound,
             "solver": solution.solver,
-            "seconds": _known(solution.seconds),
+            "seconds": known(solution.seconds),
             "why": solution.why,
         },
         "provenance": asdict(result.provenance),
-        "comparisons": [_row_to_dict(row) for row in result.comparisons],
-        "layers": [_layer_to_dict(layer) for layer in result.layers],
+        "comparisons": [row_to_dict(row) for row in result.comparisons],
+        "layers": [layer_to_dict(layer) for layer in result.layers],
         "tables": [table.to_dict() for table in result.tables],
         "half_widths": [table.to_dict() for table in result.half_widths],
         "safeguard": None if result.safeguard is None else asdict(result.safeguard),
         "coverage": None if result.coverage is None else asdict(result.coverage),
         "spot_check": None if result.spot_check is None else asdict(result.spot_check),
+        "steps": None if result.steps is None else result.steps.to_dict(),
         "trials": [{"columns": c.tolist(), "loss": loss} for c, loss in result.trials],
-    }
-
-
-def _layer_to_dict(layer: Layer) -> dict[str, Any]:
-    found = asdict(layer)
-    # Of few layers: files without it are read by earlier versions as well.
-    if layer.most_tokens is None:
-        del found["most_tokens"]
-    return found
-
-
-def _known(value: float) -> float | None:
-    """JSON has no ``nan``."""
-    return None if isnan(value) else value
-
-
-def _row_to_dict(row: ComparisonRow) -> dict[str, Any]:
-    measured = row.measured
-    return {
-        "label": row.label,
-        "predicted_loss": row.predicted_loss,
-        "measured": {
-            "metric": METRICS.spell(measured.metric),
-            "divergence": measured.divergence,
-            "accuracy": measured.accuracy,
-            "cross_entropy_nats": measured.cross_entropy_nats,
-            "num_examples": measured.num_examples,
-        },
-        "costs": {column: _known(cost) for column, cost in row.costs.items()},
     }

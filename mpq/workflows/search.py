@@ -191,6 +191,7 @@ def _answered(
         finish,
     )  # fmt: skip
     original = result.comparison("original").measured
+    result = replace(result, steps=found.steps)
     if prepared.task.bias_correction:
         result = with_corrected_biases(result, prepared, lambda x: method.keeps(x, original))
     return _tuned(prepared, result, method, folder)

@@ -19,6 +19,7 @@ from mpq.network.examples import Calibration
 from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.steps import Steps
 from mpq.sensitivity import ESTIMATORS
+from mpq.tuning.student import Student
 from mpq.workflows.setup import Prepared
 from tests.denoisers import scaled, stepped_batches, with_table
 
@@ -283,3 +284,13 @@ def test_formats_that_gain_nothing_have_one_range() -> None:
     assert not any(each.steps for each in ranges(tried))
     assert untried.assignment.steps is not None
     assert untried.assignment.steps.count == 2
+
+
+def test_a_tuned_network_looks_at_the_step(result: mpq.SearchResult) -> None:
+    """What is tuned computes as the quantized network does until it is moved."""
+    tuning = mpq.TUNINGS.build("scales")
+    x, t = FRESH[0]["x"], FRESH[0]["t"]
+
+    student = Student.of(scaled(), result.assignment, tuning)
+
+    assert torch.allclose(student.module(x, t), mpq.quantize(scaled(), result.assignment)(x, t))

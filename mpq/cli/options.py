@@ -253,6 +253,13 @@ StepClusters = Annotated[
     int,
     typer.Option("--step-clusters", help="Clusters of steps, for which inputs have own ranges."),
 ]
+StepTrial = Annotated[
+    bool,
+    typer.Option(
+        "--step-trial/--no-step-trial",
+        help="Own ranges only in formats in which unseen examples lose less by it.",
+    ),
+]
 StepWithin = Annotated[
     str | None,
     typer.Option(

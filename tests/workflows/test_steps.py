@@ -294,3 +294,16 @@ def test_a_tuned_network_looks_at_the_step(result: mpq.SearchResult) -> None:
     student = Student.of(scaled(), result.assignment, tuning)
 
     assert torch.allclose(student.module(x, t), mpq.quantize(scaled(), result.assignment)(x, t))
+
+
+def test_a_second_search_finds_what_the_first_one_kept(tmp_path: Path) -> None:
+    """Whatever steps ran last: estimate and measurements are those of the same network."""
+    first = mpq.search(task(cache=tmp_path), LIMIT)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+    second = mpq.search(task(cache=tmp_path), LIMIT)
+
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
+    assert second.step_losses is not None
+    assert first.step_losses is not None
+    assert np.array_equal(second.step_losses, first.step_losses)

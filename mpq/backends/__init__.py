@@ -249,7 +249,7 @@ def _check_numbers(built: Backend, assignment: Assignment) -> None:
 def _check_steps(built: Backend, assignment: Assignment) -> None:
     """Refuses ranges by step where nothing but the simulation looks at the step."""
     clusters = assignment.steps
-    stepped = [x for x in assignment.layers if x.activation_range and x.activation_range.steps]
+    stepped = [layer for layer in assignment.layers if layer.has_steps]
     if clusters is not None and stepped:
         raise PrecisionError(
             f"{built.name} holds one range of an input, and {stepped[0].name!r} has one for each "

@@ -19,6 +19,13 @@ StepClusters = Annotated[
     int,
     typer.Option("--step-clusters", help="Clusters of steps, for which inputs have own ranges."),
 ]
+StepTrial = Annotated[
+    bool,
+    typer.Option(
+        "--step-trial/--no-step-trial",
+        help="Own ranges only in formats in which unseen examples lose less by it.",
+    ),
+]
 StepWithin = Annotated[
     str | None,
     typer.Option(
@@ -37,6 +44,7 @@ class StepOptions:
     step: Step = None
     step_clusters: StepClusters = Steps.clusters
     step_within: StepWithin = None
+    step_trial: StepTrial = Steps.trial
 
     def steps(self) -> Steps | None:
         """The steps that the options describe; ``None``: the network has none.
@@ -47,12 +55,13 @@ class StepOptions:
         from mpq.errors import InputError
 
         if self.step is None:
-            if (self.step_clusters, self.step_within) != (Steps.clusters, None):
+            others = (self.step_clusters, self.step_within, self.step_trial)
+            if others != (Steps.clusters, None, Steps.trial):
                 raise InputError(
-                    "--step-clusters and --step-within go with --step, which names the argument "
-                    "that holds steps, such as --step timestep"
+                    "--step-clusters, --step-within and --no-step-trial go with --step, which "
+                    "names the argument that holds steps, such as --step timestep"
                 )
             return None
         within = None if self.step_within is None else tuple(self.step_within.split(","))
         place = int(self.step) if self.step.isdecimal() else self.step
-        return Steps(place, self.step_clusters, within)  # type: ignore[arg-type]
+        return Steps(place, self.step_clusters, within, self.step_trial)  # type: ignore[arg-type]

@@ -82,6 +82,11 @@ class AssignedLayer:
         own = self.activation_range
         return replace(self, activation_range=own.steps[cluster]) if own and own.steps else self
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether its input has a range for each cluster of steps."""
+        return self.activation_range is not None and bool(self.activation_range.steps)
+
 
 @final
 @dataclass(frozen=True)

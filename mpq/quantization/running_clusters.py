@@ -70,6 +70,13 @@ class RunningClusters:
         joined = torch.cat([part.reshape(-1, *by_example.shape[1:]) for part in parts])
         return joined[back].reshape(x.shape)
 
+    def members(self, count: int) -> list[list[int]]:
+        """``[T]`` places of the examples of each cluster, of as many that run."""
+        self._look()
+        if len(self._steps) != 1:
+            return self._members
+        return [[*range(count)] if places else [] for places in self._members]
+
     def _look(self) -> None:
         """Sorts the examples once for every batch, and not for every layer."""
         if self.running.values is self._steps:

@@ -30,6 +30,8 @@ class Steps:
         clusters: How many clusters, ``T``; 1: one range for all steps.
         within: First and last step that the network will be run at: calibration examples that leave
             out much of that are warned of. Default: nothing is known of it.
+        trial: Whether formats of inputs have ranges by cluster only if unseen calibration examples
+            lose less by it, beyond chance.
 
     Raises:
         InputError: If there is no such place, fewer than one cluster, or no such range.
@@ -38,6 +40,7 @@ class Steps:
     argument: str | int
     clusters: int = 4
     within: tuple[float, float] | None = None
+    trial: bool = True
 
     def __post_init__(self) -> None:
         check_argument(self.argument)

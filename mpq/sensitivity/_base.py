@@ -12,6 +12,7 @@ from mpq.problem.interactions import Interactions
 from mpq.quantization.precision import Precision
 from mpq.sensitivity.checked import SpotCheck
 from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.step_shares import StepShares
 
 
 @final
@@ -29,6 +30,7 @@ class Sensitivity:
         channels: Layer name to ``[O, B]``, what rounding each output channel's weights loses by
             itself, or ``[U, B]`` of other parts (``Estimation.units``), where the estimator knows;
             of layers whose row is by another estimate, nothing.
+        steps: Which steps of a diffusion the prices come from, where the estimator knows.
     """
 
     table: CostTable
@@ -37,6 +39,7 @@ class Sensitivity:
     check: SpotCheck | None = None
     by_channels: CostTable | None = None
     channels: Mapping[str, Array] = field(default_factory=dict)
+    steps: StepShares | None = None
 
 
 class SensitivityEstimator(Bounded, ABC):

@@ -130,7 +130,7 @@ class AutoEstimator(RefinableEstimator, DivisibleEstimator):
         if not names:
             # Raised prices are those of layers as a whole.
             other = None if jumps.raised else found.by_channels
-            return Sensitivity(table, found.interactions, error, check, other, found.channels)
+            return replace(found, table=table, standard_error=error, check=check, by_channels=other)
         rows = [on.names.index(name) for name in names]
         values = table.values.copy()
         values[rows] = measured_rows(on, names)
@@ -142,7 +142,10 @@ class AutoEstimator(RefinableEstimator, DivisibleEstimator):
         interactions = _without(found.interactions, rows)
         channels = {n: parts for n, parts in found.channels.items() if n not in names}
         table = replace(table, values=values)
-        return Sensitivity(table, interactions, None, repaired, channels=channels)
+        # Of a row that is measured, the sketch still says how it is spread over steps.
+        return Sensitivity(
+            table, interactions, None, repaired, channels=channels, steps=found.steps
+        )
 
 
 def _without(interactions: Interactions | None, rows: Sequence[int]) -> Interactions | None:

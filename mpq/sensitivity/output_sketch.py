@@ -27,6 +27,7 @@ from mpq.sensitivity.passes.factor_rows import FactorRows
 from mpq.sensitivity.passes.one_device import on_one_device
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 from mpq.sensitivity.passes.slopes import Slopes
+from mpq.sensitivity.passes.step_squares import StepSquares
 from mpq.sensitivity.passes.units import OF_OUTPUTS
 from mpq.sensitivity.passes.weight_changes import PassProducts, WeightChanges, add_products
 from mpq.sensitivity.passes.weight_gradients import CallGradients
@@ -140,7 +141,7 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
 
     def estimate_at(self, on: Estimation, incumbent: Mapping[str, Precision]) -> Sensitivity:
         """See ``RefinableEstimator.estimate_at``."""
-        rows, channels, probes, slopes, model = self._collected(on, incumbent)
+        rows, channels, probes, slopes, model, squares = self._collected(on, incumbent)
         # Lengths of probes have been added up over all batches only here.
         rows.scale = probes.scale
         share = self.channels
@@ -156,21 +157,26 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
         pairs = rows.interactions(self.shrinkage) if has_pairs else None
         table = on.table(alone + slope, self.name)
         parts = {} if model is None else channel_losses(on, channels, probes.scale, model)
+        steps = None if squares is None else squares.shares()
         if share or incumbent or not on.quantizer.stored:
-            return Sensitivity(table, pairs, channels=parts)
+            return Sensitivity(table, pairs, channels=parts, steps=steps)
         other = on.table(of_channels, self.name)
-        return Sensitivity(table, pairs, by_channels=other, channels=parts)
+        return Sensitivity(table, pairs, by_channels=other, channels=parts, steps=steps)
 
     def _collected(
         self, on: Estimation, incumbent: Mapping[str, Precision]
-    ) -> tuple[FactorRows, ChannelPrices, Probes, Slopes, ChannelModel | None]:
+    ) -> tuple[FactorRows, ChannelPrices, Probes, Slopes, ChannelModel | None, StepSquares | None]:
         """What the batches give."""
         metric, num_examples = on.network.metric, on.data.num_examples
         probes = Probes(metric, self.temperature, self.seed)
         slopes = Slopes(metric, self.temperature, on.shape)
         model = ChannelModel(on.network.layers) if on.divides and not incumbent else None
         rows, sketch = FactorRows(*on.shape), _Sketch(on, incumbent, model)
-        group = _GROUP if num_examples >= _GROUP * _MIN_ROWS else 1
+        running = None if incumbent else on.quantizer.steps
+        squares = None if running is None else StepSquares(running, on.shape)
+        # Of a group nobody knows the step.
+        is_grouped = num_examples >= _GROUP * _MIN_ROWS and squares is None
+        group = _GROUP if is_grouped else 1
         num_probes = self.for_examples(num_examples).num_probes
         counts = [num_units(on, name) for name in on.names]
         channels = ChannelPrices(counts, len(on.weights.formats), len(on.candidates))
@@ -178,11 +184,15 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
             "rows": rows, "channels": channels, "probes": probes, "slopes": slopes,
         }  # fmt: skip
         parts |= {} if model is None else {"model": model}
+        parts |= {} if squares is None else {"squares": squares}
         own = partial(left_batches, parts=parts, division=on.division)
         for batch in on.batches("output sketch", own):
             original = _original(on.network, batch) if incumbent else None
             drawn = [partial(probes.draw, batch, original, number) for number in range(num_probes)]
-            for found in sketch.passes(batch, drawn, group):
+            passes = sketch.passes(batch, drawn, group)
+            if squares is not None:
+                squares.add([found.rows for found in passes])
+            for found in passes:
                 rows.add(found.rows, batch.size)
                 channels.add(found.by_weight.values(), found.input_squares, batch)
             if original is not None:
@@ -190,7 +200,7 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
                 # A slope is linear in the change, so that the batch as one group gives its sum.
                 (found,) = sketch.passes(batch, [slope], batch.size)
                 slopes.values += found.rows[0]
-        return rows, channels, probes, slopes, model
+        return rows, channels, probes, slopes, model, squares
 
 
 def num_units(on: Estimation, name: str) -> int:

@@ -35,11 +35,13 @@ class CalibratedRanges:
         unhelped: Formats of inputs, such as ``a8``, that have the ranges of ``mse`` instead of
             ``loss``, to why.
         methods: Format to the method that its ranges are by.
+        steps_unhelped: Formats that have one range for all steps, where others have some, to why.
     """
 
     ranges: ActivationRanges
     unhelped: Mapping[str, str] = field(default_factory=dict)
     methods: Mapping[TensorFormat, str] = field(default_factory=dict)
+    steps_unhelped: Mapping[str, str] = field(default_factory=dict)
 
 
 def calibrated_ranges(

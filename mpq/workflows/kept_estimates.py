@@ -25,6 +25,7 @@ from mpq.sensitivity import (
 from mpq.sensitivity.passes.checkpoint import Checkpoint, after
 from mpq.sensitivity.passes.parts import Part, parts_of, whole
 from mpq.sensitivity.passes.rank_share import RankShare
+from mpq.sensitivity.step_shares import StepShares
 from mpq.workflows.cache_keys import key_of, network_parts
 
 
@@ -204,6 +205,7 @@ def _to_dict(found: Sensitivity) -> dict[str, Any]:
         "check": None if found.check is None else asdict(found.check),
         "by_channels": other,
         "channels": {name: encoded(parts) for name, parts in found.channels.items()},
+        "steps": None if found.steps is None else found.steps.to_dict(),
     }
 
 
@@ -217,4 +219,5 @@ def _from_dict(data: dict[str, Any]) -> Sensitivity:
         None if check is None else SpotCheck.from_dict(check),
         None if other is None else CostTable.from_dict(other),
         {name: decoded(parts) for name, parts in data["channels"].items()},
+        StepShares.from_dict(data.get("steps")),
     )

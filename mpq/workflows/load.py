@@ -28,6 +28,7 @@ from mpq.report.safeguard import AnswerCheck, Excess, Safeguard, UniformCheck
 from mpq.report.score_check import ScoreCheck
 from mpq.report.stored_measurement import measurement_from_dict
 from mpq.sensitivity import SpotCheck
+from mpq.sensitivity.step_shares import StepShares
 from mpq.workflows.bias_record import BiasCorrection
 from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.recalibration import Recalibration
@@ -104,6 +105,7 @@ def _from_dict(data: Mapping[str, Any], problem: Problem, assignment: Assignment
         None if check is None else SpotCheck.from_dict(check),
         _coverage_from_dict(data.get("coverage")),
         _ranges_from_dict(data.get("ranges", {})),
+        StepShares.from_dict(data.get("steps")),
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import numpy as np
 
 from mpq._support import schema_versions
-from mpq._support.arrays import Columns
+from mpq._support.arrays import Array, Columns
 from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles import check_sum
 from mpq.hardware_profiles.kv_cache_bytes import KV_CACHE_BYTES
@@ -29,6 +29,7 @@ from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.safeguard import Safeguard
 from mpq.sensitivity import SpotCheck
+from mpq.sensitivity.step_shares import StepShares
 from mpq.solvers import SOLVERS, Solver
 from mpq.workflows.points import (
     alternative_points,
@@ -77,6 +78,7 @@ class SearchResult:
             mpq 0.1.
         ranges: Layer to the spelling of an input's format, such as ``a8``, to its calibrated range:
             what another assignment of the problem needs; but for those of single channels.
+        steps: Which steps of a diffusion the prices of layers come from, where the estimate knows.
     """
 
     problem: Problem
@@ -92,6 +94,7 @@ class SearchResult:
     spot_check: SpotCheck | None = None
     coverage: Coverage | None = None
     ranges: Mapping[str, Mapping[str, ActivationRange]] = field(default_factory=dict)
+    steps: StepShares | None = None
 
     def __repr__(self) -> str:
         unit, status = self.problem.loss.unit, self.solution.status.name.lower()
@@ -105,6 +108,16 @@ class SearchResult:
         """``[L]`` the chosen column of every layer."""
         assert self.solution.columns is not None
         return self.solution.columns
+
+    @property
+    def step_losses(self) -> Array | None:
+        """``[L, B, T]`` mean predicted loss over the examples of each cluster of steps.
+
+        Weighted by ``steps.examples [T]``, they add up to ``problem.loss``. ``None``: not known, or
+        rows of the problem are parts of layers.
+        """
+        is_by_layer = self.problem.parts is None
+        return self.steps.losses(self.problem.loss.values) if self.steps and is_by_layer else None
 
     @property
     def shown_tables(self) -> tuple[CostTable, ...]:
@@ -382,5 +395,6 @@ def _to_dict(result: SearchResult) -> dict[str, Any]:
         "safeguard": None if result.safeguard is None else asdict(result.safeguard),
         "coverage": None if result.coverage is None else asdict(result.coverage),
         "spot_check": None if result.spot_check is None else asdict(result.spot_check),
+        "steps": None if result.steps is None else result.steps.to_dict(),
         "trials": [{"columns": c.tolist(), "loss": loss} for c, loss in result.trials],
     }

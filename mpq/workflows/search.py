@@ -212,6 +212,7 @@ def _answered(
             safeguard, finish,
         )  # fmt: skip
     original = result.comparison("original").measured
+    result = replace(result, steps=found.steps)
     if prepared.task.bias_correction:
         with phase("biases"):
             result = with_corrected_biases(result, prepared, lambda x: method.keeps(x, original))

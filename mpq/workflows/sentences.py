@@ -9,9 +9,11 @@ from mpq.network.reparametrization import TRANSFORMS_FILE
 from mpq.network.tuned_parameters import TUNED_FILE
 from mpq.problem.solution import Solution
 from mpq.quantization.precision import spell_weight
+from mpq.quantization.steps import StepClusters
 from mpq.quantization.stored import WEIGHTS_FILE
 from mpq.report.amount import amount
 from mpq.report.reasons import with_reasons
+from mpq.report.step_lines import step_lines
 from mpq.workflows.result import SearchResult
 
 
@@ -112,6 +114,7 @@ def _rounding(result: SearchResult) -> Iterator[str]:
         yield f"ranges by mse instead of loss: {with_reasons(made.ranges_unhelped)}"
     if made.steps is not None:
         yield from made.steps.sentences
+        yield from _steps(result, made.steps.clusters)
     if made.sequential_rounding is not None:
         yield from made.sequential_rounding.sentences(result.measured.metric.unit)
     if made.recalibration is not None:
@@ -123,6 +126,14 @@ def _rounding(result: SearchResult) -> Iterator[str]:
         yield f"{count} biases and norms tuned or corrected; see {TUNED_FILE}"
     if made.tuning is not None:
         yield from made.tuning.sentences(result.measured.metric.unit)
+
+
+def _steps(result: SearchResult, clusters: StepClusters) -> Iterator[str]:
+    """Which layers lose at which steps."""
+    losses = result.step_losses
+    if losses is not None and result.steps is not None:
+        names = result.problem.loss.layers
+        yield from step_lines(clusters, names, losses, result.steps.examples, result.columns)
 
 
 def _num_by_data(result: SearchResult, kept: Collection[str]) -> int:

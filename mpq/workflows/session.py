@@ -167,7 +167,7 @@ class Session:
         finish: Finish,
     ) -> Provenance:
         profile, rounded = self.prepared.pricing.profile, self.prepared.rounded
-        transformed = self.prepared.transformed
+        transformed, plan = self.prepared.transformed, self.prepared.step_plan
         # What is not rounded at all is not rounded to nearest.
         is_rounded = {name for name, p in chosen.items() if p.weight.number.needs_scale}
         return Provenance(
@@ -193,7 +193,7 @@ class Session:
             sequential_rounding=finish.sequential,
             recalibration=finish.recalibration,
             ranges_unhelped=dict(self.prepared.calibrated.unhelped),
-            steps=self.prepared.step_plan and self.prepared.step_plan.record,
+            steps=plan and plan.told(self.prepared.calibrated.steps_unhelped),
             transforms=tuple(self.prepared.task.transforms),
             untransformed={} if transformed is None else dict(transformed.untransformed),
             transforms_unhelped={} if transformed is None else dict(transformed.unhelped),
@@ -248,9 +248,10 @@ class Session:
     def _assignment(
         self, problem: Problem, solution: Solution, measured: Measurement, provenance: Provenance
     ) -> Assignment:
-        transformed = self.prepared.transformed
+        transformed, used = self.prepared.transformed, provenance.steps
+        layers = self._assigned(solution.precisions(problem))
         return Assignment(
-            self._assigned(solution.precisions(problem)),
+            layers,
             problem.ties if problem.parts is None else problem.parts.ties,
             self.network.folded,
             self.prepared.quantizer.weight_range,
@@ -259,7 +260,7 @@ class Session:
             self._stored(solution.precisions(problem)),
             None if transformed is None else transformed.reparametrization,
             tokens_kept=self.network.tokens_kept or KEPT_NONE,
-            steps=self.prepared.step_plan and self.prepared.step_plan.record.clusters,
+            steps=used.clusters if used is not None and any(x.has_steps for x in layers) else None,
         )
 
     def _stored(self, precisions: Mapping[str, Precision]) -> StoredWeights | None:

@@ -25,7 +25,6 @@ from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limit
 from mpq.problem.problem import Problem
 from mpq.quantization.numerics import OWN
-from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.operand_formats import ALL
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
@@ -35,7 +34,7 @@ from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.cached_layers import OwnCandidates, warn_of_cache
-from mpq.workflows.calibrated_ranges import CalibratedRanges, calibrated_ranges, ranges_by
+from mpq.workflows.calibrated_ranges import CalibratedRanges, calibrated_ranges
 from mpq.workflows.codes_cache import CodesCache
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
@@ -49,6 +48,7 @@ from mpq.workflows.score import Judge
 from mpq.workflows.shared_measurements import CALIBRATION, HELD_OUT, SharedMeasurements
 from mpq.workflows.shippable import Shippable
 from mpq.workflows.step_plan import StepPlan, along_steps
+from mpq.workflows.stepped_ranges import SteppedRanges
 from mpq.workflows.target_prices import bits_there, constant_bytes, file_prices
 from mpq.workflows.task import Task
 from mpq.workflows.transformed import TransformedModel
@@ -225,13 +225,11 @@ class Prepared:
             self.network, self.calibration, self.candidates, self.task.ranges.activation,
             self.task.seed, self.ranks,
         )  # fmt: skip
-        if self.step_plan is None:
+        plan, steps = self.step_plan, self.task.steps
+        if plan is None or steps is None:
             return found
-
-        def of_cluster(data: Calibration) -> ActivationRanges:
-            return ranges_by(self.network, data, found.methods, self.task.seed, self.ranks)
-
-        return replace(found, ranges=self.step_plan.ranges(found.ranges, of_cluster))
+        by = SteppedRanges(self.network, plan, found.methods, self.task.seed, self.ranks)
+        return by.beside(found, self.calibration, steps.trial)
 
     @cached_property
     def step_plan(self) -> StepPlan | None:

@@ -1,7 +1,7 @@
 """Which clusters the steps of a diffusion are put into, and the examples of each."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Self, final
@@ -11,12 +11,9 @@ from mpq.network.examples import Calibration
 from mpq.network.halving import halved
 from mpq.network.network import Network
 from mpq.network.running_steps import steps_of
-from mpq.quantization.observer import ActivationRanges
-from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.step_borders import step_borders
 from mpq.quantization.step_logs import StepLogs, step_logs
 from mpq.quantization.steps import StepClusters, Steps
-from mpq.quantization.tensor_format import TensorFormat
 from mpq.workflows.step_record import StepRecord
 
 UNCOVERED: Final = 0.1
@@ -67,34 +64,36 @@ class StepPlan:
         borders = step_borders(numbers, found.values, steps.clusters)
         clusters = StepClusters(steps.argument, borders)
         members = clusters.members(numbers)
-        held = tuple(map(len, clusters.members(others)))
-        for cluster, count in enumerate(held):
-            if not count:
-                raise DataError(
-                    f"no held-out example is in {clusters.spelled(cluster)}: give held-out "
-                    "examples at all steps (--eval-data), or fewer clusters (--step-clusters)"
-                )
-        record = StepRecord(clusters, tuple(map(len, members)), held, found.shared)
+        held = clusters.members(others)
+        _check_reached(clusters, held, "no held-out example")
+        counts, held_counts = (tuple(map(len, x)) for x in (members, held))
+        record = StepRecord(clusters, counts, held_counts, found.shared)
         parts = tuple(map(calibration.picked, members))
         return cls(record, numbers, parts, frozenset(found.layers))
 
-    def ranges(
-        self, whole: ActivationRanges, of: Callable[[Calibration], ActivationRanges]
-    ) -> ActivationRanges:
-        """Ranges with those of each cluster beside them.
+    def told(self, unhelped: Mapping[str, str]) -> StepRecord:
+        """The record, with formats that have one range for all steps, and why."""
+        return replace(self.record, unhelped=dict(unhelped))
 
-        Args:
-            whole: Of all steps.
-            of: Ranges of some examples, by the same method.
+    def parts_of(self, network: Network, data: Calibration) -> tuple[Calibration, ...]:
+        """``[T]`` of some of the calibration examples, those of each cluster.
+
+        Raises:
+            DataError: Names a cluster that has none.
         """
-        by_cluster = [of(part).known for part in self.parts]
+        clusters = self.record.clusters
+        members = clusters.members(steps_of(clusters.argument, network.module, data))
+        _check_reached(clusters, members, "of some calibration examples none")
+        return tuple(map(data.picked, members))
 
-        def stepped(cell: tuple[str, TensorFormat], found: ActivationRange) -> ActivationRange:
-            if cell[0] not in self.divided:
-                return found
-            return replace(found, steps=tuple(known[cell] for known in by_cluster))
 
-        return ActivationRanges({cell: stepped(cell, x) for cell, x in whole.known.items()})
+def _check_reached(clusters: StepClusters, members: Sequence[Sequence[int]], what: str) -> None:
+    for cluster, places in enumerate(members):
+        if not places:
+            raise DataError(
+                f"{what} is in {clusters.spelled(cluster)}: give examples at all steps (--data, "
+                "--eval-data), or fewer clusters (--step-clusters)"
+            )
 
 
 def along_steps(network: Network, data: Calibration, steps: Steps | None) -> Calibration:

@@ -1,7 +1,7 @@
 """What a result says of the steps of a diffusion."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, final
 
 from mpq.quantization.steps import StepClusters
@@ -18,19 +18,22 @@ class StepRecord:
         num_held_out: ``[T]`` held-out examples of each.
         shared: Layers whose inputs have one range for all steps, as their rows are not those of
             examples.
+        unhelped: Formats of inputs, such as ``a8``, that have one range for all steps, as unseen
+            examples did not say that several help, and why.
     """
 
     clusters: StepClusters
     num_calibration: tuple[int, ...]
     num_held_out: tuple[int, ...]
     shared: tuple[str, ...] = ()
+    unhelped: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Inverse of ``dataclasses.asdict``, of an object that fits the schema."""
         clusters = StepClusters(data["clusters"]["argument"], tuple(data["clusters"]["borders"]))
-        counts = (tuple(data[name]) for name in ("num_calibration", "num_held_out", "shared"))
-        return cls(clusters, *counts)
+        counts = tuple(data["num_calibration"]), tuple(data["num_held_out"])
+        return cls(clusters, *counts, tuple(data["shared"]), dict(data["unhelped"]))
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -41,7 +44,12 @@ class StepRecord:
                 zip(self.num_calibration, self.num_held_out, strict=True)
             )
         )
-        found = [f"inputs have ranges for each of {self.clusters.count} clusters; {counts}"]
+        found = [
+            f"steps are in {self.clusters.count} clusters, for which inputs have ranges; {counts}"
+        ]
+        if self.unhelped:
+            told = "; ".join(f"{name} ({why})" for name, why in self.unhelped.items())
+            found.append(f"one range for all steps in these formats: {told}")
         if self.shared:
             found.append(f"one range for all steps, as examples share rows: {_some(self.shared)}")
         return tuple(found)

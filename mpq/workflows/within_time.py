@@ -15,6 +15,7 @@ from mpq.workflows.method import Method
 from mpq.workflows.objective import Objective
 from mpq.workflows.plan import ESTIMATE, OF_ROUNDING, Phase, Plan, planned
 from mpq.workflows.setup import Prepared
+from mpq.workflows.step_plan import along_steps
 from mpq.workflows.task import Task, check_task
 
 FEWEST: Final = 16
@@ -148,7 +149,10 @@ def _fitted(
     if share == 1.0:
         return Fitted(task, estimator, plan, tuple(told))
     data = prepared.network.examples(Calibration.of(task.calibration))
-    few = data.until(int(share * data.num_examples))
+    count = int(share * data.num_examples)
+    spread = along_steps(prepared.network, data, task.steps)
+    # The first ones may be all at early steps.
+    few = data.until(count) if spread is data else spread.split(1 - share)[0]
     scaled = _scaled(plan, share, task.held_out is None)
     some = f"{scaled.num_calibration} of {plan.num_calibration} calibration examples are used"
     return Fitted(replace(task, calibration=few), estimator, scaled, (some, *told))

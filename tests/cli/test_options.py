@@ -160,7 +160,7 @@ def test_a_part_of_a_cache_is_refused(options: KVCacheOptions, message: str) -> 
     [
         (StepOptions(), None),
         (StepOptions("timestep"), Steps("timestep")),
-        (StepOptions("1", 2, "0,99"), Steps(1, 2, (0.0, 99.0))),
+        (StepOptions("1", 2, "0,99", False), Steps(1, 2, (0.0, 99.0), False)),
     ],
 )
 def test_steps_are_said_by_name_or_by_place(options: StepOptions, expected: Steps | None) -> None:
@@ -173,6 +173,7 @@ def test_steps_are_said_by_name_or_by_place(options: StepOptions, expected: Step
     [
         (StepOptions(step_clusters=2), "go with --step"),
         (StepOptions(step_within="0,9"), "go with --step"),
+        (StepOptions(step_trial=False), "go with --step"),
         (StepOptions("t", step_within="0-9"), "first and a last one"),
         (StepOptions("time step"), "its name, such as 'timestep'"),
     ],

@@ -1,5 +1,6 @@
 """Ranges by step, from the task to the quantized network, and to what cannot hold them."""
 
+import io
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import mpq
 from mpq.backends import BACKENDS, Simulate, Text
+from mpq.cli.console import print_result
 from mpq.errors import DataError, InputError, PrecisionError
 from mpq.network.examples import Calibration
 from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.steps import Steps
 from mpq.sensitivity import ESTIMATORS
+from mpq.tuning.student import Student
 from mpq.workflows.setup import Prepared
 from tests.denoisers import scaled, stepped_batches, with_table
 
@@ -222,3 +226,84 @@ def test_estimates_do_not_depend_on_how_steps_are_batched(name: str) -> None:
     pure = estimator.estimate(replace(asked, data=apart.along(prepared.network.axes))).table.values
 
     assert np.allclose(mixed, pure, rtol=1e-6, atol=1e-9 * np.abs(pure).max())
+
+
+def test_prices_are_sums_over_clusters(result: mpq.SearchResult, tmp_path: Path) -> None:
+    """Weighted by how many examples each has; saved and loaded to the bit, and told."""
+    assert result.steps is not None
+    result.save(tmp_path)
+    console = Console(file=io.StringIO(), width=200)
+    print_result(result, console)
+
+    losses, loaded = result.step_losses, mpq.load(tmp_path).step_losses
+
+    assert losses is not None
+    assert loaded is not None
+    assert np.array_equal(losses, loaded)
+    assert result.steps.examples.tolist() == [48 / 72, 24 / 72]
+    total = (losses * result.steps.examples).sum(axis=2)
+    assert np.allclose(total, result.problem.loss.values, rtol=1e-6, atol=0)
+    assert "cluster 1 (steps from 52): " in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "of 33.3% of the examples: first" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_cluster_has_the_price_of_its_examples() -> None:
+    """What is lost at its steps is what the sketch says of these examples alone, by its signs."""
+    x, t = (torch.cat([b[k] for b in stepped_batches(24, size=24)]) for k in ("x", "t"))
+    order = t.argsort(stable=True)
+    data = [{"x": a, "t": b} for a, b in zip(x[order].split(9), t[order].split(9), strict=True)]
+    asked = Prepared.of(task(data=data, held_out=FRESH)).asked
+    sketch = ESTIMATORS.build("sketch:temperature=1,num_probes=2")
+
+    found = sketch.estimate(asked)
+    alone = [
+        sketch.estimate(replace(asked, data=asked.data.between(*some))).table.values
+        for some in ((0, 16), (16, 24))
+    ]
+
+    assert found.steps is not None
+    by_cluster = found.steps.losses(found.table.values)
+    assert np.allclose(by_cluster, np.stack(alone, axis=2), rtol=1e-4)
+
+
+def test_formats_that_gain_nothing_have_one_range() -> None:
+    """Noise is no reason for ranges of its own; without a trial it is not asked."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 6, generator=generator, dtype=torch.float64)
+    t = torch.arange(64) % 8
+    alike = [{"x": x / (1 + t[:, None]), "t": 1 + t}]
+
+    tried, untried = (
+        mpq.search(task(data=alike, steps=Steps("t", 2, trial=trial)), LIMIT)
+        for trial in (True, False)
+    )
+
+    assert tried.provenance.steps is not None
+    assert set(tried.provenance.steps.unhelped) == {"a8", "a4"}
+    assert tried.assignment.steps is None
+    assert not any(each.steps for each in ranges(tried))
+    assert untried.assignment.steps is not None
+    assert untried.assignment.steps.count == 2
+
+
+def test_a_tuned_network_looks_at_the_step(result: mpq.SearchResult) -> None:
+    """What is tuned computes as the quantized network does until it is moved."""
+    tuning = mpq.TUNINGS.build("scales")
+    x, t = FRESH[0]["x"], FRESH[0]["t"]
+
+    student = Student.of(scaled(), result.assignment, tuning)
+
+    assert torch.allclose(student.module(x, t), mpq.quantize(scaled(), result.assignment)(x, t))
+
+
+def test_a_second_search_finds_what_the_first_one_kept(tmp_path: Path) -> None:
+    """Whatever steps ran last: estimate and measurements are those of the same network."""
+    first = mpq.search(task(cache=tmp_path), LIMIT)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+    second = mpq.search(task(cache=tmp_path), LIMIT)
+
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
+    assert second.step_losses is not None
+    assert first.step_losses is not None
+    assert np.array_equal(second.step_losses, first.step_losses)

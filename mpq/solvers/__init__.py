@@ -13,6 +13,7 @@ from mpq.solvers.baselines.water_filling import WaterFilling
 from mpq.solvers.black_box._base import MeasuringSolver
 from mpq.solvers.black_box.bayesian import Bayesian
 from mpq.solvers.black_box.evolutionary import Evolutionary
+from mpq.solvers.black_box.level_switch import LevelSwitch
 from mpq.solvers.black_box.surrogate import Surrogate
 from mpq.solvers.quadratic.branch_and_bound import BranchAndBound
 from mpq.solvers.quadratic.local_search import LocalSearch
@@ -31,6 +32,7 @@ SOLVERS: Registry[Solver] = Registry(
         Evolutionary,
         Bayesian,
         Surrogate,
+        LevelSwitch,
         Greedy,
         WaterFilling,
         Bisection,
@@ -51,6 +53,7 @@ __all__ = [
     "Greedy",
     "IntegerLinearProgram",
     "Lagrangian",
+    "LevelSwitch",
     "LocalSearch",
     "MeasuringSolver",
     "Ordered",

@@ -13,6 +13,10 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
     "calibtip": ("--rounding", "nearest", "--precisions", "w4a4,w8a8"),
     "ohq": DEMO_DATA,
     "layer-wise-quantization": ("--precisions", "w2a8,w8a8"),
+    "evopress": (
+        *("--solver", "level-switch:is_measured=true,num_trials=4", "--rounding", "nearest"),
+        *("--precisions", "w4a8,w8a8"),
+    ),
     "amq": (
         "--solver",
         "surrogate:is_measured=true,num_trials=4",

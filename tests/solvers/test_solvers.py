@@ -34,6 +34,7 @@ from mpq.solvers import (
     Greedy,
     IntegerLinearProgram,
     Lagrangian,
+    LevelSwitch,
     Ordered,
     Solver,
     Surrogate,
@@ -58,7 +59,7 @@ QUICK: list[Solver] = [
     replace(solver, num_trials=60, population_size=20)
     if isinstance(solver, Evolutionary)
     else replace(solver, num_trials=40)
-    if isinstance(solver, Bayesian | Surrogate)
+    if isinstance(solver, Bayesian | Surrogate | LevelSwitch)
     else solver
     for solver in OTHERS
 ]

@@ -3,6 +3,7 @@
     python benchmarks/inside.py llama > benchmarks/inside/llama.json
     python benchmarks/inside.py vit --seeds 1 --splits channels,blocks:4
     python benchmarks/inside.py --choosing
+    python benchmarks/inside.py --join vit-0.json vit-1.json > benchmarks/inside/vit-columns.json
 
 Networks, calibration examples, fresh examples and seeds are those of ``rounding_search.py``, as is
 the search by layers (``auto`` rounding, weights only, at the bytes of uniform 3, 4 and 5 bits).
@@ -57,7 +58,14 @@ def main() -> None:
     parser.add_argument("--group", type=int, help="weights that share a scale")
     parser.add_argument("--rounding", default="auto", help="how weights become codes")
     parser.add_argument("--choosing", action="store_true")
+    parser.add_argument("--join", nargs="+", type=Path, help="files of runs, printed as one")
     given = parser.parse_args()
+    if given.join:
+        runs = [json.loads(file.read_text()) for file in given.join]
+        rows = [row for run in runs for row in run["rows"]]
+        told = {"commands": [run["command"] for run in runs], "torch": runs[0]["torch"]}
+        print(json.dumps({**told, "rows": rows, "means": means(rows)}, indent=1))
+        return
     torch.set_num_threads(1)
     bits = tuple(map(int, given.bits.split(",")))
     rows = [

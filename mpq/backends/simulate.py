@@ -108,7 +108,8 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
     open_weights(module, uses_of(module, uses))
     open_computed(module, computed.values())
     tie_calls(module, tied)
-    give_operands(module, {x.name: _call(x) for x in assignment.layers if x.kind in OPERANDS})
+    operands = (x for x in assignment.layers if x.kind in OPERANDS)
+    give_operands(module, {x.name: CallShape.of(x.kind, x.weight_shape) for x in operands})
     # Between the two: the assignment names opened projections, and folding needs each BatchNorm
     # that it names.
     _check(module, assignment)
@@ -119,11 +120,6 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
 def _cache_shape(layer: AssignedLayer) -> CacheShape:
     num_heads, head_size, _ = layer.weight_shape
     return CacheShape(layer.kind, num_heads, head_size)
-
-
-def _call(layer: AssignedLayer) -> CallShape:
-    place, count, _ = layer.weight_shape
-    return CallShape(layer.kind, place, count)
 
 
 def transformed(model: nn.Module, assignment: Assignment) -> tuple[nn.Module, Assignment]:

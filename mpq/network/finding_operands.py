@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakIdKeyDictionary
 
+from mpq.errors import ModelError
 from mpq.network.arguments import tensors_in
 from mpq.network.attention import OpenAttention
 from mpq.network.examples import Batch
@@ -26,6 +27,8 @@ from mpq.network.tracing import kind_of
 _SOFTMAX: Final = (torch.softmax, Tensor.softmax, F.softmax)
 _SOURCES: Final = ("new_", "_like")
 """In the names of functions that read a tensor's shape alone."""
+_CHOOSING: Final = ("__getitem__", "index_select")
+"""Functions by which an input chooses among numbers that depend on none, such as weights."""
 _VIEWS: Final = {
     "__get__", "__getitem__", "neg", "__neg__", "negative", "view", "reshape", "transpose",
     "permute", "chunk", "split", "narrow", "unbind", "flatten", "unflatten", "expand", "contiguous",
@@ -34,7 +37,7 @@ _VIEWS: Final = {
 """Functions whose result has the numbers of what they read, or their negatives: one scale fits."""
 CONSTANT: Final = "it depends on no input"
 _SCALED: Final = "it is multiplied by what depends on no input"
-_MASK: Final = "a mask is added to it"
+_MASK: Final = "it meets a mask"
 
 
 @final
@@ -89,6 +92,8 @@ class _Seen:
         """A function gave that."""
         name = str(getattr(func, "__name__", ""))
         reads = tensors_in([*given, *kwargs.values()])
+        if name in _CHOOSING:
+            reads = [x for x in reads if x.is_floating_point()] or reads
         is_source = name.startswith(_SOURCES[0]) or name.endswith(_SOURCES[1])
         is_constant = is_source or not any(map(self.is_data, reads))
         is_view = name in _VIEWS and bool(reads)
@@ -224,7 +229,7 @@ class _Looking:
             site,
             tuple(role for role, x in named if self.seen.is_data(x)),
             tuple(role for role, x in named if not self.seen.is_data(x)),
-            call.kind == "add" and any(_hides(x) for _, x in named),
+            any(_hides(x) for _, x in named),
             len({self.seen.root(x) for _, x in named}) > 1,
             name,
         )
@@ -267,48 +272,40 @@ class _Found:
             self.left[f"{self._name}.{name}".lstrip(".")] = "the function is not covered"
 
     def _of_kind(self, kind: str, each: Sequence[Sequence[_Event]]) -> list[HandedOperand]:
-        # By place; where calls are of unlike number, that is refused below if it matters.
-        places = [*zip(*each, strict=False)]
-        roles = [self._roles(kind, place, events) for place, events in enumerate(places, start=1)]
-        if not any(roles) and not (len({*map(len, each)}) > 1 and self._could_matter(kind, each)):
+        places = _by_line(each)
+        if places is None:
+            events = [event for events in each for event in events]
+            if any(self._roles(kind, 1, [event]) for event in events):
+                raise self._changed(kind, each)
             return []
-        self._check_order(kind, each)
+        roles = [self._roles(kind, place, events) for place, events in enumerate(places, start=1)]
         return [
             HandedOperand(self._name, label, leaf, CallShape(kind, place, len(places)))
             for place, own in enumerate(roles, start=1)
             for label, leaf in (self._called(kind, place, role) for role in own)
         ]
 
-    def _could_matter(self, kind: str, each: Sequence[Sequence[_Event]]) -> bool:
-        longest = max(each, key=len)
-        return any(self._roles(kind, i, [event]) for i, event in enumerate(longest, start=1))
-
-    def _check_order(self, kind: str, each: Sequence[Sequence[_Event]]) -> None:
-        first = [event.site for event in each[0]]
-        for events in each[1:]:
-            sites = [event.site for event in events]
-            if sites != first:
-                pairs = (x for x in zip(first, sites, strict=False) if x[0] != x[1])
-                was, now = next(pairs, (None, None))
-                where = (
-                    f"calls {kind} at {told(now)}, which was at {told(was)}"
-                    if was and now
-                    else f"calls {kind} {len(sites)} times and {len(first)} times"
-                )
-                raise changed(
-                    f"{self._name or 'the network'} ({type(self._module).__name__})", where
-                )
+    def _changed(self, kind: str, each: Sequence[Sequence[_Event]]) -> ModelError:
+        """Says where two calls of the module are unlike."""
+        first, *others = [[*dict.fromkeys(event.site for event in x)] for x in each if x]
+        other = next(sites for sites in others if sites != first)
+        pairs = (x for x in zip(first, other, strict=False) if x[0] != x[1])
+        was, now = next(pairs, (None, None))
+        what = f"calls {kind} on {len(other)} lines and on {len(first)}"
+        if was and now:
+            what = f"calls {kind} at {told(now)}, which was at {told(was)}"
+        return changed(f"{self._name or 'the network'} ({type(self._module).__name__})", what)
 
     def _roles(self, kind: str, place: int, events: Sequence[_Event]) -> tuple[str, ...]:
         """Of the operands of one call, which had these events, those that become layers."""
         data = tuple(dict.fromkeys(role for event in events for role in event.data))
         constants = [role for role in events[0].constants if role not in data]
-        if kind == "cat":
-            return ("whole",) if data and any(event.is_joined for event in events) else ()
         if not data:
             return ()
         if any(event.is_mask for event in events):
             return self._leave(kind, place, data, _MASK)
+        if kind == "cat":
+            return ("whole",) if any(event.is_joined for event in events) else ()
         if kind == "attention":
             return self._of_attention(data)
         if constants and kind != "add":
@@ -342,6 +339,19 @@ class _Found:
             label = "qk" if role in ("query", "key") else "pv"
         label = label if place == 1 else f"{label}_{place}"
         return free_label(self._module, label), leaf
+
+
+def _by_line(each: Sequence[Sequence[_Event]]) -> list[list[_Event]] | None:
+    """Events of every line, from those of a kind in each call of the module.
+
+    In the order in which lines are reached first, that of a loop once; ``None``: it is not the same
+    in all calls.
+    """
+    lines = [[*dict.fromkeys(event.site for event in events)] for events in each if events]
+    if any(own != lines[0] for own in lines):
+        return None
+    events = [event for events in each for event in events]
+    return [[event for event in events if event.site == line] for line in lines[0]]
 
 
 def _is_attention(events: Sequence[_Event]) -> bool:

@@ -1,7 +1,7 @@
 """Operands of operations between layers, as layers of the module whose ``forward`` has them."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 from weakref import WeakKeyDictionary
@@ -57,7 +57,7 @@ class _Handed:
     """What a module hands on.
 
     Args:
-        counts: How often the functions of a kind are called.
+        counts: On how many lines functions of a kind are called.
         paths: Kind, place and role to label and leaf.
     """
 
@@ -84,7 +84,7 @@ def hand_on(module: nn.Module, operands: Iterable[HandedOperand]) -> None:
         _hand_on(module.get_submodule(path), own, like)
 
 
-def _hand_on(scope: nn.Module, operands: Iterable[HandedOperand], like: Tensor) -> None:
+def _hand_on(scope: nn.Module, operands: Sequence[HandedOperand], like: Tensor) -> None:
     counts: dict[str, int] = {}
     paths: dict[tuple[str, int], dict[str, tuple[str, str]]] = {}
     for operand in operands:
@@ -159,9 +159,7 @@ class _Calls:
         site = site_in(self._module)
         if site is None:
             return func(*args, **kwargs)
-        self._sites[call.kind].append(site)
-        self._check_site(call.kind)
-        paths = self._handed.paths.get((call.kind, len(self._sites[call.kind])))
+        paths = self._handed.paths.get((call.kind, self._place(call.kind, site)))
         if paths is None:
             return func(*args, **kwargs)
 
@@ -185,12 +183,21 @@ class _Calls:
         found: Tensor = operand(x)
         return found
 
+    def _place(self, kind: str, site: Site) -> int:
+        """Which line of the kind it is, in the order in which they are reached first."""
+        sites = self._sites[kind]
+        if site in sites:
+            return sites.index(site) + 1
+        sites.append(site)
+        self._check_site(kind)
+        return len(sites)
+
     def _check_site(self, kind: str) -> None:
         """Refuses a call that is not where it was the first time."""
         sites, known = self._sites[kind], _KNOWN.get(self._module, {}).get(kind)
         place, count = len(sites), self._handed.counts[kind]
         if place > count:
-            raise self._changed(f"calls {kind} more than {count} times, at {told(sites[-1])}")
+            raise self._changed(f"calls {kind} on more than {count} lines, at {told(sites[-1])}")
         if known is not None and known[place - 1] != sites[-1]:
             was, now = told(known[place - 1]), told(sites[-1])
             raise self._changed(f"calls {kind} number {place} at {now}, which was at {was}")
@@ -202,7 +209,9 @@ class _Calls:
             return
         for kind, count in self._handed.counts.items():
             if len(self._sites[kind]) < count:
-                raise self._changed(f"calls {kind} {len(self._sites[kind])} times and not {count}")
+                raise self._changed(
+                    f"calls {kind} on {len(self._sites[kind])} lines and not on {count}"
+                )
         _KNOWN.setdefault(self._module, {kind: tuple(sites) for kind, sites in self._sites.items()})
 
     def _changed(self, what: str) -> ModelError:

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 Site: TypeAlias = tuple[tuple[str, str, int, int], ...]
 """Where a call is: file, function, line and instruction, from the call to the ``forward``."""
 
+_CACHES: Final = "transformers.cache_utils"
 _CALLS: Final = ("_call_impl", "inner", "_slow_forward")
 """Functions of torch's that call a ``forward`` or a hook."""
 
@@ -66,14 +67,17 @@ def end(module: nn.Module) -> Listener | None:
 def site_in(module: nn.Module) -> Site | None:
     """Where in the module's ``forward`` the call is that is being answered.
 
-    ``None``: it is in a hook, or in the ``forward`` of another module that this one calls. What has
-    taken the place of the class's ``forward`` for a while is no part of it.
+    ``None``: it is in a hook, in the ``forward`` of another module that this one calls, or in a
+    cache of transformers, which joins what came before with what comes, as often as it is asked.
+    What has taken the place of the class's ``forward`` for a while is no part of it.
     """
     frame: FrameType | None = sys._getframe(1)
     entry, site, of_class = None, list[tuple[str, str, int, int]](), _code(type(module).forward)
     is_inside = False
     while frame is not None:
         code = frame.f_code
+        if frame.f_globals.get("__name__") == _CACHES:
+            return None
         if code.co_filename != _module.__file__ or code.co_name not in _CALLS:
             if not is_inside:
                 site.append((code.co_filename, code.co_name, frame.f_lineno, frame.f_lasti))

@@ -1,10 +1,10 @@
 """Tensors that meet between layers, or that attention keeps, as layers without weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, Protocol, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class CallShape:
 
     Args:
         kind: One of ``OPERANDS``: what is called.
-        place: Which of the module's calls of this kind, from 1 on.
+        place: Which of the module's calls of this kind, from 1 on; all turns of a loop are one.
         count: How many of them there are whenever the module is called.
     """
 
@@ -82,6 +82,12 @@ class CallShape:
     def weight_shape(self) -> tuple[int, int, int]:
         """Of the layer's weight, which has no numbers."""
         return self.place, self.count, 0
+
+    @classmethod
+    def of(cls, kind: str, weight_shape: Sequence[int]) -> Self:
+        """From the kind and the shape of the layer's weight."""
+        place, count, _ = weight_shape
+        return cls(kind, place, count)
 
 
 @final

@@ -204,7 +204,11 @@ LEFT_ALONE: dict[str, tuple[nn.Module, list[str], dict[str, str]]] = {
     ),
     "a mask": (
         Calling(lambda m, x: m.fc(x) + torch.where(x > 0, 0.0, -torch.inf)),
-        [], dict.fromkeys(("add.left", "add.right"), "a mask is added to it"),
+        [], dict.fromkeys(("add.left", "add.right"), "it meets a mask"),
+    ),
+    "a masked concatenation": (
+        Calling(lambda m, x: torch.cat([m.fc(x), torch.where(x > 0, x, -torch.inf)], -1)),
+        [], {f"cat.part_{i}": "it meets a mask" for i in (1, 2)},
     ),
     "a norm": (Calling(lambda m, x: m.fc(m.norm(x)), norm=nn.RMSNorm(4)), [], {}),
     "an activation function": (
@@ -302,22 +306,46 @@ def test_another_order_in_another_batch_is_refused() -> None:
 
 
 def test_more_or_fewer_calls_are_refused() -> None:
-    """Of a loop over what came, for example."""
+    """Which leave no doubt in a process that has seen no other, either."""
+
+    def branching(m: Any, x: Tensor) -> Tensor:
+        y: Tensor = m.fc(x) + x
+        return y + y.abs() if x.sum() > 0 else y
+
+    up, down = example().abs(), -example().abs()
+    with pytest.raises(ModelError, match="calls add on 1 lines and on 2"):
+        opened(Calling(branching), up, down)
+    twice, _ = opened(Calling(branching), up)
+    with pytest.raises(ModelError, match="calls add on 1 lines and not on 2"):
+        twice(down)
+    once, _ = opened(Calling(branching), down)
+    with pytest.raises(ModelError, match="calls add on more than 1 lines, at test_operands.py"):
+        once(up)
+
+
+def test_a_loop_has_operands_for_all_its_turns() -> None:
+    """However many there are, also in a process that knows the assignment alone."""
 
     def looping(m: Any, x: Tensor) -> Tensor:
         y: Tensor = m.fc(x)
         for row in x.unbind(1):
             y = y + row[:, None]
-        return y
+        found: Tensor = y + x
+        return found
 
-    long = torch.randn(2, 5, 4)
-    with pytest.raises(ModelError, match="calls add 5 times and 3 times"):
-        opened(Calling(looping), example(), long)
-    module, _ = opened(Calling(looping), example())
-    with pytest.raises(ModelError, match="calls add more than 3 times"):
-        module(long)
-    with pytest.raises(ModelError, match="calls add 2 times and not 3"):
-        module(long[:, :2])
+    model, long = Calling(looping), torch.randn(2, 5, 4)
+    found, _ = opened(model, example(), long)
+    shapes = {n: CallShape.of(x.kind, x.weight.shape) for n, x in operands(found).items()}
+    again = own_copy(model)
+    give_operands(again, shapes)
+
+    assert [*shapes] == ["add.left", "add.right", "add_2.left", "add_2.right"]
+    assert {(shape.place, shape.count) for shape in shapes.values()} == {(1, 2), (2, 2)}
+    for module in (found, again):
+        halve(operands(module)["add.right"])
+        for x in (long, example(), long):
+            expected = model.fc(x) + x.sum(1, keepdim=True) / 2 + x
+            torch.testing.assert_close(module(x), expected)
 
 
 def test_an_error_of_the_network_is_its_own() -> None:

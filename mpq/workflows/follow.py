@@ -99,10 +99,19 @@ def follow(recipe: str | Recipe | None, way: Way, keep: Collection[str] = ()) ->
             taken[name] = own
         elif asked[name] != own:
             overrides.append(f"{name}: {_spelled(asked[name])} instead of {_spelled(own)}")
+    try:
+        task = _task(way.task, taken, "calibration" in recipe.settings.keys() - set(keep))
+    except InputError as error:
+        # What is wrong with the network or its data is no matter of the recipe.
+        if type(error) is not InputError:
+            raise
+        raise InputError(
+            f"recipe {recipe.name}: {error}; what is given besides goes before its settings, such "
+            "as candidates (--precisions)"
+        ) from error
     return Way(
-        _task(way.task, taken, own_data="calibration" in recipe.settings.keys() - set(keep)),
-        taken["sensitivity"], taken["solver"], taken["safeguard"], recipe, tuple(overrides),
-    )  # fmt: skip
+        task, taken["sensitivity"], taken["solver"], taken["safeguard"], recipe, tuple(overrides)
+    )
 
 
 def tuning_order(result: SearchResult) -> tuple[str, ...]:

@@ -70,8 +70,8 @@ class SearchResult:
         provenance: Estimator, solver, seed, device and versions that made it.
         trials: What a search found on its way over ``objectives=loss+costs``: columns ``[L]`` and
             loss of the trials that no other one betters in loss and costs.
-        safeguard: The answer beside the uniform precisions within the budgets; ``None`` where an
-            objective was minimised, and in records of mpq 0.1.
+        safeguard: The answer beside the uniform precisions within the budgets; ``None`` where that
+            was not asked for, as by a recipe, and in records of mpq 0.1.
         spot_check: What measuring a few cells said of the prediction; ``None`` where every cell was
             measured.
         coverage: What of the model lies in layers, and what stays as it is; ``None`` in records of

@@ -167,6 +167,14 @@ def test_what_cannot_be_followed(how: dict[str, object], message: str) -> None:
         mpq.search(mpq.Task(tiny(), data), ["effective_bits=5"], **how)  # type: ignore[arg-type]
 
 
+def test_what_does_not_fit_is_the_recipes() -> None:
+    """A device without its candidates: the message says where these are from, and what to do."""
+    task = mpq.Task(tiny(), data, device="cortex-m7")
+
+    with pytest.raises(InputError, match=r"recipe hawq: cortex-m7 runs no layer at w3a4.*--precis"):
+        mpq.search(task, ["bit_operations=4000"], recipe="hawq")
+
+
 def test_time_does_not_go_with_a_recipe() -> None:
     """Which has settings of its own that would be given up."""
     ran = CliRunner().invoke(app, ["search", "--recipe", "hawq-v3", "--time", "1min"])

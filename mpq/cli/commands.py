@@ -81,18 +81,26 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
 @reporting_errors
 @taking
 def frontier(options: SearchOptions, talk: TalkOptions) -> None:
-    """Least loss for every amount of one resource: frontier.csv, .json and .png only."""
+    """Least loss for every amount of one resource: frontier.csv, .json, .png; a folder behind."""
+    from mpq._support.phases import recorded_phases
     from mpq._support.ranks import is_other_rank
     from mpq.cli.console import print_frontier
-    from mpq.report.save import save_frontier
+    from mpq.report.page.made import Made
+    from mpq.report.save import BEHIND, save_frontier
+    from mpq.workflows.page.report import write_page
 
     if is_done_instead(options, talk, has_question=False):
         return
-    with working(options.output, talk):
-        found = options.run_frontier()
+    with working(options.output, talk), recorded_phases() as phases:
+        result, found = options.run_frontier()
         if is_other_rank():
             return
         files = save_frontier(found, options.output)
+        # In a folder of its own: beside it may lie the answer of a search.
+        behind = options.output / BEHIND
+        files += result.save(behind, found)
+        made = Made.of(options.in_full(command_words()), list(phases.spent.values()))
+        files += write_page(result, found, behind, made)
     talk.answer(found.to_json(), lambda console: print_frontier(found, console))
     talk.wrote(files)
 

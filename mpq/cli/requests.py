@@ -274,10 +274,10 @@ class SearchOptions:
         others = self.others
         return session.measured(result.alternatives(others.alternatives, others.differing))
 
-    def run_frontier(self) -> "Frontier":
-        """Finds the frontier alone."""
+    def run_frontier(self) -> "tuple[SearchResult, Frontier]":
+        """Finds the frontier; the search that it is of."""
         from mpq.errors import InputError
-        from mpq.workflows.frontier import frontier
+        from mpq.workflows.frontier import searched_frontier
 
         curve, (device, limits) = self.curve, self._checked()
         # Both would be without effect, which nobody expects of an option.
@@ -287,16 +287,10 @@ class SearchOptions:
                 "--minimize nor --refine, which are for one assignment (mpq search)"
             )
         way = self.fitted(self.how.way(self.asked.task(device)), limits)
-        return frontier(
-            way.task,
-            curve.resource,
-            limits,
-            num_points=curve.points,
-            measure=curve.measure,
-            hull=curve.hull,
-            sensitivity=way.sensitivity,
-            solver=way.solver,
-        )
+        return searched_frontier(
+            way.task, curve.resource, limits, curve.points, curve.measure, curve.hull,
+            way.sensitivity, way.solver,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

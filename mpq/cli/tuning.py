@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mpq.cli.app import app, reporting_errors
+from mpq.cli.app import app, command_words, reporting_errors
 from mpq.cli.options import EvalData, Seed
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions
@@ -38,11 +38,14 @@ def tune(
     Killed and called again, it goes on after the last finished epoch.
     """
     from mpq._support.files import prepared_folder
+    from mpq._support.phases import phase, recorded_phases
     from mpq.cli.console import print_result
     from mpq.cli.loading import load_data, load_model
     from mpq.errors import InputError
+    from mpq.report.page.made import Made
     from mpq.tuning import TUNINGS
     from mpq.workflows.load import load
+    from mpq.workflows.page.report import write_page
     from mpq.workflows.tune import tune as run_tuning
 
     # First of all what is cheap to find: a name, a folder, data that is not named.
@@ -61,8 +64,12 @@ def tune(
         held_out=None if held_out is None else load_data(held_out, model, seed),
         seed=seed,
     )
-    with prepared_folder(folder), talk.progress():
-        result = run_tuning(task, found, what, folder=folder)
-        files = result.save(folder)
+    with prepared_folder(folder), talk.progress(), recorded_phases() as phases:
+        with phase("tuning"):
+            result = run_tuning(task, found, what, folder=folder)
+        curve = result.frontier()
+        files = result.save(folder, curve)
+        made = Made.of(command_words(), list(phases.spent.values()))
+        files += write_page(result, curve, folder, made)
     talk.answer(result.assignment.to_json(), lambda console: print_result(result, console))
     talk.wrote(files)

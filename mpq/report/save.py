@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PAGE_FILE: Final = "report.html"
 """The page, which ``mpq.workflows.page`` makes of the other files."""
+BEHIND: Final = "frontier"
+"""Folder of the search that a frontier alone is of, with its page."""
 MADE_FILE: Final = "made.json"
 """How the run was called, and what it took."""
 

@@ -1,6 +1,7 @@
 """The least loss for every amount of one resource."""
 
 from mpq._support.bounds import check_whole
+from mpq._support.phases import phase
 from mpq._support.progress import showing_progress
 from mpq.errors import InputError
 from mpq.problem.limits import Limits, parse_limits
@@ -9,6 +10,7 @@ from mpq.sensitivity import SensitivityEstimator
 from mpq.solvers import Solver
 from mpq.workflows.defaults import ESTIMATOR, NUM_POINTS, SOLVER
 from mpq.workflows.method import Method
+from mpq.workflows.result import SearchResult
 from mpq.workflows.search import searched
 from mpq.workflows.task import Task, check_task
 
@@ -46,6 +48,23 @@ def frontier(
         InfeasibleError: If no assignment meets the limits.
         SolverError: If the solver fails or finds nothing.
     """
+    return searched_frontier(
+        task, resource, limits, num_points, measure, hull, sensitivity, solver, progress
+    )[1]
+
+
+def searched_frontier(
+    task: Task,
+    resource: str | None,
+    limits: Limits,
+    num_points: int,
+    measure: bool,
+    hull: bool,
+    sensitivity: str | SensitivityEstimator,
+    solver: str | Solver,
+    progress: bool = False,
+) -> tuple[SearchResult, Frontier]:
+    """The frontier, and the search that it is of; parameters and errors as of ``frontier``."""
     check_task(task, "frontier")
     check_whole("points", num_points)
     if task.sequential_rounding:
@@ -72,5 +91,7 @@ def frontier(
     with showing_progress(progress):
         # A whole search, for what lies beside the curve: the uniform precisions, measured.
         result, session = searched(task, parse_limits(limits), method, resource)
-        found = result.frontier(resource, num_points, hull)
-        return session.measured(found) if measure else found
+        with phase("frontier"):
+            found = result.frontier(resource, num_points, hull)
+        with phase("measuring points"):
+            return result, session.measured(found) if measure else found

@@ -257,16 +257,21 @@ def test_export_markdown(run: tuple[Path, Result]) -> None:
 
 @pytest.mark.usefixtures("small_demo")
 def test_frontier_measured(tmp_path: Path) -> None:
-    """``frontier --measure`` writes CSV and PNG only, with a measured loss beside every point."""
+    """``frontier --measure`` writes a measured loss beside every point; its search lies behind."""
     call("frontier", *LIMIT, *FAST, "--points", "3", "--measure", "--output", tmp_path)
 
     rows = rows_of(tmp_path / "frontier.csv")
     points = [row for row in rows if row["point"] == "frontier"]
     assert {path.name for path in tmp_path.iterdir()} == {
+        "frontier",
         "frontier.csv",
         "frontier.json",
         "frontier.png",
     }
+    assert {path.name for path in (tmp_path / "frontier").iterdir()} == FILES
+    call("report", tmp_path / "frontier", "--output", tmp_path / "again.html")
+    pages = [tmp_path / "again.html", tmp_path / "frontier" / "report.html"]
+    assert pages[0].read_bytes() == pages[1].read_bytes()
     assert len(points) == 3
     assert all(float(row["measured_kl_nats"]) >= 0 for row in rows)
     assert [float(row["weight_bytes"]) for row in points] == sorted(

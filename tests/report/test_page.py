@@ -205,6 +205,11 @@ def test_the_rank_correlation_is_scipys() -> None:
             "mpq search --limit latency=1ms --limit weight_bytes=1024.0 --output mpq-run-point",
         ),
         (
+            ("mpq", "frontier", "--points", "3", "--output", "runs/a"),
+            "mpq search --points 3 --limit weight_bytes=1024.0 --output runs/a-point",
+        ),
+        (("mpq", "tune", "runs/a"), ""),
+        (
             ("mpq", "search", "--limit=weight_bytes=9KiB", "--output=a b", "--fix", "x=w8a8"),
             "mpq search --fix x=w8a8 --limit weight_bytes=1024.0 --output 'a b-point'",
         ),

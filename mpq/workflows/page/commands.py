@@ -3,10 +3,14 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from typing import Final
+
+_SEARCHING: Final = ("search", "frontier")
+"""Commands that take the limits of a search."""
 
 
 def command_for(command: Sequence[str], limits: Mapping[str, float], label: str) -> str:
-    """The search's command with other limits, or a call where it was no command.
+    """The search's command with other limits, or a call where it was no command; or nothing.
 
     Args:
         command: Words of the search, whose limits of these resources are replaced; none where it
@@ -17,7 +21,11 @@ def command_for(command: Sequence[str], limits: Mapping[str, float], label: str)
     if not command:
         given = ", ".join(f'"{name}": {amount!r}' for name, amount in limits.items())
         return f"mpq.search(task, {{{given}}})"
-    words = _without(command, set(limits))
+    program, verb, *rest = command
+    # A tuning of a saved answer has no other points.
+    if verb not in _SEARCHING:
+        return ""
+    words = [program, "search", *_without(rest, set(limits))]
     for name, amount in limits.items():
         words += ["--limit", f"{name}={amount!r}"]
     return shlex.join(_elsewhere(words, label))

@@ -161,9 +161,9 @@ class Target(Backend):
     last_digits: ClassVar[float] = 1e-6
     """Relative difference of its sums: of float32's, added up in another order."""
     needs_all: ClassVar[bool] = False
+    """Whether every layer has to be in a format that it holds: none stays as it came."""
     holds_channels: ClassVar[bool] = False
     """Whether output channels of a weight may have bits of their own."""
-    """Whether every layer has to be in a format that it holds: none stays as it came."""
     weight_suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
     """Of the files that count as weights."""
     takes_batches: ClassVar[bool] = True
@@ -354,8 +354,7 @@ class Target(Backend):
     ) -> str:
         """``refusal``, and ``module_refusal`` where modules are known; or of what has no weight."""
         if layer.kind in WEIGHTLESS:
-            of_kind = self.cache_refusal if layer.kind in CACHES else self.operand_refusal
-            return of_kind(precision)
+            return (self.cache_refusal if layer.kind in CACHES else self.operand_refusal)(precision)
         of_numbers = numbers_refusal(precision, self.arithmetic, self.holds_channels)
         why = of_numbers or self.refusal(layer, precision)
         return why if why or modules is None else self.module_refusal(modules.get(layer.name))

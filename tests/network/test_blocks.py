@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from mpq.errors import InputError
-from mpq.network.blocks import blocks_of
+from mpq.network.blocks import blocks_of, layers_by_block
 
 
 def block(width: int) -> nn.Module:
@@ -45,3 +45,19 @@ def test_a_network_without_blocks() -> None:
     """It says what to name."""
     with pytest.raises(InputError, match=r"no nn\.ModuleList of blocks: name an nn\.Sequential"):
         blocks_of(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_layers_by_the_block_that_they_are_in(net: nn.Module) -> None:
+    """Of every outermost list; a list of layers has no blocks, and what is in none is left out."""
+    net.steps = nn.Sequential(nn.Sequential(block(3), block(3)), block(3))
+    names = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+
+    found = layers_by_block(net, names)
+
+    assert found[:2] == [["small.0.0"], ["small.1.0"]]
+    assert found[5:] == [
+        ["large.0.0"],
+        ["large.1.0"],
+        ["steps.0.0.0", "steps.0.1.0"],
+        ["steps.1.0"],
+    ]

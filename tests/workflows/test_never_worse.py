@@ -48,6 +48,15 @@ def test_a_uniform_precision_that_is_better_is_the_answer(replaced: mpq.SearchRe
     assert "replaced by uniform w4a32" in replaced.solution.solver
 
 
+def test_without_the_safeguard_the_solvers_answer_stays(replaced: mpq.SearchResult) -> None:
+    """As a recipe asks for: nothing is compared, and the worse answer is an optimum."""
+    found = mpq.search(task(), LIMIT, sensitivity="sketch", safeguard=False)
+
+    assert found.safeguard is None
+    assert found.solution.status is Status.OPTIMAL
+    assert found.measured.divergence > replaced.measured.divergence
+
+
 def test_a_search_that_is_out_of_time_is_never_worse_either(replaced: mpq.SearchResult) -> None:
     """A single measurement fits, of the assignment that the sketch believes in."""
     solver = "surrogate:is_measured=true,time_limit_s=1e-6"

@@ -44,6 +44,24 @@ def test_precisions_are_fixed_by_globs_and_predicates(fix: Any) -> None:
     assert prepared(fix=fix).fixed == {"1": W8}
 
 
+def test_both_ends_are_given_a_precision() -> None:
+    """``fix`` goes before; a precision that is none is refused."""
+    assert prepared(ends="w8a8").fixed == {"0": W8, "2": W8}
+    assert prepared(ends=W8, fix={"2": "w4a8"}).fixed == {"0": W8, "2": W4}
+    with pytest.raises(PrecisionError, match="'8' is not a precision"):
+        prepared(ends="8")
+
+
+def test_layers_of_a_block_are_tied() -> None:
+    """Of a list of blocks; the head is in none."""
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4)) for _ in range(2)]
+    net = nn.Sequential(nn.Sequential(*blocks), nn.Linear(4, 3)).eval()
+    task = mpq.Task(net, examples(), rules=mpq.Rules(tie_blocks=True))
+
+    assert Prepared.of(task).ties == (("0.0.0", "0.0.2"), ("0.1.0", "0.1.2"))
+
+
 def test_candidates_are_allowed_by_predicates() -> None:
     """The other layers keep the common ones."""
     assert prepared(allow=[(is_wide, ["w4a8", "w4a8"])]).allowed == {"1": (W4,)}

@@ -40,6 +40,14 @@ def result() -> mpq.SearchResult:
     return mpq.search(task(), LIMIT)
 
 
+@pytest.fixture(scope="module")
+def saved(result: mpq.SearchResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its files."""
+    folder = tmp_path_factory.mktemp("steps")
+    result.save(folder, result.frontier(num_points=2))
+    return folder
+
+
 def ranges(result: mpq.SearchResult) -> list[ActivationRange]:
     """Of every layer."""
     found = [layer.activation_range for layer in result.assignment.layers]
@@ -71,11 +79,12 @@ def test_ranges_of_a_cluster_are_those_of_its_examples(result: mpq.SearchResult)
         for t in range(2)
     ]  # fmt: skip
 
-    plain = [mpq.search(task(None, part, held_out=FRESH), LIMIT) for part in alone]
+    plain = [Prepared.of(task(None, part, held_out=FRESH)).quantizer.ranges.known for part in alone]
 
     assert clusters.borders == ((4 + 100) / 2,)
-    for layer, own in enumerate(ranges(result)):
-        assert own.steps == tuple(ranges(found)[layer] for found in plain)
+    for layer, own in zip(result.assignment.layers, ranges(result), strict=True):
+        cell = (layer.name, layer.precision.activation)
+        assert own.steps == tuple(known[cell] for known in plain)
 
 
 def test_every_example_is_rounded_as_if_it_were_alone(result: mpq.SearchResult) -> None:
@@ -107,15 +116,13 @@ def test_own_ranges_lose_less(result: mpq.SearchResult) -> None:
     assert losses[1].mean() <= losses[0].mean()
 
 
-def test_saved_and_loaded_it_is_the_same(result: mpq.SearchResult, tmp_path: Path) -> None:
+def test_saved_and_loaded_it_is_the_same(result: mpq.SearchResult, saved: Path) -> None:
     """Ranges, borders and what is told of them."""
-    result.save(tmp_path)
-
-    found = mpq.load(tmp_path)
+    found = mpq.load(saved)
 
     assert found.assignment == result.assignment
     assert found.provenance == result.provenance
-    assert mpq.Assignment.load(tmp_path).steps == result.assignment.steps
+    assert mpq.Assignment.load(saved).steps == result.assignment.steps
 
 
 def test_both_parts_of_a_split_cover_all_steps() -> None:
@@ -228,14 +235,13 @@ def test_estimates_do_not_depend_on_how_steps_are_batched(name: str) -> None:
     assert np.allclose(mixed, pure, rtol=1e-6, atol=1e-9 * np.abs(pure).max())
 
 
-def test_prices_are_sums_over_clusters(result: mpq.SearchResult, tmp_path: Path) -> None:
+def test_prices_are_sums_over_clusters(result: mpq.SearchResult, saved: Path) -> None:
     """Weighted by how many examples each has; saved and loaded to the bit, and told."""
     assert result.steps is not None
-    result.save(tmp_path)
     console = Console(file=io.StringIO(), width=200)
     print_result(result, console)
 
-    losses, loaded = result.step_losses, mpq.load(tmp_path).step_losses
+    losses, loaded = result.step_losses, mpq.load(saved).step_losses
 
     assert losses is not None
     assert loaded is not None

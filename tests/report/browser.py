@@ -61,6 +61,8 @@ class Opened:
 def opened(browser: "Browser", file: Path, drawn: str = DRAWN, **context: Any) -> Iterator[Opened]:
     """A page from disk, once its pictures are there."""
     own = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **context})
+    # Far more than is needed, unless many others work on the machine.
+    own.set_default_timeout(180_000)
     found = Opened(own.new_page())
     found.page.on("console", lambda message: found.said.append(f"{message.type}: {message.text}"))
     found.page.on("pageerror", lambda error: found.said.append(str(error)))
@@ -68,6 +70,6 @@ def opened(browser: "Browser", file: Path, drawn: str = DRAWN, **context: Any) -
     found.page.on("request", lambda request: found.asked.append(request.url))
     found.page.goto(file.as_uri())
     if drawn:
-        found.page.wait_for_selector(drawn, state="attached", timeout=60_000)
+        found.page.wait_for_selector(drawn, state="attached")
     yield found
     own.close()

@@ -100,17 +100,47 @@ def test_the_page_is_no_wider_than_the_screen(browser: "Browser", pages: dict[st
             assert found.number("document.documentElement.scrollWidth") <= 390
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(browser: "Browser", pages: dict[str, Path], scheme: str) -> None:
-    """Names, roles, contrast, keyboard: by axe-core."""
+def serious(found: Opened) -> list[tuple[str, str]]:
+    """What axe-core calls a serious or critical fault, with the first element that has it."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core")
-    for case, file in pages.items():
-        with opened(browser, file, color_scheme=scheme) as found:
-            violations = axe.Axe().run(found.page).response["violations"]
+    violations = axe.Axe().run(found.page).response["violations"]
+    return [
+        (fault["id"], fault["nodes"][0]["html"][:200])
+        for fault in violations
+        if fault["impact"] in ("serious", "critical")
+    ]
 
-        serious = [v for v in violations if v["impact"] in ("serious", "critical")]
-        told = [(v["id"], [n["html"][:120] for n in v["nodes"]][:3]) for v in serious]
-        assert told == [], case
+
+@pytest.mark.parametrize(
+    ("case", "scheme"),
+    [("small", "light"), ("hostile", "dark"), ("500 layers", "light"), ("small", "dark")],
+)
+def test_axe_finds_nothing_serious(
+    browser: "Browser", pages: dict[str, Path], case: str, scheme: str
+) -> None:
+    """Names, roles, contrast, keyboard: by axe-core."""
+    with opened(browser, pages[case], color_scheme=scheme) as found:
+        assert serious(found) == []
+
+
+def test_runs_are_compared(browser: "Browser", pages: dict[str, Path], tmp_path: Path) -> None:
+    """Both answers and frontiers in one picture; layers that differ are found."""
+    other = tmp_path / "other"
+    result = made_up(NAMES["small"], seed=1)
+    save_result(result, other, curve(result), ())
+    page = report([pages["small"].parent, other], tmp_path / "both.html")
+    results = (made_up(NAMES["small"], interact=True), result)
+    chosen = [[*found.assignment.precisions.values()] for found in results]
+    differing = sum(a != b for a, b in zip(*chosen, strict=True))
+
+    with opened(browser, page, "#runs svg") as found:
+        found.page.check("#differing")
+
+        assert found.page.locator("#layers [data-layer]:visible").count() == differing
+        assert found.text("#found") == f"{differing} of 18 layers"
+        assert found.page.locator("#answers tbody tr").count() == 2
+        assert found.said == []
+        assert serious(found) == []
 
 
 def test_a_click_on_a_point_changes_what_follows(small: Opened) -> None:

@@ -397,3 +397,14 @@ def test_what_cuts_through_groups_is_refused() -> None:
 
     with pytest.raises(InputError, match="columns:4 or columns:8"):
         mpq.search(asked, ["weight_bytes=1x:w4g4"])
+
+
+def test_many_groups_are_solved_to_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is said; they are better than whole layers all the same."""
+    monkeypatch.setattr("mpq.workflows.inside.PROVED_PARTS", 3)
+
+    found = mpq.search(asked_of_columns("groups", "nearest"), ["weight_bytes=1x:w4g4"])
+
+    assert found.solution.gap is not None
+    assert found.solution.gap <= 1e-4
+    assert found.measured.divergence < of_inputs("none", "nearest").measured.divergence

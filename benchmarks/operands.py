@@ -1,6 +1,6 @@
 """What rounding operands between layers costs, and what a search over them gains.
 
-    python benchmarks/operands.py > benchmarks/operands.json
+    python benchmarks/operands.py vit --cases w4a4 > benchmarks/operands/vit-w4a4.json
 
 On the published networks, with weights rounded to nearest: the KL divergence on fresh examples
 (those of ``rounding_search.py``) of every layer at one precision, with inputs of layers alone

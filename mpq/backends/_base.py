@@ -8,6 +8,7 @@ from torch import nn
 
 from mpq._support.bounds import Bounded
 from mpq.errors import InputError
+from mpq.network.layer import CACHES
 from mpq.problem.assignment import Assignment
 from mpq.quantization.precision import Precision
 
@@ -60,6 +61,10 @@ class Backend(Bounded, ABC):
     def operand_refusal(self, precision: Precision) -> str:  # noqa: ARG002
         """Why an operand at a precision cannot be had with it; empty where it can."""
         return "" if self.operands == HELD else f"{self.name} rounds inputs of layers alone"
+
+    def weightless_refusal(self, kind: str, precision: Precision) -> str:
+        """The one or the other, by the kind of a layer without weights."""
+        return (self.cache_refusal if kind in CACHES else self.operand_refusal)(precision)
 
     def quantize(self, model: nn.Module, assignment: Assignment) -> nn.Module:  # noqa: ARG002
         """A new network that computes in the assigned formats; the given one stays as it is.

@@ -18,7 +18,7 @@ from mpq.backends.runtime import Loaded
 from mpq.backends.simulate import prepared, quantizer_of
 from mpq.errors import InputError, ModelError, PrecisionError
 from mpq.network.examples import Batch, Calibration
-from mpq.network.layer import CACHES, WEIGHTLESS, Layer
+from mpq.network.layer import WEIGHTLESS, Layer
 from mpq.network.metric import OutputMetric, SquaredError
 from mpq.network.metrics import METRICS
 from mpq.network.named_outputs import NamedOutputs
@@ -354,7 +354,7 @@ class Target(Backend):
     ) -> str:
         """``refusal``, and ``module_refusal`` where modules are known; or of what has no weight."""
         if layer.kind in WEIGHTLESS:
-            return (self.cache_refusal if layer.kind in CACHES else self.operand_refusal)(precision)
+            return self.weightless_refusal(layer.kind, precision)
         of_numbers = numbers_refusal(precision, self.arithmetic, self.holds_channels)
         why = of_numbers or self.refusal(layer, precision)
         return why if why or modules is None else self.module_refusal(modules.get(layer.name))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import mpq
 from mpq.backends.quantized_cache import quantized_cache
-from mpq.network.kept_tokens import KeptTokens
+from mpq.network.kept_tokens import CacheLayers, KeptTokens
 from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.precision import Precision
@@ -62,7 +62,7 @@ def of_caches(
     model: nn.Module, ids: Tensor, precision: Precision, tokens: KeptTokens
 ) -> Assignment:
     """Every key-value cache at one precision, and nothing else."""
-    found = Network.of(model, [{"input_ids": ids}], tokens_kept=tokens).layers
+    found = Network.of(model, [{"input_ids": ids}], caches=CacheLayers(tokens)).layers
     layers = (AssignedLayer(x.name, x.kind, x.weight_shape, precision) for x in found if x.is_cache)
     return Assignment(tuple(layers), tokens_kept=tokens)
 

@@ -1,5 +1,6 @@
 """Commands that put an assignment to work: weights, files for other tools."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,25 @@ def quantize(
     talk.answer({"files": [str(file) for file in files]}, lambda _: talk.wrote(files))
 
 
+@dataclass(frozen=True, eq=False)
+class HeldOptions:
+    """What is written of an assignment that no file of a tool holds as it is."""
+
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights whose channels differ in bits: divide (a layer for each width) or widen "
+            "(all in the widest). Default: refused."
+        ),
+    ] = None
+    cluster: Annotated[
+        int | None,
+        typer.Option(
+            help="Of a network with ranges by step: write it with those of one cluster, from 0 on."
+        ),
+    ] = None
+
+
 @app.command()
 @reporting_errors
 @taking
@@ -60,21 +80,9 @@ def export(
         str | None,
         typer.Option(help="vllm: print what it needs of a compressed-tensors folder (not run)."),
     ] = None,
-    channels: Annotated[
-        str | None,
-        typer.Option(
-            help="Weights whose channels differ in bits: divide (a layer for each width) or widen "
-            "(all in the widest). Default: refused."
-        ),
-    ] = None,
-    cluster: Annotated[
-        int | None,
-        typer.Option(
-            help="Of a network with ranges by step: write it with those of one cluster, from 0 on."
-        ),
-    ] = None,
     *,
     on: AssignedOptions,
+    held: HeldOptions,
     compared: AsSearchedOptions,
     talk: TalkOptions,
 ) -> None:
@@ -86,7 +94,7 @@ def export(
     from mpq.errors import InputError
 
     found, backend = on.assignment(assignment), file_backend(to)
-    found = found if cluster is None else found.of_cluster(cluster)
+    found = found if held.cluster is None else found.of_cluster(held.cluster)
     told = serving(serve, backend, found)
     if output is None and backend.needs_network:
         raise InputError(f"a file of {backend.name} needs --output: where it goes")
@@ -109,7 +117,7 @@ def export(
     )
     as_searched = (compared.spelled, compared.allow_randomness)
     made = run(
-        found, output, backend, loaded, examples, *as_searched, held_out, on.memory, channels
+        found, output, backend, loaded, examples, *as_searched, held_out, on.memory, held.channels
     )
     answer = {
         "path": str(made.path),

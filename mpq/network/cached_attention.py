@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mpq.errors import MismatchError, ModelError
 from mpq.network.cached_tokens import Cached, cached_by, mask_of
 from mpq.network.examples import Batch
-from mpq.network.kept_tokens import KeptTokens
+from mpq.network.kept_tokens import CacheLayers, KeptTokens
 from mpq.network.layer import KEYS, UNROTATED_KEYS, VALUES
 from mpq.network.operand import CacheShape, Operand, operands_of, repeated
 from mpq.network.rotation import Rotation, check_rotation, keep_positions
@@ -64,9 +64,7 @@ class _Seen:
 _LOOKING: ContextVar[_Seen | None] = ContextVar("_LOOKING", default=None)
 
 
-def open_caches(
-    module: nn.Module, batch: Batch, tokens: KeptTokens, before_rotation: bool = False
-) -> None:
+def open_caches(module: nn.Module, batch: Batch, caches: CacheLayers) -> None:
     """Gives every causal attention that a batch reaches its ``k_cache`` and ``v_cache``, in place.
 
     Runs the batch once.
@@ -74,16 +72,16 @@ def open_caches(
     Args:
         module: Our own copy.
         batch: On its device.
-        tokens: Which tokens' keys and values stay as they came.
-        before_rotation: Whether keys are held as they were before positions were rotated into them.
+        caches: Which tokens are kept, and when keys are held.
 
     Raises:
         ModelError: If there is no such attention, the examples are so short that all tokens are
             kept (every format would lose nothing), or a rotation cannot be undone.
     """
     _route(module)
-    seen = _Seen(kinds=(UNROTATED_KEYS if before_rotation else KEYS, VALUES))
-    if before_rotation:
+    tokens = caches.tokens
+    seen = _Seen(kinds=(UNROTATED_KEYS if caches.before_rotation else KEYS, VALUES))
+    if caches.before_rotation:
         for part in module.modules():
             if vars(part).get("is_causal") is True:
                 keep_positions(part)

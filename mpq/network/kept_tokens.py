@@ -36,3 +36,17 @@ class KeptTokens:
 
 KEPT_NONE: Final = KeptTokens()
 """All tokens are rounded."""
+
+
+@final
+@dataclass(frozen=True)
+class CacheLayers:
+    """Key-value caches that become layers of a network.
+
+    Args:
+        tokens: Which tokens stay as they came.
+        before_rotation: Whether keys are held as they were before positions were rotated into them.
+    """
+
+    tokens: KeptTokens = KEPT_NONE
+    before_rotation: bool = False

@@ -25,7 +25,7 @@ from mpq.network.finding import Finding
 from mpq.network.finding_operands import open_operands
 from mpq.network.folding import fold as fold_in
 from mpq.network.free_weights import find_free_weights
-from mpq.network.kept_tokens import KeptTokens
+from mpq.network.kept_tokens import CacheLayers, KeptTokens
 from mpq.network.layer import Layer, fingerprint, ties_of, with_owners
 from mpq.network.liveness import Lifetimes
 from mpq.network.memory import stored_bytes
@@ -109,8 +109,7 @@ class Network:
         fold: bool = True,
         metric: OutputMetric = KL,
         allow_randomness: int | None = None,
-        tokens_kept: KeptTokens | None = None,
-        before_rotation: bool = False,
+        caches: CacheLayers | None = None,
         operands: bool = False,
     ) -> Self:
         """Finds the layers with two forward passes over all batches, whose answers are compared.
@@ -128,8 +127,7 @@ class Network:
             metric: How the outputs of quantized networks are compared with the original's.
             allow_randomness: Where the generators of torch, numpy and Python start in every pass;
                 ``None``: they are left alone, and a network that draws is refused.
-            tokens_kept: See the class.
-            before_rotation: Whether key-value caches hold keys before positions are rotated in.
+            caches: Key-value caches that become layers; ``None``: none does.
             operands: Whether operands of operations between layers are layers, see ``Layer.kind``.
 
         Raises:
@@ -145,8 +143,8 @@ class Network:
         batch = examples.first_of_several().to(device_of(module))
         # Before anything else runs: our copy shares the user's memory.
         with parameters_kept(model):
-            if tokens_kept is not None:
-                open_caches(module, batch, tokens_kept, before_rotation)
+            if caches is not None:
+                open_caches(module, batch, caches)
             # Before the first cut: to this network an input may be shared by all examples.
             axes = find_axes(module, batch, metric, allow_randomness is not None)
             examples, batch = examples.along(axes), replace(batch, axes=axes)
@@ -186,7 +184,7 @@ class Network:
         return cls(
             module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others,
             allow_randomness, axes, unchecked_rows(batch), left_out, outputs.shape[1], (),
-            tokens_kept, operands_left=left,
+            caches and caches.tokens, operands_left=left,
         )  # fmt: skip
 
     @property

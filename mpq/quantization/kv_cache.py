@@ -7,7 +7,7 @@ from typing import Final, final
 
 from mpq._support.bounds import check_whole
 from mpq.errors import InputError, PrecisionError
-from mpq.network.kept_tokens import KeptTokens
+from mpq.network.kept_tokens import CacheLayers, KeptTokens
 from mpq.quantization.precision import ORIGINAL_WEIGHTS, Precision
 from mpq.quantization.tensor_format import Granularity
 
@@ -67,6 +67,11 @@ class KVCache:
     def kept(self) -> KeptTokens:
         """Which tokens stay as they came."""
         return KeptTokens(self.first, self.window)
+
+    @property
+    def layers(self) -> CacheLayers:
+        """What a network is to find."""
+        return CacheLayers(self.kept, self.before_rotation)
 
 
 def _precision(value: str | Precision) -> Precision:

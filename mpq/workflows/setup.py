@@ -334,8 +334,7 @@ def _found(task: Task, model: nn.Module) -> Network:
     def found(data: Calibration) -> Network:
         return Network.of(
             model, data, rules.include, rules.exclude, rules.fold, task.output_metric,
-            task.allow_randomness, cache and cache.kept,
-            cache is not None and cache.before_rotation, task.activations == ALL,
+            task.allow_randomness, cache and cache.layers, task.activations == ALL,
         )  # fmt: skip
 
     network = halved("finding layers", Calibration.of(task.calibration), found)

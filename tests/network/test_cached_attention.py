@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mpq.errors import InputError, ModelError
 from mpq.network.cache_store import CacheStore
 from mpq.network.cached_tokens import Cached, mask_of
-from mpq.network.kept_tokens import KeptTokens
+from mpq.network.kept_tokens import CacheLayers, KeptTokens
 from mpq.network.layer import KEYS, VALUES, weighted
 from mpq.network.network import Network
 from mpq.network.operand import CacheShape, Operand
@@ -51,7 +51,7 @@ def test_caches_as_layers_change_nothing(kind: str, tokens: KeptTokens) -> None:
     model, data = llama(kind), examples()
     keys = list(model.state_dict())
 
-    network = Network.of(model, data, tokens_kept=tokens)
+    network = Network.of(model, data, caches=CacheLayers(tokens))
 
     with torch.no_grad():
         found, expected = network.module(**data[0]).logits, model(**data[0]).logits
@@ -65,7 +65,7 @@ def test_every_attention_has_two_layers_without_weights() -> None:
     """They are named within it, read heads side by side, and take no byte."""
     model, data = llama(), examples()
 
-    network, plain = Network.of(model, data, tokens_kept=KeptTokens()), Network.of(model, data)
+    network, plain = Network.of(model, data, caches=CacheLayers()), Network.of(model, data)
 
     found = {x.name: x for x in network.layers if x.is_cache}
     names = [f"model.layers.{i}.self_attn.{kind}" for i in (0, 1) for kind in (KEYS, VALUES)]
@@ -86,7 +86,7 @@ def test_a_sliding_window_is_known() -> None:
     )  # fmt: skip
     model = transformers.MistralForCausalLM(config).eval()
 
-    network = Network.of(model, examples(), tokens_kept=KeptTokens())
+    network = Network.of(model, examples(), caches=CacheLayers())
 
     assert [x.most_tokens for x in network.layers if x.is_cache] == [5, 5]
 
@@ -159,7 +159,7 @@ def test_a_network_without_such_an_attention_is_refused() -> None:
     """It says what is looked for, and which option to leave out."""
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval()
     with pytest.raises(ModelError, match=r"no attention was found.*--kv-cache"):
-        Network.of(model, [torch.randn(3, 4)], tokens_kept=KeptTokens())
+        Network.of(model, [torch.randn(3, 4)], caches=CacheLayers())
 
 
 def test_an_encoder_has_no_cache() -> None:
@@ -170,13 +170,13 @@ def test_an_encoder_has_no_cache() -> None:
         vocab_size=64,
     )  # fmt: skip
     with pytest.raises(ModelError, match="a causal one"):
-        Network.of(transformers.BertModel(config).eval(), examples(), tokens_kept=KeptTokens())
+        Network.of(transformers.BertModel(config).eval(), examples(), caches=CacheLayers())
 
 
 def test_examples_that_are_kept_as_a_whole_are_refused() -> None:
     """Every format would lose nothing on them."""
     with pytest.raises(ModelError, match="have 6 tokens, and the key-value cache keeps"):
-        Network.of(llama(), examples(6), tokens_kept=KeptTokens(2, 4))
+        Network.of(llama(), examples(6), caches=CacheLayers(KeptTokens(2, 4)))
 
 
 def test_kept_tokens_are_counted_from_0_on() -> None:
@@ -213,7 +213,7 @@ def test_models_of_transformers_have_caches(name: str) -> None:
     """With soft caps, sinks and sliding windows of theirs; of others the page says so."""
     model, data = family(name), examples()
 
-    network = Network.of(model, data, tokens_kept=KeptTokens(1, 3))
+    network = Network.of(model, data, caches=CacheLayers(KeptTokens(1, 3)))
 
     assert sum(layer.is_cache for layer in network.layers) == 4
     with torch.no_grad():
@@ -228,9 +228,9 @@ def test_keys_are_found_before_their_rotation(name: str) -> None:
     if name in ("GPT2", "OPT", "Phi"):
         why = "cannot be undone" if name == "Phi" else "no cosines and sines"
         with pytest.raises(ModelError, match=f"{why}.*--kv-before-rotation"):
-            Network.of(model, data, tokens_kept=KeptTokens(), before_rotation=True)
+            Network.of(model, data, caches=CacheLayers(before_rotation=True))
         return
-    network = Network.of(model, data, tokens_kept=KeptTokens(1, 3), before_rotation=True)
+    network = Network.of(model, data, caches=CacheLayers(KeptTokens(1, 3), before_rotation=True))
 
     kinds = [layer.kind for layer in network.layers if layer.is_cache]
     assert kinds == ["unrotated_k_cache", "v_cache"] * 2
@@ -243,7 +243,7 @@ def test_keys_are_found_before_their_rotation(name: str) -> None:
 def test_a_layer_reads_keys_as_they_were_made(name: str) -> None:
     """By the projection, or by the norm after it."""
     model, data = family(name), examples()
-    network = Network.of(model, data, tokens_kept=KeptTokens(), before_rotation=True)
+    network = Network.of(model, data, caches=CacheLayers(before_rotation=True))
     made, read = list[Tensor](), list[Tensor]()
     for path, part in network.module.named_modules():
         if path.endswith("k_norm" if name == "Qwen3" else "k_proj"):
@@ -260,6 +260,6 @@ def test_a_layer_reads_keys_as_they_were_made(name: str) -> None:
 
 def test_positions_are_forgotten_after_a_pass() -> None:
     """No tensor of a batch stays in our copy."""
-    network = Network.of(llama(), examples(), tokens_kept=KeptTokens(), before_rotation=True)
+    network = Network.of(llama(), examples(), caches=CacheLayers(before_rotation=True))
     kept = [vars(part).get("_mpq_positions") for part in network.module.modules()]
     assert set(kept) == {None}

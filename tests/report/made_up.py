@@ -8,11 +8,12 @@ import numpy as np
 import mpq
 from mpq.network.layer import Layer
 from mpq.network.reach import Reach
-from mpq.problem.assignment import AssignedLayer, Assignment, Metadata
+from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
+from mpq.problem.metadata import Metadata
 from mpq.problem.problem import Problem
 from mpq.quantization.range_method import ActivationRange
 from mpq.report.frontier import Frontier

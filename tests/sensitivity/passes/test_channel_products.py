@@ -1,48 +1,19 @@
 """Products of gradients and changes, against autograd and one channel at a time."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mpq.network.modules import weight_of
 from mpq.network.weight_layout import layout_of
-from mpq.quantization.observer import ActivationRanges
-from mpq.quantization.precision import ORIGINAL, Precision
-from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity.passes.channel_products import ChannelProducts
-from mpq.sensitivity.passes.weight_changes import PassProducts, WeightChanges, add_products
+from mpq.sensitivity.passes.weight_changes import PassProducts, add_products
 from mpq.sensitivity.passes.weight_gradients import PlainCall
-
-FORMATS = [Precision.parse(text).weight for text in ("w2", "w4", "w8")]
-NUM_EXAMPLES = 5
-
-
-def numbers(*shape: int) -> Callable[[], Tensor]:
-    return lambda: torch.randn(NUM_EXAMPLES, *shape)
-
-
-KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
-    "linear": (lambda: nn.Linear(6, 4), numbers(6)),
-    "tokens": (lambda: nn.Linear(6, 4), numbers(3, 6)),
-    "convolution": (lambda: nn.Conv2d(4, 6, 3, groups=2, padding=1), numbers(4, 5, 5)),
-    "transposed": (lambda: nn.ConvTranspose1d(4, 6, 3, groups=2), numbers(4, 5)),
-    "embedding": (
-        lambda: nn.Embedding(7, 4), lambda: torch.randint(7, (NUM_EXAMPLES, 6))
-    ),
-}  # fmt: skip
+from tests.sensitivity.passes.weights import FORMATS, KINDS, made
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-def made(module: nn.Module) -> WeightChanges:
-    original = weight_of(module).detach()
-    quantizer = Quantizer(ActivationRanges({}))
-    return WeightChanges("layer", module, original, ORIGINAL.weight, FORMATS, quantizer)
 
 
 def by_autograd(module: nn.Module, x: Tensor, g: Tensor, changes: Tensor) -> Tensor:

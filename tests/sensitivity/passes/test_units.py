@@ -11,7 +11,7 @@ from mpq.sensitivity.passes.gradient_squares import squared_products
 from mpq.sensitivity.passes.units import Units
 from mpq.sensitivity.passes.weight_changes import PassProducts, WeightChanges, add_products
 from mpq.sensitivity.passes.weight_gradients import PlainCall
-from tests.sensitivity.passes.test_channel_products import FORMATS, KINDS, made
+from tests.sensitivity.passes.weights import FORMATS, KINDS, made
 
 UNITS = [Units(INPUTS, 4), Units(INPUTS, 1), Units(GROUPS, 4)]
 

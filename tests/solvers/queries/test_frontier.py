@@ -389,6 +389,8 @@ def test_a_frontier_as_json_has_units_and_hypervolume() -> None:
 
     assert data["hypervolume_share"] == 0.25
     assert data["points"][0] == {
+        "label": "frontier",
+        "measured": None,
         "latency_seconds": 1.0,
         "predicted_loss_nats": 3.0,
         "status": None,

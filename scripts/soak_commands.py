@@ -27,7 +27,7 @@ DRAWN: Final = (*TASK, "--points", "4")
 SOLVED: Final = (*DRAWN, "--sensitivity", "weight-error", "--solver")
 TRIALS: Final = "num_trials=30,batch_size=4,is_measured=true"
 LIMITS: Final = {"new": ("--limit", "effective_bits=6.5"), "old": ("--limit", "effective_bits=7.5")}
-CLOCKED: Final = re.compile(r"second|forward_passes|peak_memory|_s$|drift")
+CLOCKED: Final = re.compile(r"second|forward_passes|peak_memory|peak_bytes|_s$|drift")
 """Keys and columns that are another number in every run."""
 SEARCHED: Final = (
     "search", *SOLVED, "lagrangian", *LIMITS["new"], "--output", "out",

@@ -83,13 +83,21 @@ def check_prices_caches(estimator: SensitivityEstimator, task: Task) -> None:
 
 
 def warn_of_cache(pricing: Pricing, resources: Iterable[str]) -> None:
-    """Says so where a limit on time or energy knows of no key-value cache that is searched."""
+    """Says so where a limit on time or energy knows of no key-value cache, or of a part of it."""
     limited = [resource for resource in resources if resource in DEVICE_RESOURCES]
-    if pricing.kv_cache is None or pricing.decodes or not limited:
+    cache, at_once = pricing.kv_cache, pricing.workload.batch_size
+    if cache is None or not limited:
         return
-    warnings.warn(
-        f"{' and '.join(limited)} leave out the key-value cache and the products with it, which "
-        "are counted for estimated devices that multiply floating point numbers, where a token is "
-        "decoded (phase='decode', --phase decode)",
-        stacklevel=3,
-    )
+    if not pricing.decodes:
+        warnings.warn(
+            f"{' and '.join(limited)} leave out the key-value cache and the products with it, "
+            "which are counted for estimated devices that multiply floating point numbers, where a "
+            "token is decoded (phase='decode', --phase decode)",
+            stacklevel=3,
+        )
+    elif cache.batch_size > at_once:
+        warnings.warn(
+            f"the key-value cache holds {cache.batch_size} sequences (--kv-batch-size), and "
+            f"{' and '.join(limited)} are of decoding {at_once} at once (--batch-size)",
+            stacklevel=3,
+        )

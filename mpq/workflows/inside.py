@@ -107,7 +107,8 @@ def answer_in_parts(
     asked, inside = parted
     precisions = inside.precisions(asked)
     if all(precision.weight.channels is None for precision in precisions.values()):
-        why = "by the prices of parts whole ones lose least"
+        is_whole = len(asked.loss.layers) == len(problem.loss.layers)
+        why = "each is one part" if is_whole else "by the prices of parts whole ones lose least"
         # Parts may differ at other points of its frontier.
         is_same = precisions == solution.precisions(problem)
         return _undivided(split, why, *((asked, inside) if is_same else (problem, solution)))

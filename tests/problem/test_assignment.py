@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import mpq
 from mpq.errors import FileFormatError
+from mpq.network.layer import WEIGHTLESS
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.problem.metadata import Metadata, UsedBudget
 from mpq.quantization.numerics import OWN, Numerics
@@ -560,3 +561,11 @@ def test_weights_that_contradict_the_layers_are_refused(
 ) -> None:
     with pytest.raises(FileFormatError, match=message):
         Assignment.load(saved(tmp_path, found))
+
+
+@pytest.mark.parametrize("kind", WEIGHTLESS)
+def test_layers_without_weights_are_read_again(kind: str) -> None:
+    """Caches and operands of every kind have no numbers in their weights."""
+    layer = AssignedLayer(f"a.{kind}", kind, (2, 4, 0), Precision.parse("w32a4d"))
+    found = Assignment((layer,))
+    assert Assignment.from_json(found.to_json()) == found

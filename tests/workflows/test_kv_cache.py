@@ -172,7 +172,9 @@ def test_generating_takes_a_cache_of_ours_or_any_other() -> None:
     assert torch.equal(ours, network.generate(ids, **options))
 
 
-def test_keys_before_their_rotation_are_rounded_as_the_projection_makes_them() -> None:
+def test_keys_before_their_rotation_are_rounded_as_the_projection_makes_them(
+    tmp_path: Path,
+) -> None:
     """Beside the network itself, whose projections of keys round their outputs in a hook."""
     from mpq.quantization.cached_rows import quantize_cached
     from mpq.quantization.numerics import OWN
@@ -181,6 +183,8 @@ def test_keys_before_their_rotation_are_rounded_as_the_projection_makes_them() -
     formats = mpq.KVCache(9, ["a4d"], before_rotation=True)
     asked = task(kv_cache=formats, rules=mpq.Rules(include=["*unrotated_k_cache"]))
     result = mpq.search(asked, ["kv_cache_bytes=1MB"], sensitivity="sketch")
+    result.save(tmp_path)
+    assert mpq.load(tmp_path).assignment == result.assignment
     ids, plain = examples(1, 3)[0]["input_ids"], llama()
     for path, part in plain.named_modules():
         if path.endswith("k_proj"):
@@ -234,3 +238,11 @@ def test_a_latency_without_the_cache_is_said() -> None:
     """Of a pass as it was traced it is not known."""
     with pytest.warns(UserWarning, match="latency leave out the key-value cache"):
         mpq.search(decoding(workload=mpq.Workload()), ["latency=1s"], sensitivity="sketch")
+
+
+def test_a_cache_of_more_sequences_than_are_decoded_is_said() -> None:
+    """Bytes are of all of them, seconds of those that are decoded."""
+    with pytest.warns(UserWarning, match="holds 8 sequences.*latency are of decoding 1 at once"):
+        mpq.search(
+            decoding(kv_cache=mpq.KVCache(9, batch_size=8)), ["latency=1s"], sensitivity="sketch"
+        )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
 from typing import Any, Self, final
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -87,15 +88,16 @@ class Score:
 
     @cached_property
     def key(self) -> str:
-        """What tells scores apart in a cache: the name, and the function's text where it is known.
+        """What tells scores apart in a cache: the name, and the function's text.
 
-        What the function calls is not looked at.
+        What the function calls is not looked at. One without a text (made in a console, or no
+        Python) is never taken for another one.
         """
         function = self.function.function if isinstance(self.function, _OfNetwork) else None
         try:
             text = "" if function is None else inspect.getsource(function)
-        except (OSError, TypeError):  # made in a console, or no Python
-            text = ""
+        except (OSError, TypeError):
+            text = uuid4().hex
         return f"{self.name} {hashlib.sha256(text.encode()).hexdigest()}"
 
 

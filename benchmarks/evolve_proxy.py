@@ -36,8 +36,8 @@ SEEN = {
 UNSEEN = {"vit": ("vit_mnist", "mnist/vit_mnist.safetensors"), "demo": None}
 CANDIDATES = ("w2", "w3", "w4", "w5", "w6", "w8")
 LIMITS = tuple(f"weight_bytes=1x:w{bits}" for bits in (4, 5, 6))
-HELD_OUT_EXAMPLES = 500
-NUM_RANDOM = 60
+HELD_OUT_EXAMPLES = 256
+NUM_RANDOM = 40
 SEEDS = (0, 1, 2)
 SKETCH = "sketch"
 OURS = (SKETCH, "sketch:interactions=false", "fisher", "hessian-trace", "weight-error")
@@ -70,12 +70,12 @@ def main() -> None:
 def task_of(example: str | None, weights: str | None) -> mpq.Task:
     """One of the examples, or the built-in network."""
     if example is None or weights is None:
-        model, data, held_out = demo.make_net(), demo.calibration, demo.held_out
+        model, data, unseen = demo.make_net(), demo.calibration, demo.held_out
     else:
         spec = ROOT / "examples" / f"{example}.py"
         model = load_model(f"{spec}:make_net", load_object(f"{spec}:DATA") / weights)
-        data, held_out = (load_callable(f"{spec}:{x}") for x in ("calibration", "held_out"))
-    held_out = Calibration(held_out, stop=HELD_OUT_EXAMPLES)
+        data, unseen = (load_callable(f"{spec}:{x}") for x in ("calibration", "held_out"))
+    held_out = Calibration(unseen, stop=HELD_OUT_EXAMPLES)
     return mpq.Task(model, data, held_out, candidates=CANDIDATES, rounding="nearest")
 
 

@@ -8,8 +8,8 @@ from mpq.cli.app import app
 
 # The modules of commands are imported for what that does: each registers its own with ``app``.
 __all__ = [
-    "app", "commands", "deployment", "evolving", "listings", "main", "recipes", "reporting", "sharing",
-    "tuning",
+    "app", "commands", "deployment", "evolving", "listings", "main", "recipes", "reporting",
+    "sharing", "tuning",
 ]  # fmt: skip
 
 

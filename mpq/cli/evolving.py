@@ -1,6 +1,7 @@
 """The command that evolves a proxy by what was measured of networks."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,14 @@ from mpq.cli import options as o
 from mpq.cli.app import app, reporting_errors
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions
-from mpq.cli.task_options import DEMO, DrawOptions, PatternOptions, RangeOptions, SourceOptions
+from mpq.cli.task_options import (
+    DEMO,
+    DrawOptions,
+    PatternOptions,
+    RangeOptions,
+    SourceOptions,
+    held_out_spec,
+)
 from mpq.workflows import defaults
 from mpq.workflows.rules import Rules
 from mpq.workflows.task import Task
@@ -49,9 +57,9 @@ class NetworksOptions:
     model: Models = None
     weights: ManyWeights = None
     data: ManyData = None
-    patterns: PatternOptions = PatternOptions()
-    ranges: RangeOptions = RangeOptions()
-    draws: DrawOptions = DrawOptions()
+    patterns: PatternOptions = field(default_factory=PatternOptions)
+    ranges: RangeOptions = field(default_factory=RangeOptions)
+    draws: DrawOptions = field(default_factory=DrawOptions)
 
     def tasks(self, count: int) -> list[Task]:
         """One for each of so many benchmarks.
@@ -75,18 +83,21 @@ class NetworksOptions:
         for option, given in (("--weights", self.weights), ("--data", self.data)):
             if given and len(given) != len(models):
                 raise InputError(f"{option} is given {len(given)} times for {len(models)} --model")
-        weights, data = self.weights or [None] * len(models), self.data or [None] * len(models)
+        weights: Sequence[Path | None] = self.weights or [None] * len(models)
+        data: Sequence[str | None] = self.data or [None] * len(models)
         return [SourceOptions(*one) for one in zip(models, weights, data, strict=True)]
 
     def _task(self, source: SourceOptions) -> Task:
         from mpq.cli.loading import load_data, load_model
 
         # First of all: that --data is missing is said before the model's code runs.
-        spec = source.data_spec
+        spec, held_out = source.data_spec, held_out_spec(None, source.is_all_demo)
         model = load_model(source.model, source.weights)
         return Task(
             model,
             load_data(spec, model, self.draws.seed),
+            # As a search has it: where there is none, a part of the examples is left out.
+            held_out=None if held_out is None else load_data(held_out, model, self.draws.seed),
             rules=Rules(self.patterns.include or (), self.patterns.exclude or ()),
             ranges=self.ranges.ranges(),
             rounding=self.ranges.rounding,
@@ -139,4 +150,5 @@ def _print(proxy: "EvolvedProxy", files: list[Path], console: "Console") -> None
         table.add_row(literal(text), *(f"{value:.3f}" for value in values))
     console.print(table)
     # Not wrapped: it is there to be copied.
-    console.print(f"--sensitivity '{proxy.estimator}'", markup=False, highlight=False, soft_wrap=True)
+    line = f"--sensitivity '{proxy.estimator}'"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -105,10 +105,9 @@ class LossBenchmark:
         require_version(data, _WHAT, schema_versions.LOSS_BENCHMARK)
         validate(data, read_schema("mpq.report", "loss_benchmark.schema.json"), _WHAT)
         del data["schema_version"]
-        rows = tuple(_row(row) for row in data.pop("rows"))
-        lists = {key: tuple(data.pop(key)) for key in ("layers", "candidates")}
-        found = cls(**data, **lists, rows=rows)
-        for row in rows:
+        lists = {key: tuple(data[key]) for key in ("layers", "candidates")}
+        found = cls(**{**data, **lists, "rows": tuple(map(_row, data["rows"]))})
+        for row in found.rows:
             if len(row.columns) != len(found.layers) or max(row.columns) >= len(found.candidates):
                 raise FileFormatError(
                     f"not a {_WHAT}: a row has the columns {list(row.columns)}, where there are "

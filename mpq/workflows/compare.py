@@ -168,9 +168,7 @@ def _rows(prepared: Prepared, folder: Path | str | None) -> Rows:
 
 
 def _measured(shape: str, trial: Trial) -> MeasuredAssignment:
-    return MeasuredAssignment(
-        trial.limit, shape, trial.columns, trial.divergence, trial.accuracy
-    )
+    return MeasuredAssignment(trial.limit, shape, trial.columns, trial.divergence, trial.accuracy)
 
 
 def _name(columns: Columns) -> str:

@@ -61,9 +61,7 @@ def random_assignments(
     return found
 
 
-def structured_assignments(
-    problem: Problem, seed: int, near: float = 0.97
-) -> dict[str, Columns]:
+def structured_assignments(problem: Problem, seed: int, near: float = 0.97) -> dict[str, Columns]:
     """Name of a shape (``SHAPES``) to an assignment ``[L]`` that has it, and keeps the budgets.
 
     What rules of thumb and estimators choose is no random assignment: bits rise or fall with

@@ -87,7 +87,7 @@ def test_structured_assignments_have_their_shapes() -> None:
 
 def test_shapes_that_cannot_be_had_are_left_out() -> None:
     """All layers but one are fixed: there is one assignment, whatever its shape."""
-    fixed = {name: CHOICES[1] for name in NAMES[1:]}
+    fixed = dict.fromkeys(NAMES[1:], CHOICES[1])
 
     found = structured_assignments(problem(55.0, fixed=fixed), seed=0)
 

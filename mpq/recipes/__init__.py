@@ -5,6 +5,7 @@ from typing import Final
 from mpq._support.registry import ValueRegistry
 from mpq.errors import UnknownNameError
 from mpq.recipes.amq import AMQ
+from mpq.recipes.augmenting_hessians import AUGMENTING_HESSIANS
 from mpq.recipes.calibtip import CALIBTIP
 from mpq.recipes.evopress import EVOPRESS
 from mpq.recipes.hawq import HAWQ
@@ -29,6 +30,7 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         EVOPRESS,
         AMQ,
         MPTQ_VIT,
+        AUGMENTING_HESSIANS,
     ),
     "mpq.recipes",
 )

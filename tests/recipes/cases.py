@@ -23,6 +23,10 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
         "--precisions",
         "w4a8,w8a8",
     ),
+    "augmenting-hessians": (
+        *("--sensitivity", "augmented-hessian:num_probes=1"),
+        *("--precisions", "w4a8,w8a8"),
+    ),
     "mptq-vit": (
         *("--solver", "measured-greedy:is_measured=true,num_trials=6", "--transform", "smooth"),
         *("--precisions", "w4a4,w8a8"),

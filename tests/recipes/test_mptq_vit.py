@@ -47,9 +47,7 @@ def test_bits_of_a_tiny_network(mean: float) -> None:
     task = mpq.Task(tiny(), data, data, candidates=["w3", "w4", "w8"])
     limit = 237 * mean
 
-    found = mpq.search(
-        task, {"bit_operations": limit * 24}, recipe="mptq-vit", keep=["transforms"]
-    )
+    found = mpq.search(task, {"bit_operations": limit * 24}, recipe="mptq-vit", keep=["transforms"])
 
     bits = [found.assignment.precisions[name].weight.number.bits for name in LAYERS]
     assert bits == expected_bits(limit)

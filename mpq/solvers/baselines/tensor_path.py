@@ -1,4 +1,4 @@
-"""Weights and inputs apart: an order of tensors, and the assignments that lowering them leads to."""
+"""Weights and inputs apart: an order of tensors, and the assignments on the way down."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

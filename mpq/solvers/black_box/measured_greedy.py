@@ -279,7 +279,9 @@ def _up(steps: _Steps, measuring: _Measuring) -> Columns:
     for _ in track(range(int(steps.allowed.sum())), "measured greedy, up"):
         found = list(steps.from_(columns, 1))
         moved = _moved(columns, found)
-        kept = np.flatnonzero(space.within(moved)) if found else []
+        if not found:
+            break
+        kept = np.flatnonzero(space.within(moved))
         if not len(kept):
             break
         found = [found[i] for i in kept]

@@ -93,10 +93,9 @@ def test_ties_fixed_layers_and_what_cannot_be() -> None:
     assert found.columns[0] == found.columns[1]
     assert PAIRS[found.columns[2]] == (8, 8)
     assert Bisection(tensors=True).solve(asked(1.0)).status is Status.INFEASIBLE
+    none, table, solver = asked(1.0), tied.budgets[0].tables[0], Bisection(tensors=True)
     with pytest.raises(InfeasibleError, match="no step that bisection goes"):
-        table = tied.budgets[0].tables[0]
-        solver = Bisection(tensors=True)
-        least_cost_measured(asked(1.0), table, solver, lambda _: True, 64)
+        least_cost_measured(none, table, solver, lambda _: True, 64)
 
 
 def test_pairs_that_are_missing_are_named() -> None:

@@ -27,7 +27,7 @@ def walked(limit: float, sign: int) -> list[int]:
     while True:
         used = COST[range(6), at].sum()
         if sign < 0 and used <= limit:
-            return at.tolist()  # type: ignore[no-any-return]
+            return at.tolist()
         best, step = 0.0 if sign > 0 else -np.inf, None
         for layer in range(6):
             moved = at.copy()
@@ -38,7 +38,7 @@ def walked(limit: float, sign: int) -> list[int]:
             ratio = gain / abs(COST[range(6), moved].sum() - used)
             best, step = (ratio, moved) if ratio > best else (best, step)
         if step is None:
-            return at.tolist()  # type: ignore[no-any-return]
+            return at.tolist()
         at = step
 
 

@@ -5,12 +5,14 @@ from typing import Final
 from mpq._support.registry import ValueRegistry
 from mpq.errors import UnknownNameError
 from mpq.recipes.amq import AMQ
+from mpq.recipes.augmenting_hessians import AUGMENTING_HESSIANS
 from mpq.recipes.calibtip import CALIBTIP
 from mpq.recipes.evopress import EVOPRESS
 from mpq.recipes.hawq import HAWQ
 from mpq.recipes.hawq_v2 import HAWQ_V2
 from mpq.recipes.hawq_v3 import HAWQ_V3
 from mpq.recipes.layer_wise import LAYER_WISE
+from mpq.recipes.mptq_vit import MPTQ_VIT
 from mpq.recipes.ohq import OHQ
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 from mpq.recipes.zeroq import ZEROQ
@@ -27,6 +29,8 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         LAYER_WISE,
         EVOPRESS,
         AMQ,
+        MPTQ_VIT,
+        AUGMENTING_HESSIANS,
     ),
     "mpq.recipes",
 )

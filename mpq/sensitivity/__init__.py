@@ -10,6 +10,7 @@ from mpq.sensitivity._base import (
     Sensitivity,
     SensitivityEstimator,
 )
+from mpq.sensitivity.augmented_hessian import AugmentedHessian
 from mpq.sensitivity.auto import AutoEstimator
 from mpq.sensitivity.checked import CheckedCell, SpotCheck
 from mpq.sensitivity.entropy import ActivationEntropy, HistogramKL
@@ -40,6 +41,7 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
         HessianTrace,
         Relevance,
         ActivationEntropy,
+        AugmentedHessian,
         DiagonalFisher,
         FirstOrder,
         HessianEigenvalue,
@@ -61,6 +63,7 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
 __all__ = [
     "ESTIMATORS",
     "ActivationEntropy",
+    "AugmentedHessian",
     "AutoEstimator",
     "CheckedCell",
     "DiagonalFisher",

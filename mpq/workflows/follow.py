@@ -128,6 +128,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "weight_range": Ranges.weight,
     "activation_range": Ranges.activation,
     "rounding": Task.rounding,
+    "transforms": (),
     "ends": Rules.ends,
     "find_ties": Rules.find_ties,
     "tie_blocks": Rules.tie_blocks,
@@ -149,6 +150,7 @@ def _asked(way: Way) -> dict[str, Any]:
         "weight_range": task.ranges.weight,
         "activation_range": task.ranges.activation,
         "rounding": task.rounding,
+        "transforms": tuple(task.transforms),
         "ends": None if task.rules.ends is None else str(task.rules.fixed_ends),
         "find_ties": task.rules.find_ties,
         "tie_blocks": task.rules.tie_blocks,
@@ -171,6 +173,7 @@ def _task(task: Task, taken: Mapping[str, Any], own_data: bool) -> Task:
         calibration=calibration,
         held_out=held_out,
         candidates=taken["candidates"],
+        transforms=taken["transforms"],
         ranges=Ranges(taken["weight_range"], taken["activation_range"]),
         rules=replace(
             task.rules, **{name: taken[name] for name in ("ends", "find_ties", "tie_blocks")}
@@ -195,4 +198,4 @@ def _own_examples(task: Task, source: str) -> Calibration:
 
 
 def _spelled(value: Any) -> str:
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    return ",".join(value) or "none" if isinstance(value, tuple) else str(value)

@@ -232,5 +232,5 @@ class Parts:
 
 def can_split(weight: TensorFormat, like: TensorFormat, axis: str = OUTPUTS) -> bool:
     """Whether parts of one weight may be in these two formats: they differ in bits alone."""
-    both = weight.has_parts(axis) and like.has_parts(axis)
+    both = weight.has_parts(axis) and like.has_parts(axis) and weight.symmetric == like.symmetric
     return both and replace(weight, number=like.number) == like

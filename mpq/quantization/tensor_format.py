@@ -7,7 +7,7 @@ from typing import final
 
 from mpq._support.json_object import quoted
 from mpq.errors import PrecisionError
-from mpq.quantization.channel_bits import GROUPS, INPUTS, MOST_BITS, OUTPUTS, ChannelBits
+from mpq.quantization.channel_bits import GROUPS, INPUTS, OUTPUTS, ChannelBits, is_of_parts
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.side_branch import SideBranch
@@ -116,6 +116,11 @@ class TensorFormat:
             )
         if self.number != channels.numbers[-1]:
             raise PrecisionError(f"the widest of {channels} is not {self.number.name}")
+        if not self.symmetric and any(number.is_float for number in channels.numbers):
+            raise PrecisionError(
+                f"signs have no zero point: with parts of 1 bit ({channels.numbers[0].name}) take "
+                "symmetric formats"
+            )
         size, is_inputs = self.group_size, channels.axis == INPUTS
         if channels.axis == GROUPS and size != channels.block:
             raise PrecisionError(
@@ -216,11 +221,10 @@ class TensorFormat:
     @property
     def has_channels(self) -> bool:
         """Whether output channels of such a weight may have bits of their own."""
-        number, scale = self.number, self.scale
-        is_integer = not number.is_float and number.bits <= MOST_BITS
+        scale = self.scale
         has_second = scale is not None and SCALE_FORMATS[scale].second_scale
         is_by_row = self.granularity in (Granularity.CHANNEL, Granularity.GROUP)
-        return is_integer and is_by_row and not has_second and self.branch is None
+        return is_of_parts(self.number) and is_by_row and not has_second and self.branch is None
 
     def has_parts(self, axis: str) -> bool:
         """Whether parts of such a weight, as ``ChannelBits`` has them, may have their own bits."""

@@ -14,6 +14,8 @@ from mpq.recipes.hawq_v3 import HAWQ_V3
 from mpq.recipes.layer_wise import LAYER_WISE
 from mpq.recipes.mptq_vit import MPTQ_VIT
 from mpq.recipes.ohq import OHQ
+from mpq.recipes.pb_llm import PB_LLM
+from mpq.recipes.ptq1_61 import PTQ1_61
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 from mpq.recipes.zeroq import ZEROQ
 
@@ -31,6 +33,8 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         AMQ,
         MPTQ_VIT,
         AUGMENTING_HESSIANS,
+        PB_LLM,
+        PTQ1_61,
     ),
     "mpq.recipes",
 )

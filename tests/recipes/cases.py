@@ -31,5 +31,7 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
         *("--solver", "measured-greedy:is_measured=true,num_trials=6", "--transform", "smooth"),
         *("--precisions", "w4a4,w8a8"),
     ),
+    "pb-llm": ("--rounding", "nearest", "--precisions", "wbinary+s5%a8,wbinary+s20%a8,w8a8"),
+    "ptq1.61": ("--rounding", "nearest", "--precisions", "wbinarya8,w4a8,w8a8"),
 }
 """Recipe to words of ``mpq search`` that it takes in tests besides; every recipe is here."""

@@ -7,12 +7,15 @@ from mpq.errors import UnknownNameError
 from mpq.recipes.amq import AMQ
 from mpq.recipes.calibtip import CALIBTIP
 from mpq.recipes.evopress import EVOPRESS
+from mpq.recipes.gwq import GWQ
 from mpq.recipes.hawq import HAWQ
 from mpq.recipes.hawq_v2 import HAWQ_V2
 from mpq.recipes.hawq_v3 import HAWQ_V3
 from mpq.recipes.layer_wise import LAYER_WISE
 from mpq.recipes.ohq import OHQ
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
+from mpq.recipes.spqr import SPQR
+from mpq.recipes.squeezellm import SQUEEZELLM
 from mpq.recipes.zeroq import ZEROQ
 
 RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
@@ -27,6 +30,9 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         LAYER_WISE,
         EVOPRESS,
         AMQ,
+        SQUEEZELLM,
+        SPQR,
+        GWQ,
     ),
     "mpq.recipes",
 )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from shlex import quote
 from typing import Final, TypeAlias, final
 
 from mpq.errors import InputError
@@ -22,6 +23,7 @@ _OPTIONS: Final = {
     "rounding": "--rounding",
     "ends": "--ends",
     "find_ties": "--find-ties",
+    "tie": "--tie",
     "tie_blocks": "--tie-blocks",
     "bias_correction": "--bias-correction",
     "tune": "--tune",
@@ -91,6 +93,7 @@ class Recipe:
             their shape; empty: the user's examples.
         ends: Precision of the first and the last layer; ``None``: they are chosen as all are.
         find_ties: Whether layers that read one tensor share a precision.
+        tie: All layers that one of these globs matches share a precision; ``*``: every layer.
         tie_blocks: Whether the layers of a block share a precision.
         bias_correction: As in ``mpq.Task``.
         tune: As in ``mpq.Task``.
@@ -119,6 +122,7 @@ class Recipe:
     source: str = ""
     ends: str | None = None
     find_ties: bool = True
+    tie: tuple[str, ...] = ()
     tie_blocks: bool = False
     bias_correction: bool = False
     tune: str | None = None
@@ -148,6 +152,7 @@ class Recipe:
             "rounding": self.rounding,
             "ends": self.ends,
             "find_ties": self.find_ties,
+            "tie": self.tie,
             "tie_blocks": self.tie_blocks,
             "bias_correction": self.bias_correction,
             "tune": self.tune,
@@ -171,6 +176,8 @@ def _words(name: str, value: Value) -> str:
         return option if value else option.replace("--", "--no-") if name in _BOTH else ""
     if value is None:
         return ""
+    if name == "tie":  # given once for each; quoted, as a shell would take a glob for files
+        return " ".join(f"{option} {quote(glob)}" for glob in value)
     return f"{option} {value if isinstance(value, str) else ','.join(value)}"
 
 

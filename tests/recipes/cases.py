@@ -23,5 +23,8 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
         "--precisions",
         "w4a8,w8a8",
     ),
+    "squeezellm": ("--rounding", "nearest", "--precisions", "w2a8,w4a8"),
+    "spqr": ("--rounding", "nearest", "--precisions", "w2a8,w4a8"),
+    "gwq": ("--rounding", "nearest", "--precisions", "w2a8,w4a8"),
 }
 """Recipe to words of ``mpq search`` that it takes in tests besides; every recipe is here."""

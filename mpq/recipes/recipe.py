@@ -27,6 +27,7 @@ _OPTIONS: Final = {
     "tie_blocks": "--tie-blocks",
     "bias_correction": "--bias-correction",
     "tune": "--tune",
+    "split": "--split",
     "safeguard": "--safeguard",
 }
 """Setting to the option of ``mpq search`` that says the same."""
@@ -100,6 +101,7 @@ class Recipe:
         steps: What the paper does with the answer, in order, in words.
         orders_tuning: Whether it says in which order layers are fine-tuned: that of what they lose
             in the answer, the most first.
+        split: Parts of layers that have bits of their own, as in ``mpq.Task``.
 
     Raises:
         InputError: If it has no candidates or no choices, or its version is no number from 1 on.
@@ -128,6 +130,7 @@ class Recipe:
     tune: str | None = None
     steps: tuple[str, ...] = ()
     orders_tuning: bool = False
+    split: str = "none"
 
     def __post_init__(self) -> None:
         if self.version < 1 or not self.candidates or not self.choices:
@@ -156,6 +159,7 @@ class Recipe:
             "tie_blocks": self.tie_blocks,
             "bias_correction": self.bias_correction,
             "tune": self.tune,
+            "split": self.split,
             "safeguard": False,
         }
         return found | ({"calibration": self.source} if self.source else {})

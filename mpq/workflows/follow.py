@@ -134,6 +134,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "tie_blocks": Rules.tie_blocks,
     "bias_correction": Task.bias_correction,
     "tune": Task.tune,
+    "split": Task.split,
     "safeguard": True,
 }
 
@@ -159,6 +160,7 @@ def _asked(way: Way) -> dict[str, Any]:
         "tie_blocks": task.rules.tie_blocks,
         "bias_correction": task.bias_correction,
         "tune": task.tune,
+        "split": task.split,
         "safeguard": way.safeguard,
         "calibration": "the user's examples",
     }
@@ -177,7 +179,7 @@ def _task(task: Task, taken: Mapping[str, Any], own_data: bool) -> Task:
         candidates=taken["candidates"],
         ranges=Ranges(taken["weight_range"], taken["activation_range"]),
         rules=replace(task.rules, **{name: taken[name] for name in _RULES}),
-        **{name: taken[name] for name in ("rounding", "bias_correction", "tune")},
+        **{name: taken[name] for name in ("rounding", "bias_correction", "tune", "split")},
     )
 
 

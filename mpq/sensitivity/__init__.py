@@ -12,6 +12,7 @@ from mpq.sensitivity._base import (
 )
 from mpq.sensitivity.auto import AutoEstimator
 from mpq.sensitivity.checked import CheckedCell, SpotCheck
+from mpq.sensitivity.column_loss import ColumnLoss
 from mpq.sensitivity.entropy import ActivationEntropy, HistogramKL
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.first_order import FirstOrder
@@ -40,6 +41,7 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
         HessianTrace,
         Relevance,
         ActivationEntropy,
+        ColumnLoss,
         DiagonalFisher,
         FirstOrder,
         HessianEigenvalue,
@@ -63,6 +65,7 @@ __all__ = [
     "ActivationEntropy",
     "AutoEstimator",
     "CheckedCell",
+    "ColumnLoss",
     "DiagonalFisher",
     "DivisibleEstimator",
     "Estimation",

@@ -30,7 +30,7 @@ def kept_bits(rows: int, columns: int, share: float) -> int:
 
 def squeezellm(bits: int, rows: int, columns: int) -> int:
     """Codes, a codebook in 16 bits for every row, and .45 % kept."""
-    return bits * rows * columns + rows * 2**bits * 16 + kept_bits(rows, columns, 0.0045)
+    return bits * rows * columns + rows * (1 << bits) * 16 + kept_bits(rows, columns, 0.0045)
 
 
 def spqr(bits: int, rows: int, columns: int) -> int:

@@ -38,6 +38,7 @@ QUICK_ESTIMATORS = (
     "hessian-trace",
     "relevance",
     "activation-entropy",
+    "column-loss",
     "fisher",
     "first-order",
     "hessian-eigenvalue:max_iterations=3",

@@ -5,6 +5,7 @@ from typing import Final
 from mpq._support.registry import ValueRegistry
 from mpq.errors import UnknownNameError
 from mpq.recipes.amq import AMQ
+from mpq.recipes.baq import BAQ
 from mpq.recipes.calibtip import CALIBTIP
 from mpq.recipes.evopress import EVOPRESS
 from mpq.recipes.gwq import GWQ
@@ -33,6 +34,7 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         SQUEEZELLM,
         SPQR,
         GWQ,
+        BAQ,
     ),
     "mpq.recipes",
 )

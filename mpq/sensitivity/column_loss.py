@@ -11,7 +11,6 @@ from mpq._support.arrays import Array
 from mpq.errors import ModelError
 from mpq.network.layer import Layer
 from mpq.network.mapped import release
-from mpq.network.weight_layout import layout_of
 from mpq.quantization.rounding import row_tiles
 from mpq.quantization.tensor_format import TensorFormat
 from mpq.rounding.column_losses import column_losses
@@ -37,8 +36,8 @@ class ColumnLoss(SensitivityEstimator):
     arXiv:2506.05664) allocates bits, whose optimum gives every column the same one,
     :math:`-\tfrac12 \log_2 (12 L d_k^2)` bits for weights in a unit range. Formats without even
     steps, or with a branch, have the squared error of rounding to nearest in place of a twelfth of
-    the squared step; channels that a format holds as they are cost nothing. An embedding's rows are looked up alone: each of its numbers counts as often
-    as a row is read.
+    the squared step; channels that a format holds as they are cost nothing. An embedding's rows
+    are looked up alone: each of its numbers counts as often as a row is read.
 
     In squared output of each layer per example: how much a layer's error matters to the network is
     not known. Inputs cost nothing. Takes one forward pass, and a second moment ``[K, K]`` for every

@@ -25,6 +25,10 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "squeezellm": ("--rounding", "nearest", "--precisions", "w2a8,w4a8"),
     "spqr": ("--rounding", "nearest", "--precisions", "w2a8,w4a8"),
+    "baq": (
+        *("--rounding", "nearest", "--precisions", "w2a8,w8a8"),
+        *("--split", "columns:4"),
+    ),
     "gwq": ("--rounding", "nearest", "--precisions", "w2a8,w4a8"),
 }
 """Recipe to words of ``mpq search`` that it takes in tests besides; every recipe is here."""

@@ -8,11 +8,14 @@ from mpq.recipes.amq import AMQ
 from mpq.recipes.baq import BAQ
 from mpq.recipes.calibtip import CALIBTIP
 from mpq.recipes.evopress import EVOPRESS
+from mpq.recipes.fast_2_bit import FAST_2_BIT
 from mpq.recipes.gwq import GWQ
 from mpq.recipes.hawq import HAWQ
 from mpq.recipes.hawq_v2 import HAWQ_V2
 from mpq.recipes.hawq_v3 import HAWQ_V3
 from mpq.recipes.layer_wise import LAYER_WISE
+from mpq.recipes.lq_lora import LQ_LORA
+from mpq.recipes.mixllm import MIXLLM
 from mpq.recipes.ohq import OHQ
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 from mpq.recipes.spqr import SPQR
@@ -35,6 +38,9 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         SPQR,
         GWQ,
         BAQ,
+        FAST_2_BIT,
+        MIXLLM,
+        LQ_LORA,
     ),
     "mpq.recipes",
 )

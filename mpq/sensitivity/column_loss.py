@@ -95,7 +95,9 @@ def _counted(layer: Layer, moments: SecondMoments) -> Tensor:
         # Back from units of each group's mean.
         return column_losses(moment) * diagonal(moment).double().mean(dim=-1, keepdim=True)
     if layer.kind == "embedding":
-        return torch.full((1, 1), layer.input_elements / layer.num_channels, dtype=torch.float64)
+        # What reads one id for all examples reads less than one an example.
+        reads = max(layer.input_elements, 1)
+        return torch.full((1, 1), reads / layer.num_channels, dtype=torch.float64)
     raise ModelError(moments.missing[layer.name])
 
 

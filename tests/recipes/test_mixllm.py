@@ -12,7 +12,7 @@ from tests.recipes.reference import LAYERS, data, tiny, weights_of
 def affine(w: Tensor, bits: int) -> Tensor:
     """To nearest with a zero point, a scale in 16 bits for every row."""
     low, high = w.amin(1, keepdim=True).clamp(max=0), w.amax(1, keepdim=True).clamp(min=0)
-    scale = ((high - low) / (2**bits - 1)).half().float()
+    scale = ((high - low) / ((1 << bits) - 1)).half().float()
     zero = (-low / scale).round()
     return (((w / scale).round() + zero).clamp(0, 2**bits - 1) - zero) * scale
 

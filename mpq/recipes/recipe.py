@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from shlex import quote
 from typing import Final, TypeAlias, final
 
 from mpq.errors import InputError
@@ -23,6 +24,7 @@ _OPTIONS: Final = {
     "transforms": "--transform",
     "ends": "--ends",
     "find_ties": "--find-ties",
+    "tie": "--tie",
     "tie_blocks": "--tie-blocks",
     "bias_correction": "--bias-correction",
     "tune": "--tune",
@@ -94,6 +96,7 @@ class Recipe:
         transforms: What the network goes through before, for ``TRANSFORMS.build``.
         ends: Precision of the first and the last layer; ``None``: they are chosen as all are.
         find_ties: Whether layers that read one tensor share a precision.
+        tie: All layers that one of these globs matches share a precision; ``*``: every layer.
         tie_blocks: Whether the layers of a block share a precision.
         bias_correction: As in ``mpq.Task``.
         tune: As in ``mpq.Task``.
@@ -124,6 +127,7 @@ class Recipe:
     transforms: tuple[str, ...] = ()
     ends: str | None = None
     find_ties: bool = True
+    tie: tuple[str, ...] = ()
     tie_blocks: bool = False
     bias_correction: bool = False
     tune: str | None = None
@@ -155,6 +159,7 @@ class Recipe:
             "transforms": self.transforms,
             "ends": self.ends,
             "find_ties": self.find_ties,
+            "tie": self.tie,
             "tie_blocks": self.tie_blocks,
             "bias_correction": self.bias_correction,
             "tune": self.tune,
@@ -179,6 +184,8 @@ def _words(name: str, value: Value) -> str:
         return option if value else option.replace("--", "--no-") if name in _BOTH else ""
     if value is None or value == ():
         return ""
+    if name == "tie":  # given once for each; quoted, as a shell would take a glob for files
+        return " ".join(f"{option} {quote(glob)}" for glob in value)
     return f"{option} {value if isinstance(value, str) else ','.join(value)}"
 
 

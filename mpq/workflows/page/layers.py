@@ -7,6 +7,7 @@ from math import isnan
 from typing import final
 
 from mpq._support.arrays import Columns
+from mpq.quantization.channel_bits import GROUPS, INPUTS, OUTPUTS
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.report.page.layers import Choice, LayerFacts, groups_of
 from mpq.workflows.page.accounts import Accounts
@@ -51,14 +52,19 @@ class Choices:
         return tuple(dict.fromkeys(precision for known in self._found for precision in known))
 
 
+_PARTS = {OUTPUTS: "channels", INPUTS: "inputs", GROUPS: "weights"}
+"""What has bits of its own, by ``ChannelBits.axis``."""
+
+
 def _choice(precision: Precision, loss: float, costs: tuple[float | None, ...]) -> Choice:
     weight, channels = precision.weight, precision.weight.channels
     spelled, parts = str(precision), ""
     if channels is not None:
         # Its spelling has a letter for every channel; the page says how many have which bits.
         spelled = f"{spelled.partition(':')[0]}a{precision.activation.number.bits}"
-        bits = Counter(channels.numbers[x].bits for x in channels.columns.tolist())
-        parts = ", ".join(f"{bits[width]} channels at {width} bits" for width in sorted(bits))
+        bits = Counter(channels.numbers[x].bits for x in channels.columns.ravel().tolist())
+        what = _PARTS[channels.axis]
+        parts = ", ".join(f"{bits[width]} {what} at {width} bits" for width in sorted(bits))
     return Choice(
         spelled, weight.mean_bits, precision.activation.number.bits, loss, costs, parts
     )  # fmt: skip

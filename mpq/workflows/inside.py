@@ -1,6 +1,5 @@
 """Bits inside layers: the answer, with parts of its layers at weights of different bits."""
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self, final
@@ -8,6 +7,7 @@ from typing import Final, Self, final
 import numpy as np
 
 from mpq._support.arrays import Array, Columns, Mask
+from mpq._support.events import warn
 from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles.part_costs import check_part_resource, part_costs
 from mpq.network.layer import Layer
@@ -126,7 +126,7 @@ def answer_in_parts(
 def _undivided(
     split: Split, why: str, problem: Problem, solution: Solution
 ) -> tuple[Problem, Solution, None]:
-    warnings.warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
+    warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
     return problem, solution, None
 
 

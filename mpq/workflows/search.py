@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mpq._support.events import Callback, listening
 from mpq._support.phases import phase
-from mpq._support.progress import showing_progress
 from mpq._support.ray_workers import task_workers
 from mpq.errors import InputError
 from mpq.network.mapped import streaming
@@ -32,6 +32,7 @@ from mpq.workflows.method import Method
 from mpq.workflows.never_worse import never_worse
 from mpq.workflows.objective import Objective
 from mpq.workflows.other_answers import INTEGERS, PRICES, best_answer
+from mpq.workflows.outcome import announced
 from mpq.workflows.result import SearchResult
 from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
@@ -48,7 +49,7 @@ def search(
     sensitivity: str | SensitivityEstimator = ESTIMATOR,
     solver: str | Solver = SOLVER,
     refine: int = 0,
-    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
     safeguard: bool = True,
     recipe: str | Recipe | None = None,
     keep: Collection[str] = (),
@@ -75,7 +76,7 @@ def search(
         refine: At most so many rounds in which the estimate is made anew at the assignment that
             was found, and solved again, while the loss measured on calibration examples falls. The
             result is refined, the points of its frontier are not.
-        progress: Whether bars are shown on standard error.
+        callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
         safeguard: Whether an answer that the estimate says is worse, and that loses less on
             held-out examples, takes the place of the solver's (docs/sensitivity.md).
         recipe: A published system, of ``mpq recipes``, whose settings are taken. What ``task`` and
@@ -89,9 +90,10 @@ def search(
     """
     check_task(task, "search")
     parsed = goal(limits, objective)
-    with showing_progress(progress):
+    with listening(callbacks):
         way = follow(recipe, Way(task, sensitivity, solver, safeguard), keep)
-        return way.noted(searched(way.task, parsed, way.method(objective, refine))[0])
+        found = searched(way.task, parsed, way.method(objective, refine))[0]
+        return announced(way.noted(found))
 
 
 def goal(limits: Limits, objective: Objective | None) -> tuple[Limit, ...]:

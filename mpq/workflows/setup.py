@@ -273,8 +273,9 @@ class Prepared:
         shared = SharedMeasurements.of(ranks, name, reference.num_batches)
         judge = self._judge(data)
         return Evaluator(
-            self.network, self.quantizer, reference, self.own_codes, shared=shared, judge=judge
-        )
+            self.network, self.quantizer, reference, self.own_codes, shared=shared, judge=judge,
+            examples=name,
+        )  # fmt: skip
 
     def _judge(self, data: Calibration) -> Judge | None:
         score = self.task.own_score

@@ -134,6 +134,16 @@ def tell(event: Event) -> None:
         _tell(listeners.callbacks, event)
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Within this block nobody is told anything."""
+    token = _AUDIENCE.set(None)
+    try:
+        yield
+    finally:
+        _AUDIENCE.reset(token)
+
+
 def warn(text: str, stacklevel: int = 1) -> None:
     """A Python warning, of which callbacks are told.
 
@@ -158,15 +168,12 @@ def _checked(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
 
 def _tell(callbacks: Sequence[Callback], event: Event) -> None:
     # What a callback asks of us itself is not told: it would be told of its own asking for ever.
-    token = _AUDIENCE.set(None)
-    try:
+    with unheard():
         for callback in callbacks:
             try:
                 callback.on(event)
             except Exception as error:
                 raise CallbackError(type(callback).__name__, event.name, error) from error
-    finally:
-        _AUDIENCE.reset(token)
 
 
 def _end(callbacks: Sequence[Callback], error: BaseException) -> None:

@@ -130,4 +130,5 @@ class _Lines:
 def plan_told(event: Planned) -> str:
     """What is to come, in a line."""
     phases = ", ".join(f"{name} {in_words(seconds)}" for name, seconds in event.phases.items())
-    return f"plan: {phases}; {in_words(event.seconds)} in all"
+    told = f"plan: {phases}; {in_words(event.seconds)} in all"
+    return f"{told}, besides {' and '.join(event.besides)}" if event.besides else told

@@ -17,15 +17,18 @@ class Planned(Event):
     Args:
         phases: Phase to seconds, of those to come.
         seconds: Of all of them.
+        besides: What takes its time besides, of which nothing is known yet.
     """
 
     phases: Mapping[str, float]
     seconds: float
+    besides: tuple[str, ...] = ()
     name: ClassVar[str] = "planned"
 
     def to_dict(self) -> dict[str, Any]:
         """See ``Event.to_dict``."""
-        return {"phases": dict(self.phases), "seconds": self.seconds}
+        phases, besides = dict(self.phases), list(self.besides)
+        return {"phases": phases, "seconds": self.seconds, "besides": besides}
 
 
 @final

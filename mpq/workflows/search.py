@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 from mpq._support.events import Callback, listening
 from mpq._support.phases import phase
@@ -25,6 +26,7 @@ from mpq.workflows.cached_layers import check_prices_caches
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.finish import finished
 from mpq.workflows.follow import Way, follow
+from mpq.workflows.forecast import COMPARING, ESTIMATE, MEASURING, tell_forecast
 from mpq.workflows.inside import answer_in_parts, check_split
 from mpq.workflows.kept_estimates import kept_estimate
 from mpq.workflows.measured_share import MeasuredShare
@@ -152,14 +154,17 @@ def _searched(
 
     # what cannot be met, minimized or drawn is refused before what takes long: trying
     # transformations, which may change what layers there are, and the estimate
+    start = perf_counter()
     with phase("layers and costs"):
         prepared = Prepared.untransformed(task)
         constraints, table = asked(prepared)
+    layers_s = perf_counter() - start
     if task.transforms:
         with phase("transformations"):
             prepared = prepared.with_transforms()
             constraints, table = asked(prepared)
-    with phase("ranges, codes, estimate"):
+    tell_forecast(prepared, method, constraints, layers_s)
+    with phase(ESTIMATE):
         found = _estimate(prepared, method)
 
     def answered() -> SearchResult:
@@ -194,7 +199,7 @@ def _answered(
     accepts = method.accepts(problem, prepared)
     others: dict[str, AnswerCheck] = {}
     safeguard: Safeguard | None = None
-    with phase("comparing with other answers"):
+    with phase(COMPARING):
         if method.safeguard and not method.solver.is_measuring:
             solution, others = best_answer(prepared, problem, solution, found.by_channels, accepts)
         finish = finished(prepared, problem, solution, accepts)
@@ -208,7 +213,7 @@ def _answered(
         if split is not None:
             problem, solution, inside = answer_in_parts(prepared, split, problem, solution, found)
             safeguard = replace(safeguard or Safeguard(), inside=inside)
-    with phase("measuring"):
+    with phase(MEASURING):
         result = Session(prepared).record(
             problem, solution, method.solver, method.estimator.name, rounds, found.check,
             safeguard, finish,

@@ -241,7 +241,7 @@ def test_warnings_are_told() -> None:
 
 
 EXAMPLES: tuple[Event, ...] = (
-    Planned({"estimate": 2.0}, 2.0),
+    Planned({"estimate": 2.0}, 2.0, ("solving",)),
     PhaseBegan("a"),
     Progressed("a", 0, None, None),
     PhaseEnded("a", 1.0),

@@ -72,13 +72,16 @@ def test_the_time_left_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the work, and of all that was planned; the plan is told in a line."""
     terminal = looked_at(monkeypatch)
     bars = module._Bars()
-    bars.show(Planned({"estimate": 60.0, "measuring": 120.0}, 180.0))
+    bars.show(Planned({"estimate": 60.0, "measuring": 120.0}, 180.0, ("codes", "solving")))
     bars.show(Progressed("passes", 1, 3, 40.0))
     (task,) = bars._bars.tasks
     bars.show(Ended())
 
     assert task.fields["left"] == "40 s left, 3 min in all"
-    assert "plan: estimate 1 min, measuring 2 min; 3 min in all" in terminal.getvalue()
+    assert (
+        "plan: estimate 1 min, measuring 2 min; 3 min in all, besides codes and solving"
+        in terminal.getvalue()
+    )
 
 
 def test_short_work_says_nothing_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +162,8 @@ def test_what_is_left_is_corrected_by_what_was_taken(monkeypatch: pytest.MonkeyP
     assert left.seconds == 28
     clock[0] = 99.0
     assert left.seconds == 22
+    left.take(Progressed("codes", 1, 2, 5.0))
+    assert left.seconds == 27
     left.take(PhaseEnded("estimate", 20.0))
     assert left.seconds == 44
     left.take(PhaseBegan("other"))
@@ -166,3 +171,12 @@ def test_what_is_left_is_corrected_by_what_was_taken(monkeypatch: pytest.MonkeyP
     left.take(PhaseEnded("solving", 4.0))
     left.take(PhaseEnded("measuring", 40.0))
     assert left.seconds == 0
+
+
+def test_a_phase_that_a_cache_had_says_nothing_of_the_others() -> None:
+    """The machine is no faster for it."""
+    left = TimeLeft()
+    left.take(Planned({"estimate": 10.0, "measuring": 20.0}, 30.0))
+    left.take(PhaseEnded("estimate", 0.1))
+
+    assert left.seconds == 20

@@ -11,6 +11,8 @@ COST_TABLE: Final = 1
 """Cost tables as JSON."""
 DEVICE_PROFILE: Final = 1
 """Devices as JSON."""
+EVENTS: Final = 1
+"""Lines of a log of events."""
 FRONTIER: Final = 1
 """``frontier.json``, which only others read."""
 JOURNAL: Final = 2

@@ -35,6 +35,7 @@ from mpq.cli.task_options import (
     AsSearchedOptions,
     AssignedOptions,
 )
+from mpq.cli.watching import WatchOptions
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.task import Task
 
@@ -44,19 +45,20 @@ from mpq.workflows.task import Task
 @app.command()
 @reporting_errors
 @taking
-def search(options: SearchOptions, talk: TalkOptions) -> None:
+def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> None:
     """Find the best bit width for every layer within limits, on the built-in demo or your model."""
-    from mpq._support.phases import phase, recorded_phases
+    from mpq._support.phases import phase
     from mpq._support.ranks import is_other_rank
     from mpq.cli.console import print_frontier, print_result, print_warning
     from mpq.report.page.made import Made
     from mpq.report.save import save_alternatives
+    from mpq.workflows.outcome import announced
     from mpq.workflows.page.report import write_page
 
-    if is_done_instead(options, talk, has_question=True):
+    if is_done_instead(options, watch, talk, has_question=True):
         return
     has_others = options.others.alternatives > 0
-    with working(options.output, talk), recorded_phases() as phases:
+    with working(options.output, watch, talk, options.kept) as phases:
         result, session = options.run()
         if is_other_rank():
             return
@@ -68,6 +70,7 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
         if has_others:
             found = options.alternatives(result, session)
             files += save_alternatives(found, options.output, result.run_id)
+        announced(result)
     talk.answer(result.assignment.to_json(), lambda console: print_result(result, console))
     if curve.warning and not talk.as_json:
         talk.answer("", lambda console: print_warning(curve, console))
@@ -80,18 +83,18 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
 @app.command()
 @reporting_errors
 @taking
-def frontier(options: SearchOptions, talk: TalkOptions) -> None:
+def frontier(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> None:
     """Least loss for every amount of one resource: frontier.csv, .json, .png; a folder behind."""
-    from mpq._support.phases import recorded_phases
     from mpq._support.ranks import is_other_rank
     from mpq.cli.console import print_frontier
     from mpq.report.page.made import Made
     from mpq.report.save import BEHIND, save_frontier
+    from mpq.workflows.outcome import announced
     from mpq.workflows.page.report import write_page
 
-    if is_done_instead(options, talk, has_question=False):
+    if is_done_instead(options, watch, talk, has_question=False):
         return
-    with working(options.output, talk), recorded_phases() as phases:
+    with working(options.output, watch, talk, options.kept) as phases:
         result, found = options.run_frontier()
         if is_other_rank():
             return
@@ -101,6 +104,7 @@ def frontier(options: SearchOptions, talk: TalkOptions) -> None:
         files += result.save(behind, found)
         made = Made.of(options.in_full(command_words()), list(phases.spent.values()))
         files += write_page(result, found, behind, made)
+        announced(found)
     talk.answer(found.to_json(), lambda console: print_frontier(found, console))
     talk.wrote(files)
 
@@ -142,20 +146,20 @@ def solve(
 @app.command()
 @reporting_errors
 @taking
-def compare(options: CompareOptions, talk: TalkOptions) -> None:
+def compare(options: CompareOptions, watch: WatchOptions, talk: TalkOptions) -> None:
     """Measure which estimator predicts your network, or what published systems lose on it."""
     from mpq._support.files import prepared_folder
     from mpq.cli.console import print_comparison, print_recipes
 
     if options.recipes:
-        with prepared_folder(options.output), talk.progress():
+        with prepared_folder(options.output), watch.watched(talk, options.kept):
             searched = options.run_recipes()
             files = searched.save(options.output)
         talk.answer(searched.to_json(), lambda console: print_recipes(searched, console))
         talk.wrote(files)
         return
 
-    with prepared_folder(options.output), talk.progress():
+    with prepared_folder(options.output), watch.watched(talk, options.kept):
         found = options.run()
         files = found.save(options.output)
     files += [] if options.save_bench is None else [options.save_bench]
@@ -196,14 +200,14 @@ def evaluate(
 @app.command()
 @reporting_errors
 @taking
-def profile(options: ProfileOptions, talk: TalkOptions) -> None:
+def profile(options: ProfileOptions, watch: WatchOptions, talk: TalkOptions) -> None:
     """Measure your network on this machine, layer by layer and as a whole: a device for search."""
     from mpq._support.files import prepared_folder, write_files
     from mpq.cli.console import print_profile
 
     folder = options.output.parent
     with prepared_folder(folder):
-        with talk.progress():
+        with watch.watched(talk, options.kept):
             found = options.run()
         files = write_files(folder, {options.output.name: found.to_json().encode()})
     # The profile is on disk; until then the journal was all that there was of the measurement.

@@ -5,6 +5,14 @@ from typing import Annotated
 
 import typer
 
+LogFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--log",
+        help="File that events are appended to meanwhile, a line of JSON each: phases, progress, "
+        "what is measured, the outcome.",
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(

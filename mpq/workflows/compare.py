@@ -14,13 +14,15 @@ import torch
 
 from mpq._support.arrays import Columns
 from mpq._support.bounds import check_whole
+from mpq._support.events import Callback, listening, tell
 from mpq._support.files import prepare_folder
 from mpq._support.journal import Journal
-from mpq._support.progress import showing_progress, track
+from mpq._support.progress import track
 from mpq._support.ray_workers import task_workers
 from mpq._support.rows import Memory, Rows, remember
 from mpq._support.workers import TaskWorkers
-from mpq.errors import InputError, MpqError
+from mpq.callbacks.results import Solved as SolvedOne
+from mpq.errors import CallbackError, InputError, MpqError
 from mpq.network.examples import Calibration
 from mpq.network.halving import halved
 from mpq.problem.constraints import Constraints
@@ -33,6 +35,7 @@ from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.defaults import ESTIMATORS_COMPARED, MAX_COMPARED_LOSS, NUM_RANDOM, SOLVER
+from mpq.workflows.outcome import announced
 from mpq.workflows.peak_memory import peak_memory_bytes
 from mpq.workflows.random_assignments import random_assignments, structured_assignments
 from mpq.workflows.refine import refine as refine_solution
@@ -58,7 +61,7 @@ def compare(
     max_loss: float = MAX_COMPARED_LOSS,
     folder: Path | str | None = None,
     save_bench: Path | str | None = None,
-    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> EstimatorComparison:
     """Measures which estimators predict this network's loss, on held-out examples.
 
@@ -76,7 +79,7 @@ def compare(
         folder: Where measurements land as they are made, so that an interrupted run resumes.
         save_bench: File for the random assignments, and structured ones near every limit besides,
             with what each loses; see ``LossBenchmark``.
-        progress: Whether bars are shown on standard error.
+        callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
 
     Raises:
         InputError: If something given cannot be used, or the folder holds another comparison.
@@ -124,7 +127,7 @@ def compare(
         raise InputError("give at least one limit, num_random >= 3 and refine >= 0")
     if save_bench is not None:
         prepare_folder(Path(save_bench).parent)
-    with showing_progress(progress):
+    with listening(callbacks):
         refuse_streamed(task, "compare")
         prepared = Prepared.untransformed(task)
         constraints = {text: prepared.constraints([limit]) for text, limit in parsed.items()}
@@ -147,10 +150,11 @@ def compare(
             scores = tuple(
                 run.score(text, trials, forward_seconds) for text in track(estimators, "estimators")
             )
-        return EstimatorComparison(
+        found = EstimatorComparison(
             trials, scores, _unit(prepared), max_loss, forward_seconds,
             prepared.calibration.num_examples, prepared.held_out.num_examples,
         )  # fmt: skip
+        return announced(found)
 
 
 def _rows(prepared: Prepared, folder: Path | str | None) -> Rows:
@@ -359,6 +363,8 @@ class _Comparison:
                 lambda: estimated(self.prepared, first, estimator, solver),
                 self.prepared.network.device,
             )
+        except CallbackError:
+            raise
         except MpqError as error:
             return {"estimator": text, "error": str(error)}
         seconds, clock_seconds = time.perf_counter() - start, self.clock() - clock_start
@@ -382,6 +388,7 @@ class _Comparison:
     ) -> dict[str, Any]:
         solver = SOLVERS.build(self.solver, self.seed)
         solution = solve(solver, problem)
+        tell(SolvedOne.of(solution))
         if self.refine and isinstance(estimator, RefinableEstimator):
             solution, _ = refine_solution(
                 estimator, solver, problem, solution,

@@ -1,6 +1,5 @@
 """Bits inside layers: the answer, with parts of its layers at weights of different bits."""
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self, TypeAlias, final
@@ -8,6 +7,7 @@ from typing import Final, Self, TypeAlias, final
 import numpy as np
 
 from mpq._support.arrays import Array, Columns, Mask
+from mpq._support.events import warn
 from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles.part_costs import check_part_resource, part_costs
 from mpq.network.layer import Layer
@@ -132,12 +132,12 @@ def _undivided(
             "none has two formats of weights that differ in bits alone and a price of each "
             "channel, or what names the parts' bits is more than the limits leave"
         )
-        warnings.warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
+        warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
         return problem, solution, None
     asked, inside = parted[0]
     is_whole = len(asked.loss.layers) == len(problem.loss.layers)
     why = "each is one part" if is_whole else "by the prices of parts whole ones lose least"
-    warnings.warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
+    warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
     # Parts may differ at other points of its frontier.
     is_same = inside.precisions(asked) == solution.precisions(problem)
     return *((asked, inside) if is_same else (problem, solution)), None

@@ -23,6 +23,7 @@ from mpq.report.safeguard import AnswerCheck, Excess, Verdict
 from mpq.sensitivity import ESTIMATORS, Sensitivity
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.activation_blocks import solved_in_blocks
 from mpq.workflows.coupled_rows import round_parts, shares_of_inputs
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.method import Method
@@ -35,6 +36,14 @@ PROVED_PARTS: Final = 2000
 QUICK: Final = "lagrangian:gap=0.0001"
 FEW: Final = 2
 """Widths of a layer, by which it is asked first which ones pay."""
+_WHY_WHOLE: Final = (
+    "none has two formats of weights that differ in bits alone and a price of each channel, or "
+    "what names the parts' bits is more than the limits leave"
+)
+_WHY_READ_WHOLE: Final = (
+    "none has two formats of inputs with scales of blocks that differ in bits alone, beside the "
+    "same weight"
+)
 
 
 def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
@@ -52,10 +61,10 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
         return
     task.parts.check([*task.precisions, *(p for _, own in task.rules.allowed for p in own)])
     for resource in resources:
-        check_part_resource(resource)
+        check_part_resource(resource, task.parts.axis)
     if task.streamed:
         raise InputError(f"{task.streamed}. split (--split) is not done so: allow more memory")
-    if not method.estimator.prices_channels:
+    if task.parts.of_weights and not method.estimator.prices_channels:
         able = ", ".join(part.name for part in ESTIMATORS if part.prices_channels)
         raise InputError(
             f"split (--split) needs prices of channels, which the estimator "
@@ -97,16 +106,18 @@ def answer_in_parts(
         The problem and its answer, and the answers beside each other; where no layer is divided,
         which is told, the answer that was given, and ``None``.
     """
-    parted = solved_in_parts(prepared, split, problem, solution, found)
+    parted = (
+        solved_in_parts(prepared, split, problem, solution, found)
+        if split.of_weights
+        else solved_in_blocks(prepared, split, problem, solution)
+    )
     if parted is None:
-        why = (
-            "none has two formats of weights that differ in bits alone and a price of each "
-            "channel, or what names the parts' bits is more than the limits leave"
-        )
+        why = _WHY_WHOLE if split.of_weights else _WHY_READ_WHOLE
         return _undivided(split, why, problem, solution)
     asked, inside = parted
     precisions = inside.precisions(asked)
-    if all(precision.weight.channels is None for precision in precisions.values()):
+    divided = (p.weight if split.of_weights else p.activation for p in precisions.values())
+    if all(tensor_format.channels is None for tensor_format in divided):
         is_whole = len(asked.loss.layers) == len(problem.loss.layers)
         why = "each is one part" if is_whole else "by the prices of parts whole ones lose least"
         # Parts may differ at other points of its frontier.

@@ -45,7 +45,8 @@ def part_costs(parts: Parts, table: CostTable, layers: Sequence[Layer]) -> CostT
     """``[R, B]`` of a resource's ``[L, B]``.
 
     Every row has the share of its channels; the constant has what says which part has which bits,
-    and the bytes that layers round up. Of blocks of what layers read, a bit for each is not counted.
+    and the bytes that layers round up; where parts are of what layers read, which of them has which
+    bits is not counted.
 
     Args:
         parts: The rows.

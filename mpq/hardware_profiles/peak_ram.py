@@ -15,7 +15,7 @@ in-place depthwise convolution is not (Lin et al. 2020, MCUNet, arXiv:2007.10319
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from math import prod
+from math import ceil, prod
 from typing import Final
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Rows of a problem that are parts of layers: channels, inputs, groups, or blocks of what is read."""
+"""Rows of a problem that are parts of layers: of weights, or blocks of what layers read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -267,6 +267,6 @@ def can_split(weight: TensorFormat, like: TensorFormat, axis: str = OUTPUTS) -> 
 
 
 def can_split_read(read: TensorFormat, like: TensorFormat) -> bool:
-    """Whether blocks of what a layer reads may be in these two formats: they differ in bits alone."""
+    """Whether blocks of what is read may be in these two formats: they differ in bits alone."""
     both = read.has_blocks and like.has_blocks
     return both and replace(read, number=like.number) == like

@@ -25,7 +25,7 @@ ACTIVATIONS: Final = "activations"
 @final
 @dataclass(frozen=True)
 class Split:
-    """Parts of a layer: blocks of its output channels, or of its inputs, or groups, or what it reads.
+    """Parts of a layer: blocks of output channels or inputs, groups, or blocks of what it reads.
 
     >>> str(Split.parse("channels")), Split.parse("channels:16").size, Split.parse("blocks:4").size
     ('channels', 16, 4)

@@ -25,8 +25,7 @@ def to_blocks(x: Tensor, size: int, token_axes: int, channel_axis: int = -1) -> 
     channels, lead = moved.shape[-1], moved.shape[: x.ndim - token_axes]
     tokens = moved.reshape(prod(lead), -1, channels)  # [T, positions, C]
     tokens = F.pad(tokens, (0, -channels % size))
-    blocks = tokens.unflatten(-1, (-1, size)).transpose(1, 2)
-    return blocks.flatten(2)
+    return tokens.reshape(*tokens.shape[:2], -1, size).transpose(1, 2).flatten(2)
 
 
 def from_blocks(blocks: Tensor, like: Tensor, size: int, channel_axis: int = -1) -> Tensor:
@@ -39,7 +38,8 @@ def from_blocks(blocks: Tensor, like: Tensor, size: int, channel_axis: int = -1)
         channel_axis: As in ``to_blocks``.
     """
     moved = like.movedim(channel_axis, -1)
-    tokens = blocks.unflatten(-1, (-1, size)).transpose(1, 2).flatten(2)  # [T, positions, C']
+    # [T, positions, C'], with what the last block was filled up with
+    tokens = blocks.reshape(*blocks.shape[:2], -1, size).transpose(1, 2).flatten(2)
     return tokens[..., : moved.shape[-1]].reshape(moved.shape).movedim(-1, channel_axis)
 
 

@@ -6,6 +6,7 @@ from mpq._support.registry import ValueRegistry
 from mpq.errors import UnknownNameError
 from mpq.recipes.amq import AMQ
 from mpq.recipes.calibtip import CALIBTIP
+from mpq.recipes.comet import COMET
 from mpq.recipes.evopress import EVOPRESS
 from mpq.recipes.hawq import HAWQ
 from mpq.recipes.hawq_v2 import HAWQ_V2
@@ -27,6 +28,7 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         LAYER_WISE,
         EVOPRESS,
         AMQ,
+        COMET,
     ),
     "mpq.recipes",
 )

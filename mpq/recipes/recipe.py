@@ -25,6 +25,7 @@ _OPTIONS: Final = {
     "tie_blocks": "--tie-blocks",
     "bias_correction": "--bias-correction",
     "tune": "--tune",
+    "split": "--split",
     "safeguard": "--safeguard",
 }
 """Setting to the option of ``mpq search`` that says the same."""
@@ -94,6 +95,7 @@ class Recipe:
         tie_blocks: Whether the layers of a block share a precision.
         bias_correction: As in ``mpq.Task``.
         tune: As in ``mpq.Task``.
+        split: As in ``mpq.Task``.
         steps: What the paper does with the answer, in order, in words.
         orders_tuning: Whether it says in which order layers are fine-tuned: that of what they lose
             in the answer, the most first.
@@ -122,6 +124,7 @@ class Recipe:
     tie_blocks: bool = False
     bias_correction: bool = False
     tune: str | None = None
+    split: str = "none"
     steps: tuple[str, ...] = ()
     orders_tuning: bool = False
 
@@ -153,6 +156,7 @@ class Recipe:
             "tune": self.tune,
             "safeguard": False,
         }
+        found |= {"split": self.split} if self.split != "none" else {}
         return found | ({"calibration": self.source} if self.source else {})
 
     @property

@@ -30,9 +30,9 @@ def solved_in_blocks(
 ) -> tuple[Problem, Solution] | None:
     """The problem of blocks of what layers read, and its optimum; ``None`` where there are none.
 
-    Weights keep their formats. A block's price is what it loses by itself (``block_prices``), and
-    its share of what the layer loses besides, so that prices add up to the layer's. Layers that
-    are tied have the same bits block by block.
+    Weights keep their formats. A block's price is what it loses by itself (``block_prices``), so
+    that blocks of all layers are chosen at once, whatever inputs the answer has. Layers that are
+    tied have the same bits block by block.
 
     Args:
         prepared: Network, prices and examples.
@@ -107,7 +107,12 @@ def _parts(prepared: Prepared, split: Split, problem: Problem, open_to: Mask) ->
 def _row_losses(
     prepared: Prepared, split: Split, problem: Problem, parts: Parts, open_to: Mask
 ) -> Array:
-    """``[R, B]`` whose sums over a layer are what the layer is priced at."""
+    """``[R, B]`` of every block, what it loses by itself, and its share of what the weight loses.
+
+    That is taken for what the layer is priced at with its widest inputs besides. Layers' prices at
+    fewer bits, which are sums before they are squared, are of one draw of signs: shared out among
+    blocks they cost accuracy (benchmarks/activation_blocks.py --choosing).
+    """
     precisions, rows = problem.loss.precisions, parts.spread(problem.loss.values)
     columns = {
         name: np.flatnonzero(open_to[parts.layers.index(name)]) for name in parts.of_channels
@@ -120,8 +125,7 @@ def _row_losses(
     for name, own in columns.items():
         some = parts.rows_of(name)
         by_block = prices.get(name, np.zeros((some.stop - some.start, len(own))))
-        left = rows[some][:, own].sum(axis=0) - by_block.sum(axis=0)  # of the weight, above all
+        place = int(np.argmax([x.number.bits for x in formats[name]]))
+        left = rows[some, int(own[place])].sum() - by_block[:, place].sum()
         rows[some.start : some.stop, own] = by_block + left * parts.shares[some, None]
     return rows
-
-

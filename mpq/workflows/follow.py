@@ -133,6 +133,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "tie_blocks": Rules.tie_blocks,
     "bias_correction": Task.bias_correction,
     "tune": Task.tune,
+    "split": Task.split,
     "safeguard": True,
 }
 
@@ -153,6 +154,7 @@ def _asked(way: Way) -> dict[str, Any]:
         "tie_blocks": task.rules.tie_blocks,
         "bias_correction": task.bias_correction,
         "tune": task.tune,
+        "split": task.split,
         "safeguard": way.safeguard,
         "calibration": "the user's examples",
     }
@@ -173,7 +175,7 @@ def _task(task: Task, taken: Mapping[str, Any], own_data: bool) -> Task:
         rules=replace(
             task.rules, **{name: taken[name] for name in ("ends", "find_ties", "tie_blocks")}
         ),
-        **{name: taken[name] for name in ("rounding", "bias_correction", "tune")},
+        **{name: taken[name] for name in ("rounding", "bias_correction", "tune", "split")},
     )
 
 

@@ -87,7 +87,12 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
 
 
 def answer_in_parts(
-    prepared: Prepared, split: Split, problem: Problem, solution: Solution, found: Sensitivity
+    prepared: Prepared,
+    split: Split,
+    problem: Problem,
+    solution: Solution,
+    found: Sensitivity,
+    is_checked: bool = True,
 ) -> tuple[Problem, Solution, AnswerCheck | None]:
     """The answer in parts, unless held-out examples say that it is worse than that of whole layers.
 
@@ -101,6 +106,7 @@ def answer_in_parts(
         problem: That of whole layers.
         solution: Its answer.
         found: The estimate.
+        is_checked: Whether held-out examples are asked; else the answer in parts is taken.
 
     Returns:
         The problem and its answer, and the answers beside each other; where no layer is divided,
@@ -124,6 +130,8 @@ def answer_in_parts(
         is_same = precisions == solution.precisions(problem)
         return _undivided(split, why, *((asked, inside) if is_same else (problem, solution)))
     round_parts(prepared, [precisions])
+    if not is_checked:
+        return asked, inside, None
     measured = prepared.on_held_out.measure
     lost = measured(precisions).by_example
     beside = [measured(solution.precisions(problem)).by_example]

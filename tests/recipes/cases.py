@@ -23,5 +23,6 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
         "--precisions",
         "w4a8,w8a8",
     ),
+    "comet": ("--split", "activations:4", "--precisions", "w8a4dg4,w8a8dg4"),
 }
 """Recipe to words of ``mpq search`` that it takes in tests besides; every recipe is here."""

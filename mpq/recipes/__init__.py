@@ -8,6 +8,7 @@ from mpq.recipes.amq import AMQ
 from mpq.recipes.augmenting_hessians import AUGMENTING_HESSIANS
 from mpq.recipes.baq import BAQ
 from mpq.recipes.calibtip import CALIBTIP
+from mpq.recipes.comet import COMET
 from mpq.recipes.evopress import EVOPRESS
 from mpq.recipes.fast_2_bit import FAST_2_BIT
 from mpq.recipes.gwq import GWQ
@@ -49,6 +50,7 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         FAST_2_BIT,
         MIXLLM,
         LQ_LORA,
+        COMET,
     ),
     "mpq.recipes",
 )

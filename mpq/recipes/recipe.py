@@ -100,10 +100,10 @@ class Recipe:
         tie_blocks: Whether the layers of a block share a precision.
         bias_correction: As in ``mpq.Task``.
         tune: As in ``mpq.Task``.
+        split: As in ``mpq.Task``.
         steps: What the paper does with the answer, in order, in words.
         orders_tuning: Whether it says in which order layers are fine-tuned: that of what they lose
             in the answer, the most first.
-        split: Parts of layers that have bits of their own, as in ``mpq.Task``.
 
     Raises:
         InputError: If it has no candidates or no choices, or its version is no number from 1 on.
@@ -131,9 +131,9 @@ class Recipe:
     tie_blocks: bool = False
     bias_correction: bool = False
     tune: str | None = None
+    split: str = "none"
     steps: tuple[str, ...] = ()
     orders_tuning: bool = False
-    split: str = "none"
 
     def __post_init__(self) -> None:
         if self.version < 1 or not self.candidates or not self.choices:

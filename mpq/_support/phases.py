@@ -34,6 +34,11 @@ class Phases:
     spent: dict[str, Spent] = field(default_factory=dict)
     is_busy: bool = False
 
+    @property
+    def in_order(self) -> tuple[Spent, ...]:
+        """What has ended so far."""
+        return tuple(self.spent.values())
+
     def add(self, name: str, seconds: float) -> None:
         """Counts a phase that has ended."""
         before = self.spent[name].seconds if name in self.spent else 0.0

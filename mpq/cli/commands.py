@@ -1,6 +1,7 @@
 """Commands that work on a network, a table or an assignment."""
 
 import json
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -51,7 +52,7 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
     from mpq.cli.console import print_frontier, print_result, print_warning
     from mpq.report.page.made import Made
     from mpq.report.save import save_alternatives
-    from mpq.workflows.page.report import write_page
+    from mpq.workflows.page.write import write_page
 
     if is_done_instead(options, talk, has_question=True):
         return
@@ -63,7 +64,7 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
         with phase("frontier"):
             curve = options.frontier(result, session)
         files = result.save(options.output, curve, options.section or [])
-        made = Made.of(options.in_full(command_words()), list(phases.spent.values()))
+        made = Made(phases=phases.in_order).by(options.in_full(command_words()))
         files += write_page(result, curve, options.output, made)
         if has_others:
             found = options.alternatives(result, session)
@@ -87,7 +88,7 @@ def frontier(options: SearchOptions, talk: TalkOptions) -> None:
     from mpq.cli.console import print_frontier
     from mpq.report.page.made import Made
     from mpq.report.save import BEHIND, save_frontier
-    from mpq.workflows.page.report import write_page
+    from mpq.workflows.page.write import write_page
 
     if is_done_instead(options, talk, has_question=False):
         return
@@ -99,7 +100,7 @@ def frontier(options: SearchOptions, talk: TalkOptions) -> None:
         # In a folder of its own: beside it may lie the answer of a search.
         behind = options.output / BEHIND
         files += result.save(behind, found)
-        made = Made.of(options.in_full(command_words()), list(phases.spent.values()))
+        made = Made(phases=phases.in_order).by(options.in_full(command_words()))
         files += write_page(result, found, behind, made)
     talk.answer(found.to_json(), lambda console: print_frontier(found, console))
     talk.wrote(files)
@@ -150,6 +151,7 @@ def compare(options: CompareOptions, talk: TalkOptions) -> None:
     if options.recipes:
         with prepared_folder(options.output), talk.progress():
             searched = options.run_recipes()
+            searched = replace(searched, made=searched.made.by(command_words()))
             files = searched.save(options.output)
         talk.answer(searched.to_json(), lambda console: print_recipes(searched, console))
         talk.wrote(files)
@@ -157,6 +159,7 @@ def compare(options: CompareOptions, talk: TalkOptions) -> None:
 
     with prepared_folder(options.output), talk.progress():
         found = options.run()
+        found = replace(found, made=found.made.by(command_words()))
         files = found.save(options.output)
     # By pandas, which writes nan as null; Python's json would write a token that is no JSON.
     rows = found.table().to_json(orient="records", indent=1)

@@ -14,7 +14,10 @@ from mpq.cli.talk import TalkOptions
 @reporting_errors
 @taking
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Folders that searches wrote.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="A folder of `mpq search` or `mpq compare`; several of searches."),
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -27,10 +30,10 @@ def report(
     *,
     talk: TalkOptions,
 ) -> None:
-    """Make report.html again, from saved files alone; of several folders, compare them."""
+    """Make report.html again, from saved files alone; of several searches, compare them."""
     from mpq.workflows.page.report import report as run
 
-    page = run(folders, output)
+    page = run(paths, output)
     talk.answer({"file": str(page)}, lambda _: None)
     talk.wrote([page])
     if is_opened:

@@ -5,16 +5,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mpq._support.paired_gains import standard_error
+from mpq._support.phases import recorded_phases
 from mpq._support.progress import showing_progress, track
 from mpq.errors import InputError, MpqError
 from mpq.problem.limits import Limit, Limits, written_limits
 from mpq.recipes import recipe_of
-from mpq.report.recipes import DEFAULT, RecipeComparison, RecipeRow
+from mpq.report.page.made import Made
+from mpq.report.recipe_rows import DEFAULT, RecipeRow
+from mpq.report.recipes import RecipeComparison
 from mpq.workflows.follow import Way, follow
 from mpq.workflows.result import SearchResult
 from mpq.workflows.search import searched
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task, check_task
+from mpq.workflows.versions import versions
 
 
 def compare_recipes(
@@ -40,7 +44,7 @@ def compare_recipes(
     parsed = dict(written_limits(limits))
     if not parsed or not recipes:
         raise InputError("give at least one limit and one recipe to compare")
-    with showing_progress(progress):
+    with showing_progress(progress), recorded_phases() as phases:
         # Split once: a recipe with examples of its own would hold out others than the rest.
         prepared = Prepared.untransformed(task)
         calibration, held_out = prepared.calibration, prepared.held_out
@@ -48,7 +52,10 @@ def compare_recipes(
         asked = [(text, name) for text in parsed for name in (DEFAULT, *recipes)]
         rows = [_row(task, text, parsed[text], name) for text, name in track(asked, "recipes")]
     unit = prepared.network.metric.unit
-    return RecipeComparison(tuple(rows), unit, calibration.num_examples, held_out.num_examples)
+    made = Made(phases=phases.in_order, versions=versions())
+    return RecipeComparison(
+        tuple(rows), unit, calibration.num_examples, held_out.num_examples, made
+    )
 
 
 def _row(task: Task, text: str, limit: Limit, name: str) -> RecipeRow:

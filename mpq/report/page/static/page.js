@@ -1,7 +1,7 @@
 // The page of one result: it draws what the tables say, and carries a chosen point through them.
 "use strict";
 (function () {
-  const { data, byId, all, known, words, plain, amount, share, draw, widthOf, scaleOf, axisOf, shown, frontOf, INK, SOFT, PAPER, STAR, whenSeen } = MPQ;
+  const { data, byId, all, known, words, plain, amount, share, draw, widthOf, scaleOf, axisOf, shown, frontOf, drawAgreement, INK, SOFT, PAPER, STAR, whenSeen } = MPQ;
   const COLORS = { frontier: "var(--frontier)", answer: "var(--answer)", uniform: "var(--uniform)" };
   const SIZES = { frontier: 75, answer: 130, uniform: 85 };
   const KINDS = ["frontier", "answer", "uniform"];
@@ -315,21 +315,8 @@
   // ---- Can I trust it?
 
   function drawChecks() {
-    const rows = data.checks.filter((c) => c.predicted > 0 && c.measured > 0).map((c) => Object.assign({ tip: { what: c.what, predicted: plain(c.predicted), measured: plain(c.measured) + (known(c.error) ? " ± " + plain(c.error, 2) : "") }, low: Math.max(c.measured - (c.error || 0), c.measured / 20), high: c.measured + (c.error || 0), shown: c.kind === "cell" ? "one layer alone" : "whole network" }, c));
-    if (!rows.length || !byId("checks")) return;
-    const values = rows.flatMap((r) => [r.predicted, r.measured]), low = Math.min(...values) / 1.6, high = Math.max(...values) * 1.6;
-    const scale = { type: "log", domain: [low, high], nice: false };
-    const x = { field: "predicted", type: "quantitative", scale: scale, axis: axisOf("predicted", data.lossUnit, [low, high], scale) };
-    const y = { field: "measured", type: "quantitative", scale: scale, axis: axisOf("measured", data.metricUnit, [low, high], scale) };
-    const domain = ["whole network", "one layer alone"], color = { field: "shown", type: "nominal", scale: { domain: domain, range: [COLORS.frontier, COLORS.answer] } };
-    draw("checks", {
-      width: Math.min(widthOf("checks") - 20, 560), height: 340, autosize: { type: "fit", contains: "padding" },
-      layer: [
-        { data: { values: [{ predicted: low, measured: low }, { predicted: high, measured: high }] }, mark: { type: "line", color: SOFT, strokeDash: [5, 4] }, encoding: { x: x, y: y } },
-        { data: { values: rows }, mark: { type: "rule", strokeWidth: 1.5, clip: true }, encoding: { x: x, y: Object.assign({}, y, { field: "low" }), y2: { field: "high" }, color: color } },
-        { data: { values: rows }, mark: { type: "point", filled: true, size: 80, opacity: 1, stroke: PAPER, strokeWidth: 1 }, encoding: { x: x, y: y, color: color, shape: { field: "shown", type: "nominal", scale: { domain: domain, range: ["circle", "diamond"] } }, tooltip: { field: "tip" } } },
-      ],
-    });
+    const rows = data.checks.filter((c) => c.predicted > 0 && c.measured > 0).map((c) => Object.assign({ tip: { what: c.what, predicted: plain(c.predicted), measured: plain(c.measured) + (known(c.error) ? " ± " + plain(c.error, 2) : "") }, low: known(c.error) ? Math.max(c.measured - c.error, c.measured / 20) : null, high: c.measured + (c.error || 0), shown: c.kind === "cell" ? "one layer alone" : "whole network" }, c));
+    drawAgreement("checks", rows, { across: data.lossUnit, upwards: data.metricUnit || data.lossUnit, kinds: [{ name: "whole network", color: COLORS.frontier, shape: "circle" }, { name: "one layer alone", color: COLORS.answer, shape: "diamond" }] });
   }
 
   // ---- together

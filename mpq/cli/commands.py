@@ -200,14 +200,15 @@ def evaluate(
 @taking
 def profile(options: ProfileOptions, talk: TalkOptions) -> None:
     """Measure your network on this machine, layer by layer and as a whole: a device for search."""
-    from mpq._support.files import prepared_folder, write_files
+    from mpq._support.files import prepared_folder
     from mpq.cli.console import print_profile
+    from mpq.workflows.page.profiled import write_profile
 
     folder = options.output.parent
     with prepared_folder(folder):
         with talk.progress():
             found = options.run()
-        files = write_files(folder, {options.output.name: found.to_json().encode()})
+        files = write_profile(found, options.output)
     # The profile is on disk; until then the journal was all that there was of the measurement.
     options.journal.unlink(missing_ok=True)
     talk.answer(found.to_json(), lambda console: print_profile(found, console))

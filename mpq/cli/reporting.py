@@ -16,13 +16,14 @@ from mpq.cli.talk import TalkOptions
 def report(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="A folder of `mpq search` or `mpq compare`; several of searches."),
+        typer.Argument(
+            help="A folder of `mpq search` or `mpq compare`, a file of `mpq profile`, or several "
+            "folders of searches."
+        ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            help="The page. Default: report.html in the folder; of several mpq-report.html."
-        ),
+        typer.Option(help="The page. Default: where it was; of several mpq-report.html."),
     ] = None,
     is_opened: Annotated[
         bool, typer.Option("--open", help="Show it in the default browser.")

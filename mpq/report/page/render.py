@@ -14,6 +14,7 @@ from mpq.report.page.estimators import EstimatorFacts
 from mpq.report.page.facts import Facts
 from mpq.report.page.groups import Wholes, groups_at_answer
 from mpq.report.page.numbers import fixed, heat_of, plain, share
+from mpq.report.page.profiled import ProfileFacts
 from mpq.report.page.recipes import RecipeFacts
 from mpq.report.page.script_data import comparing_data, script_data
 from mpq.report.page.vega import vega_script
@@ -47,6 +48,11 @@ def estimators_page(facts: EstimatorFacts) -> bytes:
 def recipes_page(facts: RecipeFacts) -> bytes:
     """The page of compared recipes."""
     return _rendered("recipes", facts=facts, data=facts.script_data())
+
+
+def profile_page(facts: ProfileFacts) -> bytes:
+    """The page of a measured network."""
+    return _rendered("profile", facts=facts, data=facts.script_data())
 
 
 def _rendered(kind: str, **values: Any) -> bytes:

@@ -22,8 +22,10 @@ def report(paths: Sequence[Path], output: Path | None = None) -> Path:
     """Makes the page again from saved files alone; of several searches one that compares them.
 
     Args:
-        paths: A folder of ``mpq search`` or ``mpq compare``, or several of searches.
-        output: The page; default: in the folder, of several where the command is run.
+        paths: A folder of ``mpq search`` or ``mpq compare``, a file of ``mpq profile``, or several
+            folders of searches.
+        output: The page; default: in the folder or beside the file, of several where the command
+            is run.
 
     Raises:
         FileFormatError: If a result's files cannot be read.

@@ -7,10 +7,12 @@ from typing import Final, final
 
 from mpq._support.json_object import read_as
 from mpq.errors import InputError
+from mpq.hardware_profiles import NetworkProfile, load_device
 from mpq.report.page.made import Made
 from mpq.report.page.render import page_of
 from mpq.report.save import BEHIND, PAGE_FILE
 from mpq.workflows.page.folder import facts_of_folder
+from mpq.workflows.page.profiled import page_beside, page_of_profile
 
 SEARCH: Final = "a search"
 
@@ -22,22 +24,19 @@ class Saved:
 
     Args:
         what: It is, for people: ``SEARCH``, or another kind.
-        path: Its folder.
+        path: Its folder; of a profile, its file.
         page: Makes its page of the path.
+        place: Where its page lies by default.
     """
 
     what: str
     path: Path
     page: Callable[[Path], bytes]
-
-    @property
-    def place(self) -> Path:
-        """Where its page lies by default."""
-        return self.path / PAGE_FILE
+    place: Path
 
 
 def saved_at(path: Path) -> Saved:
-    """The result that a folder holds, or that one of its files is a part of.
+    """The result that a folder holds, that one of its files is a part of, or a profile's file.
 
     Raises:
         InputError: If there is none, or several that a page can be of.
@@ -54,15 +53,20 @@ def saved_at(path: Path) -> Saved:
             f"{path} holds the files of {told}: name one of these files, and --output, as each "
             f"writes its page to {PAGE_FILE}"
         )
-    if not kinds:
-        raise InputError(_why_none(path))
-    what, _, page = kinds[0]
-    return Saved(what, folder, page)
+    if kinds:
+        what, _, page = kinds[0]
+        return Saved(what, folder, page, folder / PAGE_FILE)
+    if name.endswith(".json"):
+        return Saved("a profile", path, _profile, page_beside(path))
+    raise InputError(_why_none(path))
 
 
 def _why_none(path: Path) -> str:
     if not path.exists():
-        return f"there is no {path}: name the folder of mpq search or mpq compare"
+        return (
+            f"there is no {path}: name a folder of mpq search or mpq compare, or a file of "
+            "mpq profile"
+        )
     if (path / BEHIND / "assignment.json").is_file():
         return f"{path} holds a frontier: its search, with its page, is in {path / BEHIND}"
     if (path / "estimators.csv").is_file() or (path / "predictions.csv").is_file():
@@ -72,7 +76,8 @@ def _why_none(path: Path) -> str:
         )
     return (
         f"{path} holds no result that a page is made of: expected the folder of mpq search "
-        "(assignment.json) or of mpq compare (estimators.json, recipes.json)"
+        "(assignment.json) or of mpq compare (estimators.json, recipes.json), or the JSON file of "
+        "mpq profile"
     )
 
 
@@ -101,6 +106,16 @@ def _recipes(folder: Path) -> bytes:
     found = read_as(folder / RECIPES_FILE, RecipeComparison.from_json)
     found = replace(found, made=Made.in_folder(folder))
     return recipes_page(RecipeFacts.of(found, mark_of_recipes(found)))
+
+
+def _profile(path: Path) -> bytes:
+    found = load_device(str(path))
+    if not isinstance(found, NetworkProfile):
+        raise InputError(
+            f"{path} is a device of the model {type(found).__name__}: a page is made of what mpq "
+            "profile measured; `mpq devices --show` has the numbers of others"
+        )
+    return page_of_profile(found)
 
 
 _KINDS: Final = (

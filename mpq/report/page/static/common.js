@@ -181,8 +181,37 @@ const MPQ = (function () {
     draw(id, { width: Math.min(widthOf(id) - 20, 560), height: 340, autosize: { type: "fit", contains: "padding" }, layer: layer });
   }
 
+  // Tables whose rows [data-layer] stand under names of modules: opened, closed and searched together.
+  function foldRows(tables) {
+    const groups = all("#" + tables[0] + " tbody").map((body) => body.dataset.group), count = all("#" + tables[0] + " [data-layer]").length;
+    const bodiesOf = (group) => tables.map((table) => document.querySelector("#" + table + ' tbody[data-group="' + group + '"]')).filter(Boolean);
+    const toggle = (group, open) => bodiesOf(group).forEach((body) => {
+      body.querySelector(".toggle").setAttribute("aria-expanded", String(open));
+      all("[data-layer]", body).forEach((row) => { row.hidden = !open; });
+    });
+    const filter = () => {
+      const text = byId("search").value.trim().toLowerCase();
+      let found = 0;
+      for (const group of groups) {
+        if (!text) toggle(group, count <= 60);
+        bodiesOf(group).forEach((body, table) => {
+          let any = !text;
+          if (text) all("[data-layer]", body).forEach((row) => { row.hidden = !row.firstElementChild.textContent.toLowerCase().includes(text); any = any || !row.hidden; found += !row.hidden && table === 0 ? 1 : 0; });
+          body.hidden = !any;
+          if (text && any) body.querySelector(".toggle").setAttribute("aria-expanded", "true");
+        });
+      }
+      byId("found").textContent = text ? found + " of " + count + " layers" : "";
+    };
+    byId("search").addEventListener("input", filter);
+    byId("open-all").addEventListener("click", () => groups.forEach((group) => toggle(group, true)));
+    byId("close-all").addEventListener("click", () => groups.forEach((group) => toggle(group, false)));
+    all(".toggle").forEach((button) => button.addEventListener("click", () => toggle(button.closest("tbody").dataset.group, button.getAttribute("aria-expanded") !== "true")));
+    if (count > 60) groups.forEach((group) => toggle(group, false));
+  }
+
   // After the tables are seen: what is drawn can wait for that, and not the other way round.
   const whenSeen = (begin) => requestAnimationFrame(() => setTimeout(begin));
 
-  return { data, byId, all, known, words, general, plain, amount, share, draw, widthOf, scaleOf, axisOf, axesOf, shown, frontOf, drawAgreement, INK, SOFT, LINE, PAPER, STAR, whenSeen };
+  return { data, byId, all, known, words, general, plain, amount, share, draw, widthOf, scaleOf, axisOf, axesOf, shown, frontOf, drawAgreement, foldRows, INK, SOFT, LINE, PAPER, STAR, whenSeen };
 })();

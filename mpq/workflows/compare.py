@@ -17,6 +17,7 @@ from mpq._support.bounds import check_whole
 from mpq._support.events import Callback, listening, tell
 from mpq._support.files import prepare_folder
 from mpq._support.journal import Journal
+from mpq._support.phases import phase, recorded_phases
 from mpq._support.progress import track
 from mpq._support.ray_workers import task_workers
 from mpq._support.rows import Memory, Rows, remember
@@ -29,8 +30,10 @@ from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limits, written_limits
 from mpq.problem.problem import Problem
 from mpq.quantization.fingerprint import measurement_key
-from mpq.report.estimators import EstimatorComparison, Score, Solved, Trial
+from mpq.report.estimators import EstimatorComparison
 from mpq.report.loss_benchmark import RANDOM, LossBenchmark, MeasuredAssignment
+from mpq.report.page.made import Made
+from mpq.report.trials import Score, Solved, Trial
 from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
@@ -44,6 +47,7 @@ from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
 from mpq.workflows.streamable import refuse_streamed
 from mpq.workflows.task import Task, check_task
+from mpq.workflows.versions import versions
 
 JOURNAL = "measured.jsonl"
 # the median of three forgives one pass that something else disturbed
@@ -127,32 +131,39 @@ def compare(
         raise InputError("give at least one limit, num_random >= 3 and refine >= 0")
     if save_bench is not None:
         prepare_folder(Path(save_bench).parent)
-    with listening(callbacks):
+    with listening(callbacks), recorded_phases() as phases:
         refuse_streamed(task, "compare")
-        prepared = Prepared.untransformed(task)
-        constraints = {text: prepared.constraints([limit]) for text, limit in parsed.items()}
-        if task.transforms:  # tried only now, which takes longer than to refuse a limit
-            prepared = prepared.with_transforms()
+        with phase("layers and costs"):
+            prepared = Prepared.untransformed(task)
             constraints = {text: prepared.constraints([limit]) for text, limit in parsed.items()}
+        if task.transforms:  # tried only now, which takes longer than to refuse a limit
+            with phase("transformations"):
+                prepared = prepared.with_transforms()
+                constraints = {text: prepared.constraints([x]) for text, x in parsed.items()}
         run = _Comparison(prepared, constraints, solver, refine, _rows(prepared, folder))
         with task_workers(task.built_workers) as workers:
-            if workers is not None:
-                run.measure_by(workers, run.drawn(num_random))
-            # One set of assignments for all estimators: each has to be judged by the same losses.
-            trials = tuple(run.trials(num_random))
-            if save_bench is not None:
-                run.benchmark(trials, max_loss).save(save_bench)
-            # before the clock runs: the first estimator would pay for what all of them use
-            run.search_weight_ranges()
-            forward_seconds = run.forward_seconds()
-            if workers is not None:
-                run.score_by(workers, estimators, trials, forward_seconds)
-            scores = tuple(
-                run.score(text, trials, forward_seconds) for text in track(estimators, "estimators")
-            )
+            with phase("random assignments"):
+                if workers is not None:
+                    run.measure_by(workers, run.drawn(num_random))
+                # One set of assignments for all: each has to be judged by the same losses.
+                trials = tuple(run.trials(num_random))
+                if save_bench is not None:
+                    run.benchmark(trials, max_loss).save(save_bench)
+            with phase("ranges of weights"):
+                # before the clock runs: the first estimator would pay for what all of them use
+                run.search_weight_ranges()
+                forward_seconds = run.forward_seconds()
+            with phase("estimates and their optima"):
+                if workers is not None:
+                    run.score_by(workers, estimators, trials, forward_seconds)
+                scores = tuple(
+                    run.score(text, trials, forward_seconds)
+                    for text in track(estimators, "estimators")
+                )
         found = EstimatorComparison(
             trials, scores, _unit(prepared), max_loss, forward_seconds,
             prepared.calibration.num_examples, prepared.held_out.num_examples,
+            Made(phases=phases.in_order, versions=versions()),
         )  # fmt: skip
         return announced(found)
 

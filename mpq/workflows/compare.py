@@ -37,6 +37,7 @@ from mpq.report.trials import Score, Solved, Trial
 from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.comparable import refuse_uncompared
 from mpq.workflows.defaults import ESTIMATORS_COMPARED, MAX_COMPARED_LOSS, NUM_RANDOM, SOLVER
 from mpq.workflows.outcome import announced
 from mpq.workflows.peak_memory import peak_memory_bytes
@@ -105,21 +106,7 @@ def compare(
             "compare measures how well losses are predicted, and no prediction is of an answer "
             "that is tuned: leave out tune (--tune)"
         )
-    if task.parts is not None:
-        raise InputError(
-            "compare measures how well losses of layers are predicted, which are whole there: "
-            "leave out split (--split)"
-        )
-    if task.recalibrate:
-        raise InputError(
-            "compare measures how well losses are predicted, and no prediction is of ranges that "
-            "are chosen again for one answer: leave out recalibrate (--recalibrate)"
-        )
-    if task.built_workers is not None and task.built_workers.kind == "torchrun":
-        raise InputError(
-            "the processes of torchrun share a search; estimators and assignments are compared by "
-            "--workers ray, or in one process"
-        )
+    refuse_uncompared(task)
     check_whole("num_random", num_random)
     check_whole("refine", refine)
     for text in estimators:

@@ -21,7 +21,8 @@ Spelling, for example ``w4g128a8``:
 ``f``        static, the first position of a sequence with a scale of its own
 ``[2,4]``    integers with bits for every output channel (``1``: signs); behind all else of the
              weight a colon and a digit for each, which of these it has: ``w[2,4]g64:0110a16``;
-             ``:i512/128x0110`` is of blocks of 128 inputs, ``:g128/64x0110`` of every group of two rows of 128
+             ``:i512/128x0110`` is of blocks of 128 inputs, ``:g128/64x0110`` of every group of two
+             rows of 128
 ===========  =======================================================================
 
 A name alone stands for both: ``fp8``, ``bf16``, ``fp32``, ``int8`` (which is ``w8a8``). The

@@ -13,6 +13,21 @@ def refuse_uncompared(task: Task) -> None:
     Raises:
         InputError: Names the part, and what to do.
     """
+    if task.sequential_rounding:
+        raise InputError(
+            "compare measures how well losses are predicted, and no prediction is of codes that "
+            "are made again for one answer: leave out sequential_rounding (--sequential-rounding)"
+        )
+    if task.bias_correction:
+        raise InputError(
+            "compare measures how well losses are predicted, and no prediction is of biases that "
+            "are corrected for one answer: leave out bias_correction (--bias-correction)"
+        )
+    if task.tune is not None:
+        raise InputError(
+            "compare measures how well losses are predicted, and no prediction is of an answer "
+            "that is tuned: leave out tune (--tune)"
+        )
     if task.parts is not None:
         raise InputError(
             "compare measures how well losses of layers are predicted, which are whole there: "

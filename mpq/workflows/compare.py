@@ -91,21 +91,6 @@ def compare(
         InfeasibleError: If a limit cannot be met.
     """
     check_task(task, "compare")
-    if task.sequential_rounding:
-        raise InputError(
-            "compare measures how well losses are predicted, and no prediction is of codes that "
-            "are made again for one answer: leave out sequential_rounding (--sequential-rounding)"
-        )
-    if task.bias_correction:
-        raise InputError(
-            "compare measures how well losses are predicted, and no prediction is of biases that "
-            "are corrected for one answer: leave out bias_correction (--bias-correction)"
-        )
-    if task.tune is not None:
-        raise InputError(
-            "compare measures how well losses are predicted, and no prediction is of an answer "
-            "that is tuned: leave out tune (--tune)"
-        )
     refuse_uncompared(task)
     check_whole("num_random", num_random)
     check_whole("refine", refine)

@@ -4,16 +4,20 @@ from typing import Final
 
 from mpq._support.registry import ValueRegistry
 from mpq.errors import UnknownNameError
+from mpq.recipes.adapt import ADAPT
 from mpq.recipes.amq import AMQ
 from mpq.recipes.augmenting_hessians import AUGMENTING_HESSIANS
 from mpq.recipes.calibtip import CALIBTIP
 from mpq.recipes.evopress import EVOPRESS
+from mpq.recipes.gradient_ptq import GRADIENT_PTQ
 from mpq.recipes.hawq import HAWQ
 from mpq.recipes.hawq_v2 import HAWQ_V2
 from mpq.recipes.hawq_v3 import HAWQ_V3
 from mpq.recipes.layer_wise import LAYER_WISE
+from mpq.recipes.lrp_qvit import LRP_QVIT
 from mpq.recipes.mptq_vit import MPTQ_VIT
 from mpq.recipes.ohq import OHQ
+from mpq.recipes.pd_quant import PD_QUANT
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 from mpq.recipes.zeroq import ZEROQ
 
@@ -31,6 +35,10 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         AMQ,
         MPTQ_VIT,
         AUGMENTING_HESSIANS,
+        GRADIENT_PTQ,
+        PD_QUANT,
+        LRP_QVIT,
+        ADAPT,
     ),
     "mpq.recipes",
 )

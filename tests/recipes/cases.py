@@ -23,6 +23,13 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
         "--precisions",
         "w4a8,w8a8",
     ),
+    "gradient-ptq": ("--rounding", "nearest", "--precisions", "w4a8,w8a8"),
+    "pd-quant": (
+        *("--rounding", "nearest", "--precisions", "w4a4,w8a8"),
+        *("--activation-range", "minmax"),
+    ),
+    "lrp-qvit": ("--transform", "smooth", "--precisions", "w4a8,w8a8"),
+    "adapt": ("--precisions", "w4a8,w8a8"),
     "augmenting-hessians": (
         *("--sensitivity", "augmented-hessian:num_probes=1"),
         *("--precisions", "w4a8,w8a8"),

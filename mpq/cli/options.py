@@ -153,7 +153,8 @@ Split = Annotated[
     typer.Option(
         "--split",
         help="Bits inside layers: channels, channels:16 (blocks of neighbours), blocks:4 (of "
-        "channels that are alike), columns:128 (blocks of inputs), groups, or none.",
+        "channels that are alike), columns:128 (blocks of inputs), groups, heads or heads:tied (of "
+        "queries, keys and values), or none.",
     ),
 ]
 Recalibrate = Annotated[

@@ -17,12 +17,13 @@ from mpq.quantization.precision import Precision, spell_weight
 CHANNELS: Final = "channels"
 BLOCKS: Final = "blocks"
 COLUMNS: Final = "columns"
+HEADS: Final = "heads"
 
 
 @final
 @dataclass(frozen=True)
 class Split:
-    """Parts of a layer: blocks of its output channels, or of its inputs, or groups.
+    """Parts of a layer: blocks of its output channels, or of its inputs, groups, or heads.
 
     >>> str(Split.parse("channels")), Split.parse("channels:16").size, Split.parse("blocks:4").size
     ('channels', 16, 4)
@@ -31,33 +32,41 @@ class Split:
         kind: ``channels``: consecutive ones, ``size`` at a time. ``blocks``: ``size`` blocks of as
             many channels each, the most sensitive ones together. ``columns``: consecutive inputs,
             ``size`` at a time, of all channels; of a convolution input channels with their kernels.
-            ``groups``: the weights that share a scale.
+            ``groups``: the weights that share a scale. ``heads``: what makes one head's queries,
+            keys or values (``mpq.network.heads``).
         size: See there; at least 1.
+        is_tied: Whether the heads of queries, keys and values that meet share their bits.
     """
 
     kind: str
     size: int = 1
+    is_tied: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Reads ``channels:16``, ``blocks:4``, ``columns:128``, ``groups``; ``none`` is no split.
+        """Reads ``channels:16``, ``blocks:4``, ``columns:128``, ``groups``, ``heads``,
+        ``heads:tied``; ``none`` is no split.
 
         Raises:
             InputError: If it is something else.
         """
         if text == "none":
             return None
+        if text in (HEADS, f"{HEADS}:tied"):
+            return cls(HEADS, is_tied=text != HEADS)
         sized = re.fullmatch(r"(channels|blocks|columns)(?::([1-9][0-9]{0,5}))?", text)
         match = sized or re.fullmatch("(groups)()", text)
         if match is None or (match[1] == BLOCKS and match[2] is None):
             raise InputError(
                 f"split is none, channels, channels:16 (blocks of 16 neighbours), blocks:4 (of "
-                f"channels that are alike), columns:128 (blocks of 128 inputs) or groups (that "
-                f"share a scale); got {quoted(text)}"
+                f"channels that are alike), columns:128 (blocks of 128 inputs), groups (that "
+                f"share a scale), heads or heads:tied (of attention); got {quoted(text)}"
             )
         return cls(match[1], int(match[2] or 1))
 
     def __str__(self) -> str:
+        if self.is_tied:
+            return f"{self.kind}:tied"
         is_one = self.size == 1 and self.kind != BLOCKS
         return self.kind if is_one else f"{self.kind}:{self.size}"
 
@@ -105,6 +114,8 @@ class Split:
 
     def parts(self, losses: Array) -> Columns:
         """``[O]`` the part of every channel, from 0 on; of inputs and groups, ``[U]``.
+
+        Not of heads, which a network says.
 
         Args:
             losses: ``[O, B]`` or ``[U, B]``, what each loses at each candidate.

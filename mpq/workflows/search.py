@@ -25,6 +25,7 @@ from mpq.workflows.cached_layers import check_prices_caches
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.finish import finished
 from mpq.workflows.follow import Way, follow
+from mpq.workflows.heads_inside import heads_of
 from mpq.workflows.inside import answer_in_parts, check_split
 from mpq.workflows.kept_estimates import kept_estimate
 from mpq.workflows.measured_share import MeasuredShare
@@ -148,11 +149,12 @@ def _searched(
             prepared.pricing.table(axis, prepared.candidates)
         return constraints, method.minimized(prepared)
 
-    # what cannot be met, minimized or drawn is refused before what takes long: trying
+    # what cannot be met, minimized, divided or drawn is refused before what takes long: trying
     # transformations, which may change what layers there are, and the estimate
     with phase("layers and costs"):
         prepared = Prepared.untransformed(task)
         constraints, table = asked(prepared)
+        heads_of(prepared, task.parts)
     if task.transforms:
         with phase("transformations"):
             prepared = prepared.with_transforms()

@@ -13,6 +13,7 @@ from mpq.recipes.gwq import GWQ
 from mpq.recipes.hawq import HAWQ
 from mpq.recipes.hawq_v2 import HAWQ_V2
 from mpq.recipes.hawq_v3 import HAWQ_V3
+from mpq.recipes.kvquant import KVQUANT
 from mpq.recipes.layer_wise import LAYER_WISE
 from mpq.recipes.lq_lora import LQ_LORA
 from mpq.recipes.mixllm import MIXLLM
@@ -41,6 +42,7 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         FAST_2_BIT,
         MIXLLM,
         LQ_LORA,
+        KVQUANT,
     ),
     "mpq.recipes",
 )

@@ -18,6 +18,7 @@ from mpq.recipes.layer_wise import LAYER_WISE
 from mpq.recipes.lq_lora import LQ_LORA
 from mpq.recipes.mixllm import MIXLLM
 from mpq.recipes.ohq import OHQ
+from mpq.recipes.q_vlm import Q_VLM
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 from mpq.recipes.spqr import SPQR
 from mpq.recipes.squeezellm import SQUEEZELLM
@@ -43,6 +44,7 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         MIXLLM,
         LQ_LORA,
         KVQUANT,
+        Q_VLM,
     ),
     "mpq.recipes",
 )

@@ -45,6 +45,7 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
     "mixllm": ("--precisions", "w4a8,w8a8", "--split", "channels:4"),
     "lq-lora": ("--rounding", "nearest", "--precisions", "w2g4a8,w8g4a8"),
     "kvquant": (),
+    "q-vlm": (),
     "gwq": ("--rounding", "nearest", "--precisions", "w2a8,w4a8"),
 }
 """Recipe to words of ``mpq search`` that it takes in tests besides; every recipe is here."""

@@ -30,7 +30,7 @@ def losses() -> dict[str, list[float]]:
     from tests.recipes.small_llama import data, model
 
     ((inputs, labels),) = data()
-    net, kept = model(), {}
+    net, kept = model(), dict[str, Tensor]()
     for name, module in net.named_modules():
         if name.endswith(("k_proj", "v_proj")):
             module.register_forward_hook(lambda _, __, y, name=name: kept.setdefault(name, y))

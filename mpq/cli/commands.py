@@ -158,6 +158,7 @@ def compare(options: CompareOptions, talk: TalkOptions) -> None:
     with prepared_folder(options.output), talk.progress():
         found = options.run()
         files = found.save(options.output)
+    files += [] if options.save_bench is None else [options.save_bench]
     # By pandas, which writes nan as null; Python's json would write a token that is no JSON.
     rows = found.table().to_json(orient="records", indent=1)
     talk.answer(rows, lambda console: print_comparison(found, console))

@@ -334,6 +334,13 @@ Estimators = Annotated[
     typer.Option("--estimator", help="Estimator with options; can be given repeatedly."),
 ]
 RandomAssignments = Annotated[int, typer.Option(help="Random assignments near every limit.")]
+SaveBench = Annotated[
+    Path | None,
+    typer.Option(
+        help="File for assignments, random and structured, with what each was measured to lose: "
+        "for `mpq evolve-proxy`."
+    ),
+]
 MaxLoss = Annotated[
     float, typer.Option(help="Assignments that lose more are left out of correlations.")
 ]

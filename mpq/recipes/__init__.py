@@ -5,6 +5,7 @@ from typing import Final
 from mpq._support.registry import ValueRegistry
 from mpq.errors import UnknownNameError
 from mpq.recipes.amq import AMQ
+from mpq.recipes.augmenting_hessians import AUGMENTING_HESSIANS
 from mpq.recipes.baq import BAQ
 from mpq.recipes.calibtip import CALIBTIP
 from mpq.recipes.evopress import EVOPRESS
@@ -17,6 +18,7 @@ from mpq.recipes.kvquant import KVQUANT
 from mpq.recipes.layer_wise import LAYER_WISE
 from mpq.recipes.lq_lora import LQ_LORA
 from mpq.recipes.mixllm import MIXLLM
+from mpq.recipes.mptq_vit import MPTQ_VIT
 from mpq.recipes.ohq import OHQ
 from mpq.recipes.q_vlm import Q_VLM
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
@@ -45,6 +47,8 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         LQ_LORA,
         KVQUANT,
         Q_VLM,
+        MPTQ_VIT,
+        AUGMENTING_HESSIANS,
     ),
     "mpq.recipes",
 )

@@ -23,6 +23,7 @@ _OPTIONS: Final = {
     "weight_range": "--weight-range",
     "activation_range": "--activation-range",
     "rounding": "--rounding",
+    "transforms": "--transform",
     "ends": "--ends",
     "find_ties": "--find-ties",
     "tie": "--tie",
@@ -100,6 +101,7 @@ class Recipe:
         rounding: How weights become codes, for ``ROUNDINGS.build``.
         source: Of calibration examples that need no data, for ``DATA_SOURCES.build``, without
             their shape; empty: the user's examples.
+        transforms: What the network goes through before, for ``TRANSFORMS.build``.
         ends: Precision of the first and the last layer; ``None``: they are chosen as all are.
         find_ties: Whether layers that read one tensor share a precision.
         tie: All layers that one of these globs matches share a precision; ``*``: every layer.
@@ -135,6 +137,7 @@ class Recipe:
     activation_range: str = "minmax"
     rounding: str = "nearest"
     source: str = ""
+    transforms: tuple[str, ...] = ()
     ends: str | None = None
     find_ties: bool = True
     tie: tuple[str, ...] = ()
@@ -170,6 +173,7 @@ class Recipe:
             "weight_range": self.weight_range,
             "activation_range": self.activation_range,
             "rounding": self.rounding,
+            "transforms": self.transforms,
             "ends": self.ends,
             "find_ties": self.find_ties,
             "tie": self.tie,
@@ -197,7 +201,7 @@ def _words(name: str, value: Value) -> str:
     option = _OPTIONS[name]
     if isinstance(value, bool):
         return option if value else option.replace("--", "--no-") if name in _BOTH else ""
-    if value is None:
+    if value is None or value == ():
         return ""
     if not isinstance(value, tuple):
         return f"{option} {value}"

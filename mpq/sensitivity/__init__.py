@@ -10,6 +10,7 @@ from mpq.sensitivity._base import (
     Sensitivity,
     SensitivityEstimator,
 )
+from mpq.sensitivity.augmented_hessian import AugmentedHessian
 from mpq.sensitivity.auto import AutoEstimator
 from mpq.sensitivity.checked import CheckedCell, SpotCheck
 from mpq.sensitivity.column_loss import ColumnLoss
@@ -42,6 +43,7 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
         Relevance,
         ActivationEntropy,
         ColumnLoss,
+        AugmentedHessian,
         DiagonalFisher,
         FirstOrder,
         HessianEigenvalue,
@@ -63,6 +65,7 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
 __all__ = [
     "ESTIMATORS",
     "ActivationEntropy",
+    "AugmentedHessian",
     "AutoEstimator",
     "CheckedCell",
     "ColumnLoss",

@@ -14,6 +14,7 @@ from mpq.solvers.black_box._base import MeasuringSolver
 from mpq.solvers.black_box.bayesian import Bayesian
 from mpq.solvers.black_box.evolutionary import Evolutionary
 from mpq.solvers.black_box.level_switch import LevelSwitch
+from mpq.solvers.black_box.measured_greedy import MeasuredGreedy
 from mpq.solvers.black_box.surrogate import Surrogate
 from mpq.solvers.quadratic.branch_and_bound import BranchAndBound
 from mpq.solvers.quadratic.local_search import LocalSearch
@@ -33,6 +34,7 @@ SOLVERS: Registry[Solver] = Registry(
         Bayesian,
         Surrogate,
         LevelSwitch,
+        MeasuredGreedy,
         Greedy,
         WaterFilling,
         Bisection,
@@ -55,6 +57,7 @@ __all__ = [
     "Lagrangian",
     "LevelSwitch",
     "LocalSearch",
+    "MeasuredGreedy",
     "MeasuringSolver",
     "Ordered",
     "OuterApproximation",

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any, final
@@ -27,12 +28,13 @@ from mpq.problem.limits import Limits, written_limits
 from mpq.problem.problem import Problem
 from mpq.quantization.fingerprint import measurement_key
 from mpq.report.estimators import EstimatorComparison, Score, Solved, Trial
+from mpq.report.loss_benchmark import RANDOM, LossBenchmark, MeasuredAssignment
 from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.defaults import ESTIMATORS_COMPARED, MAX_COMPARED_LOSS, NUM_RANDOM, SOLVER
 from mpq.workflows.peak_memory import peak_memory_bytes
-from mpq.workflows.random_assignments import random_assignments
+from mpq.workflows.random_assignments import random_assignments, structured_assignments
 from mpq.workflows.refine import refine as refine_solution
 from mpq.workflows.search import estimated
 from mpq.workflows.session import Session
@@ -55,6 +57,7 @@ def compare(
     num_random: int = NUM_RANDOM,
     max_loss: float = MAX_COMPARED_LOSS,
     folder: Path | str | None = None,
+    save_bench: Path | str | None = None,
     progress: bool = False,
 ) -> EstimatorComparison:
     """Measures which estimators predict this network's loss, on held-out examples.
@@ -71,6 +74,8 @@ def compare(
         num_random: Random assignments near each limit.
         max_loss: Assignments that lose more are not correlated, in the metric's unit.
         folder: Where measurements land as they are made, so that an interrupted run resumes.
+        save_bench: File for the random assignments, and structured ones near every limit besides,
+            with what each loses; see ``LossBenchmark``.
         progress: Whether bars are shown on standard error.
 
     Raises:
@@ -117,6 +122,8 @@ def compare(
     # Two points always have a rank correlation of 1 or -1.
     if not parsed or num_random < 3 or refine < 0:
         raise InputError("give at least one limit, num_random >= 3 and refine >= 0")
+    if save_bench is not None:
+        prepare_folder(Path(save_bench).parent)
     with showing_progress(progress):
         refuse_streamed(task, "compare")
         prepared = Prepared.untransformed(task)
@@ -130,6 +137,8 @@ def compare(
                 run.measure_by(workers, run.drawn(num_random))
             # One set of assignments for all estimators: each has to be judged by the same losses.
             trials = tuple(run.trials(num_random))
+            if save_bench is not None:
+                run.benchmark(trials, max_loss).save(save_bench)
             # before the clock runs: the first estimator would pay for what all of them use
             run.search_weight_ranges()
             forward_seconds = run.forward_seconds()
@@ -156,6 +165,10 @@ def _rows(prepared: Prepared, folder: Path | str | None) -> Rows:
     if prepared.task.own_score is not None:
         key["score"] = prepared.task.own_score.key
     return Journal(prepare_folder(Path(folder)) / JOURNAL, key)
+
+
+def _measured(shape: str, trial: Trial) -> MeasuredAssignment:
+    return MeasuredAssignment(trial.limit, shape, trial.columns, trial.divergence, trial.accuracy)
 
 
 def _name(columns: Columns) -> str:
@@ -250,6 +263,22 @@ class _Comparison:
         for text, columns in track(self.drawn(num_random), "random assignments"):
             row = self.row(columns)
             yield Trial(text, tuple(columns.tolist()), row["divergence"], row["accuracy"])
+
+    def benchmark(self, trials: Sequence[Trial], max_loss: float) -> LossBenchmark:
+        """The trials, and structured assignments near every limit."""
+        prepared, rows = self.prepared, [_measured(RANDOM, trial) for trial in trials]
+        for text, asked in self.constraints.items():
+            shapes = structured_assignments(prepared.indifferent(asked), self.seed)
+            for shape, columns in track(shapes.items(), "structured assignments"):
+                found = self.row(columns)
+                trial = Trial(text, tuple(columns.tolist()), found["divergence"], found["accuracy"])
+                rows.append(_measured(shape, trial))
+        network = prepared.network
+        return LossBenchmark(
+            network.fingerprint, tuple(layer.name for layer in network.layers),
+            tuple(map(str, prepared.candidates)), _unit(prepared), max_loss,
+            prepared.held_out.num_examples, tuple(row for row in rows if isfinite(row.loss)),
+        )  # fmt: skip
 
     def row(self, columns: Columns) -> dict[str, Any]:
         """What an assignment loses on the held-out examples."""

@@ -131,6 +131,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "weight_range": Ranges.weight,
     "activation_range": Ranges.activation,
     "rounding": Task.rounding,
+    "transforms": (),
     "ends": Rules.ends,
     "find_ties": Rules.find_ties,
     "tie": (),
@@ -161,6 +162,7 @@ def _asked(way: Way) -> dict[str, Any]:
         "weight_range": task.ranges.weight,
         "activation_range": task.ranges.activation,
         "rounding": task.rounding,
+        "transforms": tuple(task.transforms),
         "ends": None if task.rules.ends is None else str(task.rules.fixed_ends),
         "find_ties": task.rules.find_ties,
         "tie": tuple(task.rules.tie),
@@ -196,6 +198,7 @@ def _task(task: Task, taken: Mapping[str, Any], own_data: bool) -> Task:
         calibration=calibration,
         held_out=held_out,
         candidates=taken["candidates"],
+        transforms=taken["transforms"],
         ranges=Ranges(taken["weight_range"], taken["activation_range"]),
         rules=replace(task.rules, **{name: taken[name] for name in _RULES}),
         **{name: taken[name] for name in ("rounding", "bias_correction", "tune", "split")},
@@ -235,4 +238,4 @@ def _spelled(value: Any) -> str:
     if not isinstance(value, tuple):
         return str(value)
     pairs = (x if isinstance(x, tuple) else (x,) for x in value)
-    return ",".join("=".join(map(_spelled, pair)) for pair in pairs)
+    return ",".join("=".join(map(_spelled, pair)) for pair in pairs) or "none"

@@ -109,7 +109,9 @@ class Method:
             return problem, solve(self.solver, problem)
         # What may be lost is promised for examples that no estimate has seen.
         solver = hurried(self.solver)
-        return minimize(self.objective, problem, table, solver, prepared.on_held_out)
+        return minimize(
+            self.objective, problem, table, solver, prepared.on_held_out, self.safeguard
+        )
 
     def accepts(self, problem: Problem, prepared: Prepared) -> Accepts:
         """Whether a choice ``[L]`` within the budgets keeps what the objective says of the loss."""

@@ -47,5 +47,13 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
     "kvquant": (),
     "q-vlm": (),
     "gwq": ("--rounding", "nearest", "--precisions", "w2a8,w4a8"),
+    "augmenting-hessians": (
+        *("--sensitivity", "augmented-hessian:num_probes=1"),
+        *("--precisions", "w4a8,w8a8"),
+    ),
+    "mptq-vit": (
+        *("--solver", "measured-greedy:is_measured=true,num_trials=6", "--transform", "smooth"),
+        *("--precisions", "w4a4,w8a8"),
+    ),
 }
 """Recipe to words of ``mpq search`` that it takes in tests besides; every recipe is here."""

@@ -81,6 +81,7 @@ CHOICES = tuple(map(Precision.parse, ("w2", "w4a8", "w8a8d", "w4g4a4s", "fp8", "
 def build(name: str, seed: int = 0) -> SensitivityEstimator:
     """The estimator, with few probes."""
     options = {
+        "augmented-hessian": "augmented-hessian:num_probes=1",
         "hessian-eigenvalue": "hessian-eigenvalue:max_iterations=3",
         "hessian-trace": "hessian-trace:num_probes=1",
     }

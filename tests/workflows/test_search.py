@@ -39,6 +39,7 @@ QUICK_ESTIMATORS = (
     "relevance",
     "activation-entropy",
     "column-loss",
+    "augmented-hessian",
     "fisher",
     "first-order",
     "hessian-eigenvalue:max_iterations=3",

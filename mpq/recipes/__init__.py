@@ -17,6 +17,7 @@ from mpq.recipes.gwq import GWQ
 from mpq.recipes.hawq import HAWQ
 from mpq.recipes.hawq_v2 import HAWQ_V2
 from mpq.recipes.hawq_v3 import HAWQ_V3
+from mpq.recipes.kvquant import KVQUANT
 from mpq.recipes.layer_wise import LAYER_WISE
 from mpq.recipes.lq_lora import LQ_LORA
 from mpq.recipes.lrp_qvit import LRP_QVIT
@@ -26,6 +27,7 @@ from mpq.recipes.ohq import OHQ
 from mpq.recipes.pb_llm import PB_LLM
 from mpq.recipes.pd_quant import PD_QUANT
 from mpq.recipes.ptq1_61 import PTQ1_61
+from mpq.recipes.q_vlm import Q_VLM
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 from mpq.recipes.spqr import SPQR
 from mpq.recipes.squeezellm import SQUEEZELLM
@@ -59,6 +61,8 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         PD_QUANT,
         LRP_QVIT,
         ADAPT,
+        KVQUANT,
+        Q_VLM,
     ),
     "mpq.recipes",
 )

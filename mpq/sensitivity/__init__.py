@@ -44,6 +44,8 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
         ActivationEntropy,
         AugmentedHessian,
         ColumnLoss,
+        ColumnLoss,
+        AugmentedHessian,
         DiagonalFisher,
         FirstOrder,
         HessianEigenvalue,

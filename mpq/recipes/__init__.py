@@ -15,10 +15,12 @@ from mpq.recipes.hawq_v2 import HAWQ_V2
 from mpq.recipes.hawq_v3 import HAWQ_V3
 from mpq.recipes.layer_wise import LAYER_WISE
 from mpq.recipes.lrp_qvit import LRP_QVIT
+from mpq.recipes.mixdq import MIXDQ
 from mpq.recipes.mptq_vit import MPTQ_VIT
 from mpq.recipes.ohq import OHQ
 from mpq.recipes.pd_quant import PD_QUANT
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
+from mpq.recipes.vidit_q import VIDIT_Q
 from mpq.recipes.zeroq import ZEROQ
 
 RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
@@ -39,6 +41,8 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         PD_QUANT,
         LRP_QVIT,
         ADAPT,
+        MIXDQ,
+        VIDIT_Q,
     ),
     "mpq.recipes",
 )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from shlex import quote
 from typing import Final, TypeAlias, final
 
 from mpq.errors import InputError
@@ -175,7 +176,8 @@ def _words(name: str, value: Value) -> str:
         return option if value else option.replace("--", "--no-") if name in _BOTH else ""
     if value is None or value == ():
         return ""
-    return f"{option} {value if isinstance(value, str) else ','.join(value)}"
+    # Patterns of names are not the shell's.
+    return f"{option} {quote(value if isinstance(value, str) else ','.join(value))}"
 
 
 _BOTH: Final = ("find_ties", "safeguard")

@@ -13,6 +13,7 @@ from mpq.sensitivity._base import (
 from mpq.sensitivity.augmented_hessian import AugmentedHessian
 from mpq.sensitivity.auto import AutoEstimator
 from mpq.sensitivity.checked import CheckedCell, SpotCheck
+from mpq.sensitivity.decoupled import Decoupled
 from mpq.sensitivity.entropy import ActivationEntropy, HistogramKL
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.first_order import FirstOrder
@@ -42,6 +43,7 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
         Relevance,
         ActivationEntropy,
         AugmentedHessian,
+        Decoupled,
         DiagonalFisher,
         FirstOrder,
         HessianEigenvalue,
@@ -66,6 +68,7 @@ __all__ = [
     "AugmentedHessian",
     "AutoEstimator",
     "CheckedCell",
+    "Decoupled",
     "DiagonalFisher",
     "DivisibleEstimator",
     "Estimation",

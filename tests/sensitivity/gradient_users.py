@@ -4,6 +4,7 @@ from mpq import ESTIMATORS
 
 WITHOUT_GRADIENTS = (
     "activation-entropy",
+    "decoupled",
     "histogram-kl",
     "layer-input-modification",
     "layer-output",

@@ -39,6 +39,7 @@ QUICK_ESTIMATORS = (
     "relevance",
     "activation-entropy",
     "augmented-hessian",
+    "decoupled",
     "fisher",
     "first-order",
     "hessian-eigenvalue:max_iterations=3",

@@ -24,9 +24,11 @@ _OPTIONS: Final = {
     "transforms": "--transform",
     "ends": "--ends",
     "find_ties": "--find-ties",
+    "tie": "--tie",
     "tie_blocks": "--tie-blocks",
     "bias_correction": "--bias-correction",
     "tune": "--tune",
+    "split": "--split",
     "safeguard": "--safeguard",
 }
 """Setting to the option of ``mpq search`` that says the same."""
@@ -94,9 +96,11 @@ class Recipe:
         transforms: What the network goes through before, for ``TRANSFORMS.build``.
         ends: Precision of the first and the last layer; ``None``: they are chosen as all are.
         find_ties: Whether layers that read one tensor share a precision.
+        tie: All layers that one of these globs matches share a precision; ``*``: every layer.
         tie_blocks: Whether the layers of a block share a precision.
         bias_correction: As in ``mpq.Task``.
         tune: As in ``mpq.Task``.
+        split: As in ``mpq.Task``.
         steps: What the paper does with the answer, in order, in words.
         orders_tuning: Whether it says in which order layers are fine-tuned: that of what they lose
             in the answer, the most first.
@@ -123,9 +127,11 @@ class Recipe:
     transforms: tuple[str, ...] = ()
     ends: str | None = None
     find_ties: bool = True
+    tie: tuple[str, ...] = ()
     tie_blocks: bool = False
     bias_correction: bool = False
     tune: str | None = None
+    split: str = "none"
     steps: tuple[str, ...] = ()
     orders_tuning: bool = False
 
@@ -153,9 +159,11 @@ class Recipe:
             "transforms": self.transforms,
             "ends": self.ends,
             "find_ties": self.find_ties,
+            "tie": self.tie,
             "tie_blocks": self.tie_blocks,
             "bias_correction": self.bias_correction,
             "tune": self.tune,
+            "split": self.split,
             "safeguard": False,
         }
         return found | ({"calibration": self.source} if self.source else {})
@@ -176,7 +184,9 @@ def _words(name: str, value: Value) -> str:
         return option if value else option.replace("--", "--no-") if name in _BOTH else ""
     if value is None or value == ():
         return ""
-    # Patterns of names are not the shell's.
+    # Quoted, as a shell would take patterns of names for files.
+    if name == "tie":  # given once for each
+        return " ".join(f"{option} {quote(glob)}" for glob in value)
     return f"{option} {quote(value if isinstance(value, str) else ','.join(value))}"
 
 

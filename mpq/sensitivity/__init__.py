@@ -13,6 +13,7 @@ from mpq.sensitivity._base import (
 from mpq.sensitivity.augmented_hessian import AugmentedHessian
 from mpq.sensitivity.auto import AutoEstimator
 from mpq.sensitivity.checked import CheckedCell, SpotCheck
+from mpq.sensitivity.column_loss import ColumnLoss
 from mpq.sensitivity.decoupled import Decoupled
 from mpq.sensitivity.entropy import ActivationEntropy, HistogramKL
 from mpq.sensitivity.estimation import Estimation
@@ -43,6 +44,7 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
         Relevance,
         ActivationEntropy,
         AugmentedHessian,
+        ColumnLoss,
         Decoupled,
         DiagonalFisher,
         FirstOrder,
@@ -68,6 +70,7 @@ __all__ = [
     "AugmentedHessian",
     "AutoEstimator",
     "CheckedCell",
+    "ColumnLoss",
     "Decoupled",
     "DiagonalFisher",
     "DivisibleEstimator",

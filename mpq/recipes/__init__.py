@@ -21,6 +21,7 @@ from mpq.recipes.kvquant import KVQUANT
 from mpq.recipes.layer_wise import LAYER_WISE
 from mpq.recipes.lq_lora import LQ_LORA
 from mpq.recipes.lrp_qvit import LRP_QVIT
+from mpq.recipes.mixdq import MIXDQ
 from mpq.recipes.mixllm import MIXLLM
 from mpq.recipes.mptq_vit import MPTQ_VIT
 from mpq.recipes.ohq import OHQ
@@ -31,6 +32,7 @@ from mpq.recipes.q_vlm import Q_VLM
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 from mpq.recipes.spqr import SPQR
 from mpq.recipes.squeezellm import SQUEEZELLM
+from mpq.recipes.vidit_q import VIDIT_Q
 from mpq.recipes.zeroq import ZEROQ
 
 RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
@@ -63,6 +65,8 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         ADAPT,
         KVQUANT,
         Q_VLM,
+        MIXDQ,
+        VIDIT_Q,
     ),
     "mpq.recipes",
 )

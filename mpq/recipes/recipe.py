@@ -204,11 +204,11 @@ def _words(name: str, value: Value) -> str:
     if value is None or value == ():
         return ""
     if not isinstance(value, tuple):
-        return f"{option} {value}"
+        return f"{option} {quote(str(value))}"
     each = [x if isinstance(x, str) else f"{x[0]}={','.join(x[1])}" for x in value]
     if name in _REPEATED:  # quoted, as a shell would take a glob for files
         return " ".join(f"{option} {quote(x)}" for x in each)
-    return f"{option} {','.join(each)}"
+    return f"{option} {quote(','.join(each))}"
 
 
 _REPEATED: Final = ("tie", "allow")

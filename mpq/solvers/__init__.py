@@ -17,6 +17,7 @@ from mpq.solvers.black_box.evolutionary import Evolutionary
 from mpq.solvers.black_box.level_switch import LevelSwitch
 from mpq.solvers.black_box.measured_greedy import MeasuredGreedy
 from mpq.solvers.black_box.surrogate import Surrogate
+from mpq.solvers.black_box.swept_budgets import SweptBudgets
 from mpq.solvers.quadratic.branch_and_bound import BranchAndBound
 from mpq.solvers.quadratic.local_search import LocalSearch
 from mpq.solvers.quadratic.outer_approximation import OuterApproximation
@@ -36,6 +37,7 @@ SOLVERS: Registry[Solver] = Registry(
         Surrogate,
         LevelSwitch,
         MeasuredGreedy,
+        SweptBudgets,
         Greedy,
         WaterFilling,
         Bisection,
@@ -65,6 +67,7 @@ __all__ = [
     "OuterApproximation",
     "Solver",
     "Surrogate",
+    "SweptBudgets",
     "Threshold",
     "WaterFilling",
 ]

@@ -42,6 +42,14 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "lrp-qvit": ("--transform", "smooth", "--precisions", "w4a8,w8a8"),
     "adapt": ("--precisions", "w4a8,w8a8"),
+    **dict.fromkeys(
+        ("mixdq", "vidit-q"),
+        (
+            *("--sensitivity", "decoupled:groups=head=cosine;*=decibels", "--transform", "smooth"),
+            *("--solver", "swept-budgets:groups=head;*,num_ratios=2,is_measured=true"),
+            *("--precisions", "w4a8,w8a8"),
+        ),
+    ),
     "augmenting-hessians": (
         *("--sensitivity", "augmented-hessian:num_probes=1"),
         *("--precisions", "w4a8,w8a8"),

@@ -12,6 +12,7 @@ from mpq.recipes.hawq_v2 import HAWQ_V2
 from mpq.recipes.hawq_v3 import HAWQ_V3
 from mpq.recipes.layer_wise import LAYER_WISE
 from mpq.recipes.ohq import OHQ
+from mpq.recipes.quantmcu import QUANTMCU
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 from mpq.recipes.zeroq import ZEROQ
 
@@ -27,6 +28,7 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         LAYER_WISE,
         EVOPRESS,
         AMQ,
+        QUANTMCU,
     ),
     "mpq.recipes",
 )

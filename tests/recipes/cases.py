@@ -23,5 +23,6 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
         "--precisions",
         "w4a8,w8a8",
     ),
+    "quantmcu": (),
 }
 """Recipe to words of ``mpq search`` that it takes in tests besides; every recipe is here."""

@@ -34,8 +34,8 @@ QUANTMCU: Final = Recipe(
         "bit operations, which is what you limit.",
         "An integer program meets all limits at once, where the paper goes through feature maps "
         "one by one until memory holds them.",
-        "An assignment has one precision for a layer, with which patches of both classes run: those "
-        "with outliers do not stay at 8 bits.",
+        "An assignment has one precision for a layer, with which all patches run: those with "
+        "outliers do not stay at 8 bits.",
         "peak_ram is that of the network as a whole; mpq patches plans the patches.",
     ),
 )

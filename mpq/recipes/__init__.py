@@ -29,6 +29,7 @@ from mpq.recipes.pb_llm import PB_LLM
 from mpq.recipes.pd_quant import PD_QUANT
 from mpq.recipes.ptq1_61 import PTQ1_61
 from mpq.recipes.q_vlm import Q_VLM
+from mpq.recipes.quantmcu import QUANTMCU
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 from mpq.recipes.spqr import SPQR
 from mpq.recipes.squeezellm import SQUEEZELLM
@@ -67,6 +68,7 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         Q_VLM,
         MIXDQ,
         VIDIT_Q,
+        QUANTMCU,
     ),
     "mpq.recipes",
 )

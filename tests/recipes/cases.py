@@ -73,5 +73,6 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
     "q-vlm": (),
     "gwq": ("--rounding", "nearest", "--precisions", "w2a8,w4a8"),
     "comet": ("--split", "activations:4", "--precisions", "w8a4dg4,w8a8dg4"),
+    "quantmcu": (),
 }
 """Recipe to words of ``mpq search`` that it takes in tests besides; every recipe is here."""

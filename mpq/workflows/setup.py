@@ -215,7 +215,7 @@ class Prepared:
         return Estimation(
             self.network, self.calibration, self.quantizer, self.candidates, ranks=self.ranks,
             split=self.task.parts_of_weights, score_drop=judge and judge.drop_of,
-            score_key="" if judge is None else judge.score.key, named_drop=self._named_drop,
+            score_key="" if judge is None else judge.score.drop_key, named_drop=self._named_drop,
         )  # fmt: skip
 
     def _named_drop(self, name: str) -> Callable[[nn.Module], float]:

@@ -105,7 +105,9 @@ def at_least_as_good(folder: Path) -> int:
     names = tuple(published)
     for group, metric in enumerate(groups.metrics):
         own = tuple(n for n, g in zip(names, groups.of(names), strict=True) if g == group)
-        bits = (2, 4, 8) if metric == "ssim" else (4, 8)
+        bits = sorted(
+            {*((2, 4, 8) if metric == "ssim" else (4, 8)), *(int(published[n]) for n in own)}
+        )
         precisions = tuple(mpq.Precision.parse(f"w{b}a8") for b in bits)
         table = np.array([[scores[metric][n][int(math.log2(b)) - 1] for b in bits] for n in own])
         size = np.array([sizes[n] for n in own])

@@ -37,6 +37,7 @@ UNSEEN = {"vit": ("vit_mnist", "mnist/vit_mnist.safetensors"), "demo": None}
 CANDIDATES = ("w2", "w3", "w4", "w5", "w6", "w8")
 LIMITS = tuple(f"weight_bytes=1x:w{bits}" for bits in (4, 5, 6))
 HELD_OUT_EXAMPLES = 256
+HELD_OUT_SEQUENCES = 32
 NUM_RANDOM = 40
 SEEDS = (0, 1, 2)
 SKETCH = "sketch"
@@ -75,7 +76,8 @@ def task_of(example: str | None, weights: str | None) -> mpq.Task:
         spec = ROOT / "examples" / f"{example}.py"
         model = load_model(f"{spec}:make_net", load_object(f"{spec}:DATA") / weights)
         data, unseen = (load_callable(f"{spec}:{x}") for x in ("calibration", "held_out"))
-    held_out = Calibration(unseen, stop=HELD_OUT_EXAMPLES)
+    stop = HELD_OUT_SEQUENCES if example == "llama_stories" else HELD_OUT_EXAMPLES
+    held_out = Calibration(unseen, stop=stop)
     return mpq.Task(model, data, held_out, candidates=CANDIDATES, rounding="nearest")
 
 

@@ -23,6 +23,7 @@ _OPTIONS: Final = {
     "ends": "--ends",
     "find_ties": "--find-ties",
     "tie_blocks": "--tie-blocks",
+    "tie_inner": "--tie-inner",
     "bias_correction": "--bias-correction",
     "tune": "--tune",
     "safeguard": "--safeguard",
@@ -92,6 +93,7 @@ class Recipe:
         ends: Precision of the first and the last layer; ``None``: they are chosen as all are.
         find_ties: Whether layers that read one tensor share a precision.
         tie_blocks: Whether the layers of a block share a precision.
+        tie_inner: Whether all layers but the first and the last do.
         bias_correction: As in ``mpq.Task``.
         tune: As in ``mpq.Task``.
         steps: What the paper does with the answer, in order, in words.
@@ -120,6 +122,7 @@ class Recipe:
     ends: str | None = None
     find_ties: bool = True
     tie_blocks: bool = False
+    tie_inner: bool = False
     bias_correction: bool = False
     tune: str | None = None
     steps: tuple[str, ...] = ()
@@ -149,6 +152,7 @@ class Recipe:
             "ends": self.ends,
             "find_ties": self.find_ties,
             "tie_blocks": self.tie_blocks,
+            "tie_inner": self.tie_inner,
             "bias_correction": self.bias_correction,
             "tune": self.tune,
             "safeguard": False,

@@ -131,10 +131,14 @@ _DEFAULTS: Mapping[str, Any] = {
     "ends": Rules.ends,
     "find_ties": Rules.find_ties,
     "tie_blocks": Rules.tie_blocks,
+    "tie_inner": Rules.tie_inner,
     "bias_correction": Task.bias_correction,
     "tune": Task.tune,
     "safeguard": True,
 }
+
+
+_RULES = ("ends", "find_ties", "tie_blocks", "tie_inner")
 
 
 def _asked(way: Way) -> dict[str, Any]:
@@ -151,6 +155,7 @@ def _asked(way: Way) -> dict[str, Any]:
         "ends": None if task.rules.ends is None else str(task.rules.fixed_ends),
         "find_ties": task.rules.find_ties,
         "tie_blocks": task.rules.tie_blocks,
+        "tie_inner": task.rules.tie_inner,
         "bias_correction": task.bias_correction,
         "tune": task.tune,
         "safeguard": way.safeguard,
@@ -170,9 +175,7 @@ def _task(task: Task, taken: Mapping[str, Any], own_data: bool) -> Task:
         held_out=held_out,
         candidates=taken["candidates"],
         ranges=Ranges(taken["weight_range"], taken["activation_range"]),
-        rules=replace(
-            task.rules, **{name: taken[name] for name in ("ends", "find_ties", "tie_blocks")}
-        ),
+        rules=replace(task.rules, **{name: taken[name] for name in _RULES}),
         **{name: taken[name] for name in ("rounding", "bias_correction", "tune")},
     )
 

@@ -5,6 +5,7 @@ from typing import Final
 from mpq._support.registry import ValueRegistry
 from mpq.errors import UnknownNameError
 from mpq.recipes.amq import AMQ
+from mpq.recipes.apq import APQ
 from mpq.recipes.calibtip import CALIBTIP
 from mpq.recipes.evopress import EVOPRESS
 from mpq.recipes.hawq import HAWQ
@@ -12,7 +13,9 @@ from mpq.recipes.hawq_v2 import HAWQ_V2
 from mpq.recipes.hawq_v3 import HAWQ_V3
 from mpq.recipes.layer_wise import LAYER_WISE
 from mpq.recipes.ohq import OHQ
+from mpq.recipes.quantune import QUANTUNE
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
+from mpq.recipes.simq_nas import SIMQ_NAS
 from mpq.recipes.zeroq import ZEROQ
 
 RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
@@ -27,6 +30,9 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         LAYER_WISE,
         EVOPRESS,
         AMQ,
+        QUANTUNE,
+        SIMQ_NAS,
+        APQ,
     ),
     "mpq.recipes",
 )

@@ -12,6 +12,7 @@ from mpq.solvers.baselines.ordered import Ordered
 from mpq.solvers.baselines.water_filling import WaterFilling
 from mpq.solvers.black_box._base import MeasuringSolver
 from mpq.solvers.black_box.bayesian import Bayesian
+from mpq.solvers.black_box.boosted_trees import BoostedTrees
 from mpq.solvers.black_box.evolutionary import Evolutionary
 from mpq.solvers.black_box.level_switch import LevelSwitch
 from mpq.solvers.black_box.surrogate import Surrogate
@@ -33,6 +34,7 @@ SOLVERS: Registry[Solver] = Registry(
         Bayesian,
         Surrogate,
         LevelSwitch,
+        BoostedTrees,
         Greedy,
         WaterFilling,
         Bisection,
@@ -47,6 +49,7 @@ __all__ = [
     "Auto",
     "Bayesian",
     "Bisection",
+    "BoostedTrees",
     "BranchAndBound",
     "DynamicProgramming",
     "Evolutionary",

@@ -23,5 +23,11 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
         "--precisions",
         "w4a8,w8a8",
     ),
+    "quantune": ("--solver", "boosted-trees:is_measured=true,num_trials=4"),
+    "simq-nas": (
+        *("--solver", "surrogate:is_measured=true,num_trials=4"),
+        *("--precisions", "w4a8,w8a8"),
+    ),
+    "apq": ("--solver", "surrogate:is_measured=true,num_trials=4", "--precisions", "w4a8,w8a8"),
 }
 """Recipe to words of ``mpq search`` that it takes in tests besides; every recipe is here."""

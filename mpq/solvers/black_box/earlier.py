@@ -64,9 +64,7 @@ class Earlier:
         if finite.sum() < _FEWEST:
             raise InputError(f"the study {name!r} has fewer than {_FEWEST} trials to learn from")
         columns = np.array(rows, dtype=np.intp)[finite]
-        return cls(
-            tuple(problem["layers"]), tuple(problem["precisions"]), columns, losses[finite]
-        )
+        return cls(tuple(problem["layers"]), tuple(problem["precisions"]), columns, losses[finite])
 
     def of_candidates(self, problem: Problem) -> tuple[Columns, Array]:
         """Assignments ``[T', K]`` by the problem's own columns, and their losses ``[T']``.

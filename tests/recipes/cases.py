@@ -23,7 +23,10 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
         "--precisions",
         "w4a8,w8a8",
     ),
-    "quantune": ("--solver", "boosted-trees:is_measured=true,num_trials=4"),
+    "quantune": (
+        *("--solver", "boosted-trees:is_measured=true,num_trials=4"),
+        *("--precisions", "w4a8,w4tza8,w8a8"),
+    ),
     "simq-nas": (
         *("--solver", "surrogate:is_measured=true,num_trials=4"),
         *("--precisions", "w4a8,w8a8"),

@@ -21,7 +21,8 @@ def flat(x: Tensor, bits: int) -> Tensor:
     low, high = float(x.min().clamp(max=0)), float(x.max().clamp(min=0))
     scale = (high - low) / (2**bits - 1)
     zero = round(-low / scale)
-    return (((x / scale).round() + zero).clamp(0, 2**bits - 1) - zero) * scale
+    codes: Tensor = ((x / scale).round() + zero).clamp(0, 2**bits - 1)
+    return (codes - zero) * scale
 
 
 def best_of_all(ways: list[Way], limit: float, groups: list[list[int]]) -> list[int]:
@@ -40,10 +41,10 @@ def best_of_all(ways: list[Way], limit: float, groups: list[list[int]]) -> list[
             y = x
             for i, c in enumerate(columns):
                 y = y.tanh() if i else y
-                if ways[c][1] is not None:  # in the range that the original reads
+                if (bits := ways[c][1]) is not None:  # in the range that the original reads
                     wide = torch.cat([reads[i].flatten(), y.flatten()])
                     wide = wide.clamp(float(reads[i].min()), float(reads[i].max()))
-                    y = flat(wide, ways[c][1])[reads[i].numel() :].reshape(y.shape)
+                    y = flat(wide, bits)[reads[i].numel() :].reshape(y.shape)
                 y = F.linear(y, ways[c][0](weights[i]), layers[i].get_parameter("bias"))
             loss = float(F.kl_div(y.log_softmax(1), original, log_target=True,
                                   reduction="batchmean"))  # fmt: skip

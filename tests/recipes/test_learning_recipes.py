@@ -22,7 +22,8 @@ def flat(x: Tensor, bits: int) -> Tensor:
     scale = (high - low) / (2**bits - 1)
     zero = round(-low / scale)
     codes: Tensor = ((x / scale).round() + zero).clamp(0, 2**bits - 1)
-    return (codes - zero) * scale
+    back: Tensor = (codes - zero) * scale
+    return back
 
 
 def best_of_all(ways: list[Way], limit: float, groups: list[list[int]]) -> list[int]:

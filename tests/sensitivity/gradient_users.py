@@ -4,6 +4,7 @@ from mpq import ESTIMATORS
 
 WITHOUT_GRADIENTS = (
     "activation-entropy",
+    "column-loss",
     "histogram-kl",
     "layer-input-modification",
     "layer-output",

@@ -39,6 +39,7 @@ from mpq.solvers import (
     Ordered,
     Solver,
     Surrogate,
+    Threshold,
     WaterFilling,
 )
 from mpq.solvers.additive.default import additive_solver
@@ -52,7 +53,14 @@ EXACT: list[Solver] = [
     IntegerLinearProgram("CBC"),
     Lagrangian(),
 ]
-BASELINES: list[Solver] = [Greedy(), Greedy("down"), WaterFilling(), Bisection(), Ordered()]
+BASELINES: list[Solver] = [
+    Greedy(),
+    Greedy("down"),
+    WaterFilling(),
+    Bisection(),
+    Ordered(),
+    Threshold(),
+]
 ONE_BUDGET: list[Solver] = [DynamicProgramming(), WaterFilling()]
 APART = set(map(type, [*EXACT, *BASELINES, *ONE_BUDGET]))
 OTHERS: list[Solver] = [part() for part in mpq.SOLVERS if part not in APART]

@@ -121,6 +121,10 @@ Tie = Annotated[list[str] | None, typer.Option(help="Glob: these layers share on
 TieBlocks = Annotated[
     bool, typer.Option("--tie-blocks", help="Layers of one block share one precision.")
 ]
+TieInner = Annotated[
+    bool,
+    typer.Option("--tie-inner", help="All layers but the first and the last share one precision."),
+]
 FindTies = Annotated[
     bool, typer.Option("--find-ties/--no-find-ties", help="Tie layers that read one tensor.")
 ]

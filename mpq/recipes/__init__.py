@@ -6,6 +6,7 @@ from mpq._support.registry import ValueRegistry
 from mpq.errors import UnknownNameError
 from mpq.recipes.adapt import ADAPT
 from mpq.recipes.amq import AMQ
+from mpq.recipes.apq import APQ
 from mpq.recipes.augmenting_hessians import AUGMENTING_HESSIANS
 from mpq.recipes.baq import BAQ
 from mpq.recipes.calibtip import CALIBTIP
@@ -30,7 +31,9 @@ from mpq.recipes.pd_quant import PD_QUANT
 from mpq.recipes.ptq1_61 import PTQ1_61
 from mpq.recipes.q_vlm import Q_VLM
 from mpq.recipes.quantmcu import QUANTMCU
+from mpq.recipes.quantune import QUANTUNE
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
+from mpq.recipes.simq_nas import SIMQ_NAS
 from mpq.recipes.spqr import SPQR
 from mpq.recipes.squeezellm import SQUEEZELLM
 from mpq.recipes.vidit_q import VIDIT_Q
@@ -48,6 +51,9 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         LAYER_WISE,
         EVOPRESS,
         AMQ,
+        QUANTUNE,
+        SIMQ_NAS,
+        APQ,
         MPTQ_VIT,
         AUGMENTING_HESSIANS,
         PB_LLM,

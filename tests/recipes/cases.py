@@ -35,6 +35,15 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
         "--precisions",
         "w4a8,w8a8",
     ),
+    "quantune": (
+        *("--solver", "boosted-trees:is_measured=true,num_trials=4"),
+        *("--precisions", "w4a8,w4tza8,w8a8"),
+    ),
+    "simq-nas": (
+        *("--solver", "surrogate:is_measured=true,num_trials=4"),
+        *("--precisions", "w4a8,w8a8"),
+    ),
+    "apq": ("--solver", "surrogate:is_measured=true,num_trials=4", "--precisions", "w4a8,w8a8"),
     "gradient-ptq": ("--rounding", "nearest", "--precisions", "w4a8,w8a8"),
     "pd-quant": (
         *("--rounding", "nearest", "--precisions", "w4a4,w8a8"),

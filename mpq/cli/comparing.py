@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mpq.cli import options as o
 from mpq.cli.task_options import DEMO_COMPARED_LIMITS, TaskOptions
+from mpq.cli.watching import kept_in
 from mpq.workflows import defaults
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ class CompareOptions:
     def _limits(self) -> list[str]:
         """As given; the built-in network comes with some."""
         return self.asked.limit or (DEMO_COMPARED_LIMITS if self.asked.source.is_demo else [])
+
+    @property
+    def kept(self) -> list[str]:
+        """What an interruption leaves on disk, for people."""
+        if self.recipes:
+            return kept_in(self.asked.ranges.cache)
+        return [f"what was measured so far, in {self.output}"]
 
     def run(self) -> "EstimatorComparison":
         """Runs the comparison."""

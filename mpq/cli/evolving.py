@@ -19,6 +19,7 @@ from mpq.cli.task_options import (
     SourceOptions,
     held_out_spec,
 )
+from mpq.cli.watching import WatchOptions
 from mpq.workflows import defaults
 from mpq.workflows.rules import Rules
 from mpq.workflows.task import Task
@@ -117,6 +118,7 @@ def evolve_proxy(
     output: o.Output = Path("mpq-proxy"),
     *,
     networks: NetworksOptions,
+    watch: WatchOptions,
     talk: TalkOptions,
 ) -> None:
     """Evolve a formula for `--sensitivity zero-cost:formula=...` that ranks as was measured."""
@@ -126,7 +128,7 @@ def evolve_proxy(
 
     found = [LossBenchmark.load(path) for path in benchmarks]
     tasks = networks.tasks(len(found))
-    with prepared_folder(output), talk.progress():
+    with prepared_folder(output), watch.watched(talk):
         proxy = run(
             list(zip(tasks, found, strict=True)),
             generations=generations,

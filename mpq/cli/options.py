@@ -5,6 +5,14 @@ from typing import Annotated
 
 import typer
 
+LogFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--log",
+        help="File that events are appended to meanwhile, a line of JSON each: phases, progress, "
+        "what is measured, the outcome.",
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(
@@ -153,7 +161,8 @@ Split = Annotated[
     typer.Option(
         "--split",
         help="Bits inside layers: channels, channels:16 (blocks of neighbours), blocks:4 (of "
-        "channels that are alike), columns:128 (blocks of inputs), groups, or none.",
+        "channels that are alike), columns:128 (blocks of inputs), groups, activations:128 "
+        "(blocks of what layers read), or none.",
     ),
 ]
 Recalibrate = Annotated[

@@ -108,10 +108,10 @@ class Recipe:
         tie_blocks: Whether the layers of a block share a precision.
         bias_correction: As in ``mpq.Task``.
         tune: As in ``mpq.Task``.
+        split: As in ``mpq.Task``.
         steps: What the paper does with the answer, in order, in words.
         orders_tuning: Whether it says in which order layers are fine-tuned: that of what they lose
             in the answer, the most first.
-        split: Parts of layers that have bits of their own, as in ``mpq.Task``.
         allow: Globs of layers, and what these may take instead of the candidates.
         kv_cache: What keys and values of earlier tokens may be stored in; none: the recipe is of no
             cache. For how many tokens is the user's.
@@ -144,9 +144,9 @@ class Recipe:
     tie_blocks: bool = False
     bias_correction: bool = False
     tune: str | None = None
+    split: str = "none"
     steps: tuple[str, ...] = ()
     orders_tuning: bool = False
-    split: str = "none"
     allow: Allowed = ()
     kv_cache: tuple[str, ...] = ()
     kv_first: int = 0

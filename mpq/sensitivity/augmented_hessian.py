@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mpq._support.arrays import Array
 from mpq.problem.cost_table import INPUTS, WEIGHTS
-from mpq.quantization.precision import Precision
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.curvature.hessian_products import (
     Objective,
@@ -41,7 +41,7 @@ class AugmentedHessian(SensitivityEstimator):
     well, and add what layers do together; how they do is not known to us. Here it is the second
     order of a Taylor series: one product with the whole Hessian gives all sums over ``u`` at once,
     and one with a tensor's own block takes that back, so that it takes a product for every tensor
-    and candidate, and one more for the candidate. What the others take back (a negative sum) is not
+    and format of it, and one for every candidate. What the others take back (a negative sum) is not
     counted on.
 
     Args:
@@ -92,17 +92,41 @@ def terms_between(on: Estimation, loss: Objective) -> Mapping[str, Array]:
     sums, examples = {what: np.zeros(on.shape) for what in (WEIGHTS, INPUTS)}, 0
     for batch in on.batches("Hessian between layers"):
         with second_order(on.network, batch, loss, on.inputs.is_rounding) as found:
-            for column in on.tried:
-                for part, value in _between(on, found, on.candidates[column]):
-                    sums[part.what][part.row, column] += value
+            together, alone = _together(on, found), _alone(on, found)
+        for what, formats in (WEIGHTS, on.weights), (INPUTS, on.inputs):
+            sums[what] += together[what] - formats.by_candidate(alone[what])
         examples += batch.size
     return {what: values / examples for what, values in sums.items()}
+
+
+def _together(on: Estimation, found: SecondOrder) -> Mapping[str, Array]:
+    r"""``[L, B]`` of :math:`\Delta_{tb}^T \sum_u H_{tu} \Delta_{ub}`, summed over one batch."""
+    sums = {what: np.zeros(on.shape) for what in (WEIGHTS, INPUTS)}
+    for column in on.tried:
+        candidate = on.candidates[column]
+        parts = [*_parts(on, found, WEIGHTS, candidate.weight),
+                 *_parts(on, found, INPUTS, candidate.activation)]  # fmt: skip
+        for part, value in _forms(parts, [parts]):
+            sums[part.what][part.row, column] += value
+    return sums
+
+
+def _alone(on: Estimation, found: SecondOrder) -> Mapping[str, Array]:
+    r"""``[L, F]`` of :math:`\Delta_t^T H_{tt} \Delta_t`, a product each, summed over one batch."""
+    kinds = {WEIGHTS: on.weights, INPUTS: on.inputs}
+    sums = {what: np.zeros((on.shape[0], len(x.formats))) for what, x in kinds.items()}
+    for what, formats in kinds.items():
+        for index, tensor_format in formats.rounding:
+            parts = list(_parts(on, found, what, tensor_format))
+            for part, value in _forms(parts, [[part] for part in parts]):
+                sums[what][part.row, index] += value
+    return sums
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A tensor in one batch, a weight or all that a layer reads, and its error at a candidate."""
+    """A tensor in one batch, a weight or all that a layer reads, and its error in a format."""
 
     row: int
     what: str
@@ -110,34 +134,31 @@ class _Part:
     changes: Sequence[Tensor]
 
 
-def _between(
-    on: Estimation, found: SecondOrder, candidate: Precision
-) -> Iterator[tuple[_Part, float]]:
-    """Every tensor that the candidate rounds, with its sum over one batch."""
-    parts = list(_parts(on, found, candidate))
-    if not parts:
-        return
-    variables = [variable for part in parts for variable in part.variables]
-    joint = iter(product(variables, [change for part in parts for change in part.changes]))
+def _forms(parts: Sequence[_Part], groups: Sequence[Sequence[_Part]]) -> list[tuple[_Part, float]]:
+    """Every tensor's error times its share of the product that its group has with the Hessian."""
     forms = []
-    for part in parts:
-        alone = product(part.variables, part.changes)
-        # In float64, because the two nearly cancel where layers have little to do with each other.
-        forms.append(torch.stack([
-            (change.double() * (next(joint).double() - h.double())).sum()
-            for change, h in zip(part.changes, alone, strict=True)
-        ]).sum())  # fmt: skip
+    for group in groups:
+        variables = [variable for part in group for variable in part.variables]
+        shares = iter(product(variables, [change for part in group for change in part.changes]))
+        for part in group:
+            # In float64, because terms of both signs cancel.
+            along = [(change, next(shares)) for change in part.changes]
+            forms.append(torch.stack([(c.double() * h.double()).sum() for c, h in along]).sum())
     # All at once: a number at a time would wait for the device at each.
-    yield from zip(parts, on_one_device(forms).cpu().tolist(), strict=True)
+    values = on_one_device(forms).cpu().tolist() if forms else []
+    return list(zip(parts, values, strict=True))
 
 
-def _parts(on: Estimation, found: SecondOrder, candidate: Precision) -> Iterator[_Part]:
+def _parts(
+    on: Estimation, found: SecondOrder, what: str, tensor_format: TensorFormat
+) -> Iterator[_Part]:
+    if tensor_format.is_exact:
+        return
     for row, name in enumerate(on.names):
-        if name in found.weights and not candidate.weight.is_exact:
-            rounded = on.rounded_weight(name, candidate.weight)
-            yield _Part(row, WEIGHTS, [found.weights[name]], [rounded - on.network.weight(name)])
-        calls = found.inputs.get(name, ())
-        if calls and not candidate.activation.is_exact:
+        if what == WEIGHTS and name in found.weights:
+            error = on.rounded_weight(name, tensor_format) - on.network.weight(name)
+            yield _Part(row, what, [found.weights[name]], [error])
+        if what == INPUTS and (calls := found.inputs.get(name, ())):
             read = [call.tensor.detach() for call in calls]
-            errors = [on.rounded_input(name, x, candidate.activation) - x for x in read]
-            yield _Part(row, INPUTS, calls, errors)
+            errors = [on.rounded_input(name, x, tensor_format) - x for x in read]
+            yield _Part(row, what, calls, errors)

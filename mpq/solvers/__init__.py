@@ -9,6 +9,7 @@ from mpq.solvers.auto import Auto
 from mpq.solvers.baselines.bisection import Bisection
 from mpq.solvers.baselines.greedy import Greedy
 from mpq.solvers.baselines.ordered import Ordered
+from mpq.solvers.baselines.threshold import Threshold
 from mpq.solvers.baselines.water_filling import WaterFilling
 from mpq.solvers.black_box._base import MeasuringSolver
 from mpq.solvers.black_box.bayesian import Bayesian
@@ -39,6 +40,7 @@ SOLVERS: Registry[Solver] = Registry(
         WaterFilling,
         Bisection,
         Ordered,
+        Threshold,
     ),
     group="mpq.solvers",
 )
@@ -63,5 +65,6 @@ __all__ = [
     "OuterApproximation",
     "Solver",
     "Surrogate",
+    "Threshold",
     "WaterFilling",
 ]

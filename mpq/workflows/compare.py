@@ -14,25 +14,32 @@ import torch
 
 from mpq._support.arrays import Columns
 from mpq._support.bounds import check_whole
+from mpq._support.events import Callback, listening, tell
 from mpq._support.files import prepare_folder
 from mpq._support.journal import Journal
-from mpq._support.progress import showing_progress, track
+from mpq._support.phases import phase, recorded_phases
+from mpq._support.progress import track
 from mpq._support.ray_workers import task_workers
 from mpq._support.rows import Memory, Rows, remember
 from mpq._support.workers import TaskWorkers
-from mpq.errors import InputError, MpqError
+from mpq.callbacks.results import Solved as SolvedOne
+from mpq.errors import CallbackError, InputError, MpqError
 from mpq.network.examples import Calibration
 from mpq.network.halving import halved
 from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limits, written_limits
 from mpq.problem.problem import Problem
 from mpq.quantization.fingerprint import measurement_key
-from mpq.report.estimators import EstimatorComparison, Score, Solved, Trial
+from mpq.report.estimators import EstimatorComparison
 from mpq.report.loss_benchmark import RANDOM, LossBenchmark, MeasuredAssignment
+from mpq.report.page.made import Made
+from mpq.report.trials import Score, Solved, Trial
 from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.comparable import refuse_uncompared
 from mpq.workflows.defaults import ESTIMATORS_COMPARED, MAX_COMPARED_LOSS, NUM_RANDOM, SOLVER
+from mpq.workflows.outcome import announced
 from mpq.workflows.peak_memory import peak_memory_bytes
 from mpq.workflows.random_assignments import random_assignments, structured_assignments
 from mpq.workflows.refine import refine as refine_solution
@@ -41,6 +48,7 @@ from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
 from mpq.workflows.streamable import refuse_streamed
 from mpq.workflows.task import Task, check_task
+from mpq.workflows.versions import versions
 
 JOURNAL = "measured.jsonl"
 # the median of three forgives one pass that something else disturbed
@@ -58,7 +66,7 @@ def compare(
     max_loss: float = MAX_COMPARED_LOSS,
     folder: Path | str | None = None,
     save_bench: Path | str | None = None,
-    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> EstimatorComparison:
     """Measures which estimators predict this network's loss, on held-out examples.
 
@@ -76,43 +84,14 @@ def compare(
         folder: Where measurements land as they are made, so that an interrupted run resumes.
         save_bench: File for the random assignments, and structured ones near every limit besides,
             with what each loses; see ``LossBenchmark``.
-        progress: Whether bars are shown on standard error.
+        callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
 
     Raises:
         InputError: If something given cannot be used, or the folder holds another comparison.
         InfeasibleError: If a limit cannot be met.
     """
     check_task(task, "compare")
-    if task.sequential_rounding:
-        raise InputError(
-            "compare measures how well losses are predicted, and no prediction is of codes that "
-            "are made again for one answer: leave out sequential_rounding (--sequential-rounding)"
-        )
-    if task.bias_correction:
-        raise InputError(
-            "compare measures how well losses are predicted, and no prediction is of biases that "
-            "are corrected for one answer: leave out bias_correction (--bias-correction)"
-        )
-    if task.tune is not None:
-        raise InputError(
-            "compare measures how well losses are predicted, and no prediction is of an answer "
-            "that is tuned: leave out tune (--tune)"
-        )
-    if task.parts is not None:
-        raise InputError(
-            "compare measures how well losses of layers are predicted, which are whole there: "
-            "leave out split (--split)"
-        )
-    if task.recalibrate:
-        raise InputError(
-            "compare measures how well losses are predicted, and no prediction is of ranges that "
-            "are chosen again for one answer: leave out recalibrate (--recalibrate)"
-        )
-    if task.built_workers is not None and task.built_workers.kind == "torchrun":
-        raise InputError(
-            "the processes of torchrun share a search; estimators and assignments are compared by "
-            "--workers ray, or in one process"
-        )
+    refuse_uncompared(task)
     check_whole("num_random", num_random)
     check_whole("refine", refine)
     for text in estimators:
@@ -124,33 +103,41 @@ def compare(
         raise InputError("give at least one limit, num_random >= 3 and refine >= 0")
     if save_bench is not None:
         prepare_folder(Path(save_bench).parent)
-    with showing_progress(progress):
+    with listening(callbacks), recorded_phases() as phases:
         refuse_streamed(task, "compare")
-        prepared = Prepared.untransformed(task)
-        constraints = {text: prepared.constraints([limit]) for text, limit in parsed.items()}
-        if task.transforms:  # tried only now, which takes longer than to refuse a limit
-            prepared = prepared.with_transforms()
+        with phase("layers and costs"):
+            prepared = Prepared.untransformed(task)
             constraints = {text: prepared.constraints([limit]) for text, limit in parsed.items()}
+        if task.transforms:  # tried only now, which takes longer than to refuse a limit
+            with phase("transformations"):
+                prepared = prepared.with_transforms()
+                constraints = {text: prepared.constraints([x]) for text, x in parsed.items()}
         run = _Comparison(prepared, constraints, solver, refine, _rows(prepared, folder))
         with task_workers(task.built_workers) as workers:
-            if workers is not None:
-                run.measure_by(workers, run.drawn(num_random))
-            # One set of assignments for all estimators: each has to be judged by the same losses.
-            trials = tuple(run.trials(num_random))
-            if save_bench is not None:
-                run.benchmark(trials, max_loss).save(save_bench)
-            # before the clock runs: the first estimator would pay for what all of them use
-            run.search_weight_ranges()
-            forward_seconds = run.forward_seconds()
-            if workers is not None:
-                run.score_by(workers, estimators, trials, forward_seconds)
-            scores = tuple(
-                run.score(text, trials, forward_seconds) for text in track(estimators, "estimators")
-            )
-        return EstimatorComparison(
+            with phase("random assignments"):
+                if workers is not None:
+                    run.measure_by(workers, run.drawn(num_random))
+                # One set of assignments for all: each has to be judged by the same losses.
+                trials = tuple(run.trials(num_random))
+                if save_bench is not None:
+                    run.benchmark(trials, max_loss).save(save_bench)
+            with phase("ranges of weights"):
+                # before the clock runs: the first estimator would pay for what all of them use
+                run.search_weight_ranges()
+                forward_seconds = run.forward_seconds()
+            with phase("estimates and their optima"):
+                if workers is not None:
+                    run.score_by(workers, estimators, trials, forward_seconds)
+                scores = tuple(
+                    run.score(text, trials, forward_seconds)
+                    for text in track(estimators, "estimators")
+                )
+        found = EstimatorComparison(
             trials, scores, _unit(prepared), max_loss, forward_seconds,
             prepared.calibration.num_examples, prepared.held_out.num_examples,
+            Made(phases=phases.in_order, versions=versions()),
         )  # fmt: skip
+        return announced(found)
 
 
 def _rows(prepared: Prepared, folder: Path | str | None) -> Rows:
@@ -359,6 +346,8 @@ class _Comparison:
                 lambda: estimated(self.prepared, first, estimator, solver),
                 self.prepared.network.device,
             )
+        except CallbackError:
+            raise
         except MpqError as error:
             return {"estimator": text, "error": str(error)}
         seconds, clock_seconds = time.perf_counter() - start, self.clock() - clock_start
@@ -382,6 +371,7 @@ class _Comparison:
     ) -> dict[str, Any]:
         solver = SOLVERS.build(self.solver, self.seed)
         solution = solve(solver, problem)
+        tell(SolvedOne.of(solution))
         if self.refine and isinstance(estimator, RefinableEstimator):
             solution, _ = refine_solution(
                 estimator, solver, problem, solution,

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mpq._support.arrays import Array
 from mpq._support.bounds import check_whole
-from mpq._support.progress import showing_progress, track
+from mpq._support.events import Callback, listening
+from mpq._support.progress import track
 from mpq.errors import InputError, MismatchError
 from mpq.report.evolved_proxy import EvolvedProxy
 from mpq.report.loss_benchmark import LossBenchmark
@@ -50,7 +51,7 @@ def evolve_proxy(
     population: int = NUM_PROXIES,
     labels: str = "sampled",
     seed: int = 0,
-    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> EvolvedProxy:
     """Searches a formula for ``zero-cost`` that ranks measured assignments as they were measured.
 
@@ -71,7 +72,7 @@ def evolve_proxy(
         population: Formulas in it; as many children come with each generation.
         labels: Whose labels gradients are taken for; see ``ZeroCost``.
         seed: Of every draw, of labels as well.
-        progress: Whether bars are shown on standard error.
+        callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
 
     Raises:
         InputError: If there is no benchmark, a number is too small, or a benchmark has fewer than
@@ -86,7 +87,7 @@ def evolve_proxy(
             f"give a benchmark, generations >= 1 and population >= {len(HANDCRAFTED)}; got "
             f"{len(on)}, {generations} and {population}"
         )
-    with showing_progress(progress):
+    with listening(callbacks):
         arenas = [_Arena.of(task, benchmark, labels, seed) for task, benchmark in on]
         evolution = _Evolution(arenas, population, np.random.default_rng(seed))
         best = [evolution.renew() for _ in track(range(generations), "generations")]

@@ -1,6 +1,5 @@
 """Bits inside layers: the answer, with parts of its layers at weights of different bits."""
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self, TypeAlias, final
@@ -8,6 +7,7 @@ from typing import Final, Self, TypeAlias, final
 import numpy as np
 
 from mpq._support.arrays import Array, Columns, Mask
+from mpq._support.events import warn
 from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles.part_costs import check_part_resource, part_costs
 from mpq.network.layer import Layer
@@ -23,6 +23,7 @@ from mpq.report.safeguard import AnswerCheck, Excess, Verdict
 from mpq.sensitivity import ESTIMATORS, Sensitivity
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.activation_blocks import solved_in_blocks
 from mpq.workflows.coupled_rows import round_parts, shares_of_inputs
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.method import Method
@@ -37,6 +38,14 @@ QUICK: Final = "lagrangian:gap=0.0001"
 FEW: Final = 2
 """Widths of a layer, by which it is asked first which ones pay."""
 Answer: TypeAlias = tuple[Problem, Solution]
+_WHY_WHOLE: Final = (
+    "none has two formats of weights that differ in bits alone and a price of each channel, or "
+    "what names the parts' bits is more than the limits leave"
+)
+_WHY_READ_WHOLE: Final = (
+    "none has two formats of inputs with scales of blocks that differ in bits alone, beside the "
+    "same weight"
+)
 
 
 def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
@@ -54,10 +63,10 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
         return
     task.parts.check([*task.precisions, *(p for _, own in task.rules.allowed for p in own)])
     for resource in resources:
-        check_part_resource(resource)
+        check_part_resource(resource, task.parts.axis)
     if task.streamed:
         raise InputError(f"{task.streamed}. split (--split) is not done so: allow more memory")
-    if not method.estimator.prices_channels:
+    if task.parts.of_weights and not method.estimator.prices_channels:
         able = ", ".join(part.name for part in ESTIMATORS if part.prices_channels)
         raise InputError(
             f"split (--split) needs prices of channels, which the estimator "
@@ -106,8 +115,11 @@ def answer_in_parts(
         The problem and its answer, and the answers beside each other, if they were measured; where
         no layer is divided, which is told, the answer that was given, and ``None``.
     """
-    parted = solved_in_parts(prepared, split, problem, solution, found)
-    divided = [each for each in parted if _is_divided(*each)]
+    if split.of_weights:
+        parted = solved_in_parts(prepared, split, problem, solution, found)
+    else:
+        parted = solved_in_blocks(prepared, split, problem, solution)
+    divided = [each for each in parted if _is_divided(split, *each)]
     if not divided:
         return _undivided(split, parted, problem, solution)
     if is_checked:
@@ -117,10 +129,11 @@ def answer_in_parts(
     return asked, inside, None
 
 
-def _is_divided(asked: Problem, inside: Solution) -> bool:
-    """Whether some layer's weights have more than one width."""
+def _is_divided(split: Split, asked: Problem, inside: Solution) -> bool:
+    """Whether some layer's weights, or inputs, have more than one width."""
     chosen = inside.precisions(asked).values()
-    return any(precision.weight.channels is not None for precision in chosen)
+    formats = (x.weight if split.of_weights else x.activation for x in chosen)
+    return any(tensor_format.channels is not None for tensor_format in formats)
 
 
 def _undivided(
@@ -128,16 +141,13 @@ def _undivided(
 ) -> tuple[Problem, Solution, None]:
     """The answer where no layer has parts of different bits, and a warning why."""
     if not parted:
-        why = (
-            "none has two formats of weights that differ in bits alone and a price of each "
-            "channel, or what names the parts' bits is more than the limits leave"
-        )
-        warnings.warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
+        why = _WHY_WHOLE if split.of_weights else _WHY_READ_WHOLE
+        warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
         return problem, solution, None
     asked, inside = parted[0]
     is_whole = len(asked.loss.layers) == len(problem.loss.layers)
     why = "each is one part" if is_whole else "by the prices of parts whole ones lose least"
-    warnings.warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
+    warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
     # Parts may differ at other points of its frontier.
     is_same = inside.precisions(asked) == solution.precisions(problem)
     return *((asked, inside) if is_same else (problem, solution)), None

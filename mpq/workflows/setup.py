@@ -178,7 +178,7 @@ class Prepared:
     @cached_property
     def quantizer(self) -> Quantizer:
         """With calibrated ranges, and weights as the task's rounding has them."""
-        return replace(self._nearest, stored=self.rounded.stored)
+        return replace(self.nearest, stored=self.rounded.stored)
 
     @cached_property
     def ranks(self) -> Ranks | None:
@@ -195,7 +195,7 @@ class Prepared:
     def rounded(self) -> RoundedWeights:
         """What the task's rounding makes of all weights; nothing where that is to nearest."""
         on = Estimation(
-            self.network, self.calibration, self._nearest, self.candidates, ranks=self.ranks
+            self.network, self.calibration, self.nearest, self.candidates, ranks=self.ranks
         )
         rounding, seed = self.task.weight_rounding, self.task.seed
         return rounded_weights(on, rounding, seed, self.kept_codes, self.most_moment_bytes)
@@ -214,7 +214,7 @@ class Prepared:
         judge = self._judge(self.calibration)
         return Estimation(
             self.network, self.calibration, self.quantizer, self.candidates, ranks=self.ranks,
-            split=self.task.parts, score_drop=judge and judge.drop_of,
+            split=self.task.parts_of_weights, score_drop=judge and judge.drop_of,
         )  # fmt: skip
 
     @cached_property
@@ -240,7 +240,7 @@ class Prepared:
         return StepPlan.of(self.network, self.calibration, self.held_out, steps)
 
     @cached_property
-    def _nearest(self) -> Quantizer:
+    def nearest(self) -> Quantizer:
         """With calibrated ranges, and all weights to nearest."""
         target = self.task.target
         numerics = OWN if target is None else target.arithmetic
@@ -273,8 +273,9 @@ class Prepared:
         shared = SharedMeasurements.of(ranks, name, reference.num_batches)
         judge = self._judge(data)
         return Evaluator(
-            self.network, self.quantizer, reference, self.own_codes, shared=shared, judge=judge
-        )
+            self.network, self.quantizer, reference, self.own_codes, shared=shared, judge=judge,
+            examples=name,
+        )  # fmt: skip
 
     def _judge(self, data: Calibration) -> Judge | None:
         score = self.task.own_score

@@ -26,6 +26,7 @@ TAKES = {  # interactions, costs of pairs of layers, one problem after the other
     "greedy": (False, False, True),
     "water-filling": (False, False, True),
     "bisection": (False, False, True),
+    "threshold": (False, False, True),
     "measured-greedy": (True, True, False),
 }
 MEASURING = {
@@ -48,6 +49,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "greedy": {"direction": "up"},
     "water-filling": {},
     "bisection": {"tensors": False},
+    "threshold": {"max_loss": None},
     "measured-greedy": {"direction": "down", "num_trials": 10_000, "batch_size": 16}
     | {"is_measured": False, "time_limit_s": None, "objective": None},
 }

@@ -193,7 +193,7 @@ class Recipe:
 
     @property
     def command(self) -> str:
-        """The same search said in full, without model, data and limits.
+        """The same search said in full, without model, data, limits and the length of a cache.
 
         A source of examples takes the shape of one as well.
         """

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner, Result
 
+import mpq
 from mpq import demo
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, ModelError, UnknownNameError
@@ -18,9 +19,11 @@ from mpq.network.examples import Batch
 from mpq.network.network import Network
 from mpq.network.patches import (
     FoundPatches,
+    OutlierPatches,
     PatchRules,
     find_patches,
     largest_difference,
+    patch_classes,
     run_in_patches,
 )
 from mpq.network.patches.chain import Chain
@@ -190,18 +193,17 @@ def test_activations_in_place_take_no_memory() -> None:
     assert plans[0].patches_ram_bytes == plans[1].patches_ram_bytes
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_memory_without_patches_is_the_peak_ram_of_a_search(bits: int) -> None:
-    """Found on other ways: from layers and their input formats."""
+def test_memory_without_patches_is_the_peak_ram_of_a_search() -> None:
+    """Found in another way: from layers and their input formats."""
     net = demo.make_net()
     network = Network.of(net, list(demo.calibration())[:1])
     assert network.lifetimes is not None
-    precision = Precision.parse(f"w8a{bits}")
 
-    found = find_patches(net, torch.randn(2, 1, 8, 8), PatchRules(bits=bits))
+    for bits in (8, 4):
+        found = find_patches(net, torch.randn(2, 1, 8, 8), PatchRules(most_patches=2, bits=bits))
 
-    of_layers = peak_ram_bytes(network.lifetimes, {x.name: precision for x in network.layers})
-    assert found.whole_ram_bytes == of_layers[0]
+        precisions = dict.fromkeys((x.name for x in network.layers), Precision.parse(f"w8a{bits}"))
+        assert found.whole_ram_bytes == peak_ram_bytes(network.lifetimes, precisions)[0]
 
 
 def test_the_best_plan_is_the_best_of_all() -> None:
@@ -271,11 +273,88 @@ def test_a_plan_is_good_for_other_examples_and_batches() -> None:
         run_in_patches(trained(nn.Sequential(nn.Conv2d(3, 2, 3))), image(3, 9, 11), plan)
 
 
+def test_what_was_put_off_is_never_read() -> None:
+    """A network with a module of the cut's name, behind which it needs more than its output."""
+
+    class Skipping(nn.Sequential):
+        """Adds the output of its first layer to that of the last."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            """An image."""
+            first = self[0](x)
+            return first + self[2](self[1](first))  # type: ignore[no-any-return]
+
+    parts, x = [nn.Conv2d(2, 2, 3, padding=1) for _ in range(3)], torch.randn(1, 2, 8, 8)
+    rules = PatchRules("1", 2, most_recomputed=9.0)
+    plan = find_patches(nn.Sequential(*parts).eval(), x, rules).plans[0]
+
+    with pytest.raises(ModelError, match="other operations before 1"):
+        run_in_patches(Skipping(*parts).eval(), x, plan)
+
+
+@pytest.fixture(scope="module")
+def quantized() -> tuple[nn.Module, nn.Module]:
+    """A network, and the same in simulation with inputs of 3 bits."""
+    torch.manual_seed(3)
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, 1, 1), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.Conv2d(6, 4, 3, 2, 1), nn.ReLU(True), nn.Conv2d(4, 2, 1),
+    ).eval()  # fmt: skip
+    x = [torch.randn(8, 3, 16, 16)]
+    task = mpq.Task(net, x, x, candidates=["w8a3"], metric="squared-error")
+    found = mpq.search(task, {"weight_bytes": "1MiB"}, sensitivity="weight-error")
+    return net, mpq.quantize(net, found.assignment)
+
+
+def test_a_quantized_network_runs_by_the_plan_of_the_original(
+    quantized: tuple[nn.Module, nn.Module],
+) -> None:
+    """Inputs are rounded window by window to the same codes."""
+    net, few = quantized
+    x = torch.randn(2, 3, 16, 16)
+
+    plans = find_patches(net, x, PatchRules("4", most_patches=3, most_recomputed=9.0)).plans
+    own = find_patches(few, x, PatchRules(most_patches=2, most_recomputed=9.0)).plans
+
+    assert all(largest_difference(few, x, plan) < 1e-6 for plan in (*plans, *own))
+
+
+def test_patches_with_outliers_run_in_another_network(
+    quantized: tuple[nn.Module, nn.Module],
+) -> None:
+    """Those of each example that read a number far from the mean; the others as before."""
+    net, few = quantized
+    x = torch.randn(2, 3, 16, 16).clamp(-2, 2)
+    x[1, 0, 15, 15] = 50.0  # in the last patch of the second example alone
+    (plan,) = find_patches(net, x, PatchRules("4", 2, most_recomputed=9.0)).plans
+    outliers = OutlierPatches.fitted(net, [torch.randn(64, 3, 16, 16)], 4.0)
+
+    mixed = run_in_patches(few, x, plan, outliers)
+    by_few = run_in_patches(few, x, plan)
+
+    assert outliers.mean == pytest.approx(0.0, abs=0.02)
+    assert outliers.deviation == pytest.approx(1.0, abs=0.02)
+    classes = patch_classes(net, x, plan, outliers)
+    assert classes.tolist() == [[[False] * 2] * 2, [[False, False], [False, True]]]
+    assert torch.equal(mixed[0], by_few[0])
+    # Of 8x8 outputs behind the cut each patch has 4x4, and what follows reads one position.
+    assert torch.equal(mixed[1, :, :4], by_few[1, :, :4])
+    assert torch.equal(mixed[1, :, :, :4], by_few[1, :, :, :4])
+    assert not torch.equal(mixed[1, :, 4:, 4:], by_few[1, :, 4:, 4:])
+
+
+@pytest.mark.parametrize(("deviation", "count"), [(0.0, 3.0), (1.0, 0.0), (float("nan"), 3.0)])
+def test_outliers_that_make_no_sense(deviation: float, count: float) -> None:
+    """Inputs that are all alike have none."""
+    with pytest.raises(InputError, match="outliers need inputs that differ"):
+        OutlierPatches(nn.Identity(), 0.0, deviation, count)
+
+
 @pytest.mark.parametrize(
     ("net", "rules", "message"),
     [
         (nn.Sequential(nn.ConvTranspose2d(3, 4, 3)), ALL, "patch by patch: 0 is a transposed"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(363, 2)), ALL, "0 reads or makes something else"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(363, 2)), ALL, "1 reads or makes something else"),
         (nn.Sequential(nn.InstanceNorm2d(3), nn.Conv2d(3, 4, 3)), ALL, "patch by patch: "),
         (nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), ALL, "copy|slice|empty|needs"),
         (nn.Conv2d(5, 4, 3), ALL, "does not run on inputs of 2x3x11x11: "),

@@ -203,6 +203,9 @@ class Positionwise(WindowedOperation):
                 return value
             if id(value) in places:
                 return places[id(value)]
+            # One number may have more axes than an image, as a row that it was rounded in.
+            if value.numel() == 1:
+                return value.reshape(())
             return _cut(value, at, plane) if cuts_constants else value
 
         args, kwargs = tree_map(window, (self.args, dict(self.kwargs)))
@@ -214,6 +217,7 @@ def windowed(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     read: Sequence[Tensor],
+    shapes: Sequence[torch.Size],
     made: Sequence[Tensor],
 ) -> WindowedOperation | str:
     """The operation as one that windows can be computed of, or a sentence why it is none.
@@ -223,10 +227,14 @@ def windowed(
         args: What it was called with.
         kwargs: The same, by name.
         read: Tensors among them that depend on the network's input.
+        shapes: Those that they were made in, as images; a view may have another one.
         made: Tensors that it returned.
     """
     name = func._schema.name.partition("::")[2]
-    if any(x.ndim != 4 for x in (*read, *made[:1])):
+    if _is_flat(func, args, kwargs, read, shapes, made):
+        return Positionwise(func, args, kwargs, tuple(read))
+    is_other = any(x.shape != shape for x, shape in zip(read, shapes, strict=True))
+    if is_other or any(x.ndim != 4 for x in (*read, *made[:1])):
         return "reads or makes something else than images, [N, C, H, W]"
     if name in ("convolution", "_convolution"):
         return _convolution(args, read)
@@ -242,6 +250,27 @@ def windowed(
     if _is_positionwise(func, name, args, kwargs):
         return Positionwise(func, args, kwargs, tuple(read))
     return "is not known to need a window only"
+
+
+def _is_flat(
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    read: Sequence[Tensor],
+    shapes: Sequence[torch.Size],
+    made: Sequence[Tensor],
+) -> bool:
+    """Whether the same is done with every number, whatever shape images have meanwhile.
+
+    So are inputs of quantized layers rounded: in one row, by one scale.
+    """
+    if torch.Tag.pointwise not in func.tags or torch.Tag.nondeterministic_seeded in func.tags:
+        return False
+    given = {id(x) for x in read}
+    constants = [x for x in tensors_in([args, kwargs]) if id(x) not in given]
+    is_one_shape = len(shapes[0]) == 4 and len({*shapes}) == 1
+    is_one_view = {x.shape for x in read} == {x.shape for x in made}
+    return is_one_shape and is_one_view and all(x.numel() == 1 for x in constants)
 
 
 def _is_positionwise(

@@ -1,14 +1,13 @@
 """What patches take: memory while they run and afterwards, and arithmetic that is done twice."""
 
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any, Final, final
 
 from mpq.network.liveness import Lifetimes, Step, Value
 from mpq.network.patches.chain import Chain
 from mpq.network.patches.operations import Windows
 from mpq.network.patches.recording import Image, Operation, Recorded
-from mpq.network.patches.windows import parts
+from mpq.network.patches.windows import patches_of
 
 _BITS_OF_BYTE: Final = 8
 
@@ -118,12 +117,11 @@ class Planner:
         operations = recorded.operations[: cut + 1]
         made = recorded.images[operations[-1].writes[0]]
         assert made.plane is not None
-        rows, columns = (parts(size, num_patches) for size in made.plane)
-        patches = [self.chain.windows(cut, patch) for patch in product(rows, columns)]
+        patches = [self.chain.windows(cut, x) for x in patches_of(made.plane, num_patches)]
         return PatchPlan(
             cut=operations[-1].name,
             position=cut,
-            shape=(made.elements // (made.plane[0] * made.plane[1]), *made.plane),
+            shape=(made.channels, *made.plane),
             num_patches=num_patches,
             bits=self.bits,
             is_input_streamed=self.is_input_streamed,
@@ -146,7 +144,7 @@ class Planner:
             _step(place, each) for place, each in enumerate(operations) if each.writes[0] in sizes
         ]
         values = [
-            _value(image, _elements(image, sizes.get(place, 0)), self.bits)
+            _value(image, image.channels * sizes.get(place, 0), self.bits)
             for place, image in enumerate(recorded.images)
         ]
         # The whole output is there from the first patch to the last, and a patch is written to its
@@ -194,13 +192,6 @@ def _step(place: int, operation: Operation) -> Step:
 
 def _value(image: Image, elements: int, bits: int) -> Value:
     return Value(elements, bits if image.bits is None else image.bits)
-
-
-def _elements(image: Image, positions: int) -> int:
-    """Numbers of an image at so many positions."""
-    if image.plane is None:
-        return 0
-    return image.elements // (image.plane[0] * image.plane[1]) * positions
 
 
 def _held_bytes(lifetimes: Lifetimes) -> tuple[int, ...]:

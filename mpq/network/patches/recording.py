@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from mpq.network.arguments import tensors_in
 from mpq.network.dataflow import is_elementwise
 from mpq.network.examples import Batch
 from mpq.network.patches.operations import WindowedOperation, windowed
+
+_AXES: Final = 4
+"""Of images: examples, channels, rows and columns."""
 
 
 @final
@@ -32,6 +35,16 @@ class Image:
     elements: int
     plane: tuple[int, int] | None
     bits: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, rows and columns; of what is no image, nothing."""
+        return () if self.plane is None else (self.channels, *self.plane)
+
+    @property
+    def channels(self) -> int:
+        """Numbers at each position; of what is no image, none."""
+        return 0 if self.plane is None else self.elements // (self.plane[0] * self.plane[1])
 
 
 @final
@@ -96,10 +109,11 @@ class Record:
         self._size = batch.size
         # Weak references: their memory may go, their addresses are not used again meanwhile.
         self._places: dict[StorageWeakRef, int] = {}
+        self._shapes: list[torch.Size] = []
         self._within: list[tuple[str, bool]] = []
         self._names: dict[str, int] = {}
         for tensor in batch.tensors:
-            self._add(tensor)
+            self._add(tensor, tensor.shape)
         self._num_inputs = len(self._images)
 
     def recorded(self, outputs: Sequence[Tensor]) -> Recorded:
@@ -138,30 +152,45 @@ class Record:
         """Writes an operation down, if it depends on the input."""
         read, made = self.dependent(tensors_in([args, kwargs])), tensors_in(result)
         operation = func._schema.name.partition("::")[2]
-        if not read or is_idle(func) or _is_same_view(made, read):
+        if not read or is_idle(func) or self._is_reshaped(func, made, read):
             return
-        how = windowed(func, args, kwargs, read, made)
+        shapes = [self._shapes[self._places[_key(x)]] for x in read]
+        how = windowed(func, args, kwargs, read, shapes, made)
         # A view of another shape ends the chain, and is read where somebody reads its numbers.
         is_view = isinstance(how, str) and not func._schema.is_mutable and self._are_known(made)
         reads = () if is_view else tuple(self._places[_key(x)] for x in read)
-        writes = () if is_view else tuple(self._written(how, made))
+        writes = () if is_view else tuple(self._written(how, made, shapes[0]))
         macs = _macs(func, args, kwargs, result) // self._size
         name = self._name(operation.strip("_"))
         self.operations.append(Operation(name, reads, writes, how, macs, is_elementwise(func)))
 
+    def _is_reshaped(self, func: Any, made: Sequence[Tensor], read: Sequence[Tensor]) -> bool:
+        """Whether an operation only hands on what it reads, in this shape or another (``detach``).
+
+        Whoever reads it in another shape is asked what it does with that.
+        """
+        if not func.is_view or len(made) != 1 or len(read) != 1:
+            return False
+        is_whole = made[0].numel() == prod(self._shapes[self._places[_key(read[0])]])
+        return is_whole and made[0].is_contiguous() and read[0].is_contiguous()
+
     def _are_known(self, tensors: Sequence[Tensor]) -> bool:
         return all(_key(x) in self._places for x in tensors)
 
-    def _written(self, how: WindowedOperation | str, made: Sequence[Tensor]) -> Iterator[int]:
+    def _written(
+        self, how: WindowedOperation | str, made: Sequence[Tensor], shape: torch.Size
+    ) -> Iterator[int]:
         for tensor in made:
             # What is written piece by piece stays the image that it is a piece of.
             if _key(tensor) not in self._places or not isinstance(how, str):
-                self._add(tensor)
+                is_flat = not isinstance(how, str) and tensor.ndim != _AXES
+                self._add(tensor, shape if is_flat else tensor.shape)
             yield self._places[_key(tensor)]
 
-    def _add(self, tensor: Tensor) -> None:
+    def _add(self, tensor: Tensor, shape: torch.Size) -> None:
         self._places[_key(tensor)] = len(self._images)
-        self._images.append(_image(tensor, self._size))
+        self._shapes.append(shape)
+        self._images.append(_image(tensor, shape, self._size))
 
     def _name(self, operation: str) -> str:
         where, is_leaf = self._within[-1] if self._within else ("", False)
@@ -194,20 +223,11 @@ def is_idle(func: Any) -> bool:
     return bool(name.startswith("new_") or name.endswith("_like"))
 
 
-def _is_same_view(made: Sequence[Tensor], read: Sequence[Tensor]) -> bool:
-    """Whether an operation only hands on what it reads, in the same shape (``detach``)."""
-    if len(made) != 1 or len(read) != 1 or made[0] is read[0]:
-        return False
-    new, old = made[0], read[0]
-    is_alike = new.shape == old.shape and new.stride() == old.stride()
-    return is_alike and _key(new) == _key(old) and new.storage_offset() == old.storage_offset()
-
-
-def _image(tensor: Tensor, batch_size: int) -> Image:
+def _image(tensor: Tensor, shape: torch.Size, batch_size: int) -> Image:
     # Ids are int64 by torch's custom alone; 32 bits hold any index that a device needs.
     bits = None if tensor.is_floating_point() else 8 if tensor.dtype == torch.bool else 32
-    plane = (tensor.shape[2], tensor.shape[3]) if tensor.ndim == 4 else None
-    return Image(-(-prod(tensor.shape) // batch_size), plane, bits)
+    plane = (shape[2], shape[3]) if len(shape) == _AXES else None
+    return Image(-(-prod(shape) // batch_size), plane, bits)
 
 
 def _macs(func: Any, args: Any, kwargs: Any, result: Any) -> int:

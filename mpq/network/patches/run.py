@@ -1,7 +1,7 @@
 """The network's own forward pass, whose first operations run patch by patch."""
 
 from collections.abc import Sequence
-from itertools import product
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,13 +16,16 @@ from mpq.network.examples import Batch
 from mpq.network.modules import check_model, device_of
 from mpq.network.patches.chain import Chain
 from mpq.network.patches.operations import WindowedOperation, Windows
+from mpq.network.patches.outliers import OutlierPatches
 from mpq.network.patches.plan import PatchPlan
 from mpq.network.patches.recording import Record, is_idle
-from mpq.network.patches.windows import parts
+from mpq.network.patches.windows import patches_of
 from mpq.network.same_start import own_inputs
 
 
-def run_in_patches(model: nn.Module, data: Any, plan: PatchPlan) -> Any:
+def run_in_patches(
+    model: nn.Module, data: Any, plan: PatchPlan, outliers: OutlierPatches | None = None
+) -> Any:
     """What the network returns, computed by a plan: up to its cut patch by patch, then as a whole.
 
     Operations before the cut are put off as the network's own ``forward`` comes to them. At the cut
@@ -32,19 +35,35 @@ def run_in_patches(model: nn.Module, data: Any, plan: PatchPlan) -> Any:
     Args:
         model: In evaluation mode; left as found.
         data: Inputs, as ``Batch.of`` takes them.
-        plan: Of this network, at images of this size.
+        plan: Of this network, at images of this size; or of the one that was quantized to it.
+        outliers: Which patches run in another network up to the cut; ``None``: none.
 
     Raises:
         ModelError: If the network does other operations than when the plan was made.
     """
     check_model(model)
     batch = Batch.of(data).to(device_of(model))
-    batch = Batch(*own_inputs(batch.args, batch.kwargs))
-    running = _Running(batch, plan)
-    with torch.no_grad(), running:
-        found = model(*batch.args, **batch.kwargs)
-    running.check()
-    return found
+    if outliers is None:
+        return _run(model, batch, plan)[0]
+    check_model(outliers.network)
+    _, of_outliers = _run(outliers.network, batch, plan)
+    return _run(model, batch, plan, outliers, of_outliers)[0]
+
+
+def _run(
+    model: nn.Module,
+    batch: Batch,
+    plan: PatchPlan,
+    outliers: OutlierPatches | None = None,
+    of_outliers: Tensor | None = None,
+) -> tuple[Any, Tensor]:
+    """What the network returns, and the output of the cut."""
+    own = Batch(*own_inputs(batch.args, batch.kwargs))
+    running = _Running(own, plan, outliers, of_outliers)
+    with torch.no_grad(), running.naming(model), running:
+        found = model(*own.args, **own.kwargs)
+    running.check(tensors_in(found))
+    return found, running.output
 
 
 def largest_difference(model: nn.Module, data: Any, plan: PatchPlan) -> float:
@@ -69,27 +88,57 @@ def largest_difference(model: nn.Module, data: Any, plan: PatchPlan) -> float:
 class _Running(TorchDispatchMode):
     """Puts operations off until the cut, and does them there for one patch after another."""
 
-    def __init__(self, batch: Batch, plan: PatchPlan) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        plan: PatchPlan,
+        outliers: OutlierPatches | None = None,
+        of_outliers: Tensor | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._record = Record(batch)
         self._inputs = batch.tensors
         self._plan = plan
-        self._is_done = False
+        self._outliers = outliers
+        self._of_outliers = of_outliers
+        self._output: Tensor | None = None
+        self._kept: Tensor | None = None
+
+    @property
+    def output(self) -> Tensor:
+        """Of the cut, ``[N, C, H, W]``, as it was made."""
+        assert self._kept is not None
+        return self._kept
+
+    @property
+    def _is_done(self) -> bool:
+        return self._output is not None
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         # Otherwise torch imports its compiler, to keep it away from here: several seconds.
         return False
 
-    def check(self) -> None:
-        """That the cut was reached."""
-        if not self._is_done:
+    def naming(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Within this block operations have the names by which cuts are known."""
+        return self._record.naming(model)
+
+    def check(self, tensors: Sequence[Tensor]) -> None:
+        """That the cut was reached, and nothing is read of what was put off but its output."""
+        put_off = (x for x in self._record.dependent(tensors) if not self._is_output(x))
+        if not self._is_done or any(True for _ in put_off):
             raise ModelError(_other_operations(self._plan))
+
+    def _is_output(self, x: Tensor) -> bool:
+        assert self._output is not None
+        return x.untyped_storage().data_ptr() == self._output.untyped_storage().data_ptr()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        depends = bool(self._record.dependent(tensors_in([args, kwargs])))
-        if self._is_done or not depends or func.is_view or is_idle(func):
+        given = tensors_in([args, kwargs])
+        if self._is_done:
+            self.check(given)
+        if self._is_done or not self._record.dependent(given) or func.is_view or is_idle(func):
             result = func(*args, **kwargs)
         else:
             result = _empty(func, args, kwargs)
@@ -102,28 +151,43 @@ class _Running(TorchDispatchMode):
         operations = self._record.operations
         if operations and isinstance(operations[-1].windowed, str):
             raise ModelError(_other_operations(self._plan))
-        if len(operations) <= self._plan.position:
+        # By name and not by place: a quantized network does more on the way to the same module.
+        if not operations or operations[-1].name != self._plan.cut:
             return
         out = tensors_in(result)[0]
-        if tuple(out.shape[1:]) != self._plan.shape:
-            raise ModelError(_other_operations(self._plan))
-        self._is_done = True
         recorded = self._record.recorded([out])
-        chain = Chain(recorded, len(operations), "", (self._plan.position,))
-        rows, columns = (parts(size, self._plan.num_patches) for size in self._plan.shape[1:])
-        for patch in product(rows, columns):
-            window = out[:, :, patch[0].slice, patch[1].slice]
-            window.copy_(_patch(chain, self._inputs, patch))
+        made = recorded.images[operations[-1].writes[0]]
+        if made.shape != self._plan.shape:
+            raise ModelError(_other_operations(self._plan))
+        self._output = out
+        # Numbers may lie in one row at the cut, where a quantized layer rounds what it reads.
+        out = out.view(-1, *self._plan.shape)
+        chain = Chain(recorded, len(operations), "", (len(operations) - 1,))
+        plane = (self._plan.shape[1], self._plan.shape[2])
+        for patch in patches_of(plane, self._plan.num_patches):
+            out[_all(patch)] = self._patch(chain, patch)
+        # A copy, as the network may go on in place.
+        self._kept = out.clone()
+
+    def _patch(self, chain: Chain, patch: Windows) -> Tensor:
+        """One window of the output, each example's by the network of its class."""
+        window = _patch(chain, self._inputs, patch)
+        if self._outliers is None or self._of_outliers is None:
+            return window
+        read = self._inputs[0][_all(chain.windows(chain.length - 1, patch)[0])]
+        is_other = self._outliers.has_outliers(read)[:, None, None, None]
+        return torch.where(is_other, self._of_outliers[_all(patch)], window)
+
+
+def _all(window: Windows) -> tuple[slice, slice, slice, slice]:
+    """A window of all channels of all examples."""
+    return slice(None), slice(None), window[0].slice, window[1].slice
 
 
 def _patch(chain: Chain, inputs: Sequence[Tensor], patch: Windows) -> Tensor:
     """One window of the output of a chain's last operation, from windows of the inputs."""
     windows = chain.windows(chain.length - 1, patch)
-    held = {
-        image: x[:, :, windows[image][0].slice, windows[image][1].slice]
-        for image, x in enumerate(inputs)
-        if image in windows
-    }
+    held = {image: x[_all(windows[image])] for image, x in enumerate(inputs) if image in windows}
     for operation in chain.recorded.operations:
         image = operation.writes[0]
         if image not in windows:

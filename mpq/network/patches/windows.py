@@ -1,7 +1,7 @@
 """Stretches of an axis, and which stretch of its input an operation reads for one of its output."""
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import final
 
 
@@ -66,7 +66,13 @@ class Reading:
         return Span(first, last + 1)
 
 
-def parts(size: int, count: int) -> tuple[Span, ...]:
+def patches_of(plane: tuple[int, int], count: int) -> list[tuple[Span, Span]]:
+    """A plane in ``count`` times ``count`` patches, row by row."""
+    rows, columns = (_parts(size, count) for size in plane)
+    return list(product(rows, columns))
+
+
+def _parts(size: int, count: int) -> tuple[Span, ...]:
     """An axis in so many stretches whose lengths differ by one at most."""
     borders = [index * size // count for index in range(count + 1)]
     return tuple(Span(a, b) for a, b in pairwise(borders))

@@ -190,7 +190,8 @@ def chosen(
     values = np.concatenate([(losses * examples).ravel(), np.zeros(total - count)])
     found = milp(
         values / values.max(), constraints=LinearConstraint(matrix.tocsr(), low, high),
-        integrality=np.ones(total), bounds=Bounds(0, 1), options={"mip_rel_gap": 1e-6, "time_limit": 60},
+        integrality=np.ones(total), bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 1e-6, "time_limit": 60},
     )  # fmt: skip
     assert found.x is not None
     return np.asarray(found.x[:count].reshape(losses.shape).argmax(axis=1))

@@ -154,7 +154,7 @@ Split = Annotated[
         "--split",
         help="Bits inside layers: channels, channels:16 (blocks of neighbours), blocks:4 (of "
         "channels that are alike), columns:128 (blocks of inputs), groups, activations:128 "
-        "(blocks of what layers read), or none.",
+        "(blocks of what layers read), steps (what they read by cluster of --step), or none.",
     ),
 ]
 Recalibrate = Annotated[

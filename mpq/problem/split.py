@@ -20,6 +20,10 @@ BLOCKS: Final = "blocks"
 COLUMNS: Final = "columns"
 ACTIVATIONS: Final = "activations"
 """Parts of what a layer reads, and not of its weight."""
+STEPS: Final = "steps"
+"""Clusters of a diffusion's steps, at which what a layer reads has its own bits."""
+OF_READS: Final = (ACTIVATIONS, STEPS)
+"""Parts are of what layers read."""
 
 
 @final
@@ -35,7 +39,8 @@ class Split:
             many channels each, the most sensitive ones together. ``columns``: consecutive inputs,
             ``size`` at a time, of all channels; of a convolution input channels with their kernels.
             ``groups``: the weights that share a scale. ``activations``: of what a layer reads,
-            consecutive input channels, ``size`` at a time.
+            consecutive input channels, ``size`` at a time. ``steps``: what a layer reads at each
+            cluster of a diffusion's steps.
         size: See there; at least 1.
     """
 
@@ -46,7 +51,7 @@ class Split:
     def parse(cls, text: str) -> Self | None:
         """Reads ``channels:16``, ``blocks:4``, ``columns:128``, ``groups``, ``activations:128``.
 
-        ``none`` is no split.
+        And ``steps``; ``none`` is no split.
 
         Raises:
             InputError: If it is something else.
@@ -54,13 +59,13 @@ class Split:
         if text == "none":
             return None
         sized = re.fullmatch(r"(channels|blocks|columns|activations)(?::([1-9][0-9]{0,5}))?", text)
-        match = sized or re.fullmatch("(groups)()", text)
+        match = sized or re.fullmatch("(groups|steps)()", text)
         if match is None or (match[1] in (BLOCKS, ACTIVATIONS) and match[2] is None):
             raise InputError(
                 f"split is none, channels, channels:16 (blocks of 16 neighbours), blocks:4 (of "
                 f"channels that are alike), columns:128 (blocks of 128 inputs), groups (that "
-                f"share a scale) or activations:128 (128 channels of what is read); got "
-                f"{quoted(text)}"
+                f"share a scale), activations:128 (128 channels of what is read) or steps (of a "
+                f"diffusion); got {quoted(text)}"
             )
         return cls(match[1], int(match[2] or 1))
 
@@ -70,14 +75,14 @@ class Split:
 
     @property
     def axis(self) -> str:
-        """What parts are of, as in ``ChannelBits``; or ``ACTIVATIONS``."""
-        known = {COLUMNS: INPUTS, GROUPS: GROUPS, ACTIVATIONS: ACTIVATIONS}
+        """What parts are of, as in ``ChannelBits``; or one of ``OF_READS``."""
+        known = {COLUMNS: INPUTS, GROUPS: GROUPS, ACTIVATIONS: ACTIVATIONS, STEPS: STEPS}
         return known.get(self.kind, OUTPUTS)
 
     @property
     def of_weights(self) -> bool:
         """Whether parts are of weights, and not of what layers read."""
-        return self.axis != ACTIVATIONS
+        return self.axis not in OF_READS
 
     def inputs_per_part(self, weight_shape: Sequence[int], group_size: int | None) -> int:
         """Consecutive weights of a row in a part, where these are not of output channels.
@@ -95,6 +100,9 @@ class Split:
             InputError: Names a size that fits.
         """
         if self.axis == OUTPUTS:
+            return
+        if self.axis == STEPS:
+            _check_widths([p.activation for p in candidates])
             return
         if not self.of_weights:
             self._check_reads([p.activation for p in candidates])
@@ -151,3 +159,12 @@ class Split:
         rank = np.where(np.isfinite(logs), logs, -700.0).mean(axis=1)
         order = np.argsort(np.argsort(rank, kind="stable"), kind="stable")
         return order * min(self.size, count) // count
+
+
+def _check_widths(reads: Sequence[TensorFormat]) -> None:
+    widths = {f.number.bits for f in reads if f.is_scaled_integer}
+    if len(widths) < 2:
+        raise InputError(
+            "split steps (--split) needs two formats of inputs that differ in bits, such as w4a4 "
+            "and w4a8"
+        )

@@ -15,7 +15,7 @@ from mpq.problem.constraints import Constraints
 from mpq.problem.parts import Parts, can_split
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
-from mpq.problem.split import BLOCKS, Split
+from mpq.problem.split import ACTIVATIONS, BLOCKS, STEPS, Split
 from mpq.quantization.channel_bits import MOST_BITS, OUTPUTS
 from mpq.quantization.precision import Precision
 from mpq.quantization.tensor_format import tied_bits
@@ -24,6 +24,7 @@ from mpq.sensitivity import ESTIMATORS, Sensitivity
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.activation_blocks import solved_in_blocks
+from mpq.workflows.bits_by_step import solved_by_step
 from mpq.workflows.coupled_rows import round_parts, shares_of_inputs
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.method import Method
@@ -36,14 +37,16 @@ PROVED_PARTS: Final = 2000
 QUICK: Final = "lagrangian:gap=0.0001"
 FEW: Final = 2
 """Widths of a layer, by which it is asked first which ones pay."""
-_WHY_WHOLE: Final = (
+_WHY_WEIGHTS_WHOLE: Final = (
     "none has two formats of weights that differ in bits alone and a price of each channel, or "
     "what names the parts' bits is more than the limits leave"
 )
-_WHY_READ_WHOLE: Final = (
-    "none has two formats of inputs with scales of blocks that differ in bits alone, beside the "
-    "same weight"
-)
+_WHY_WHOLE: Final = {
+    ACTIVATIONS: "none has two formats of inputs with scales of blocks that differ in bits alone, "
+    "beside the same weight",
+    STEPS: "none has two formats of inputs that differ in bits alone, beside the same weight, or "
+    "the estimator knows nothing of steps: take sketch or auto",
+}
 
 
 def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
@@ -62,6 +65,11 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
     task.parts.check([*task.precisions, *(p for _, own in task.rules.allowed for p in own)])
     for resource in resources:
         check_part_resource(resource, task.parts.axis)
+    if task.parts.axis == STEPS and (task.steps is None or task.steps.clusters == 1):
+        raise InputError(
+            "split steps (--split) needs clusters of steps: say which argument holds the step "
+            "(--step, Task(steps=...)), with more than one cluster"
+        )
     if task.streamed:
         raise InputError(f"{task.streamed}. split (--split) is not done so: allow more memory")
     if task.parts.of_weights and not method.estimator.prices_channels:
@@ -115,15 +123,14 @@ def answer_in_parts(
     parted = (
         solved_in_parts(prepared, split, problem, solution, found)
         if split.of_weights
-        else solved_in_blocks(prepared, split, problem, solution)
+        else _solved_reads(prepared, split, problem, solution, found)
     )
     if parted is None:
-        why = _WHY_WHOLE if split.of_weights else _WHY_READ_WHOLE
-        return _undivided(split, why, problem, solution)
+        return _undivided(split, _WHY_WHOLE.get(split.axis, _WHY_WEIGHTS_WHOLE), problem, solution)
     asked, inside = parted
     precisions = inside.precisions(asked)
     divided = (p.weight if split.of_weights else p.activation for p in precisions.values())
-    if all(tensor_format.channels is None for tensor_format in divided):
+    if all(x.channels is None and x.steps is None for x in divided):
         is_whole = len(asked.loss.layers) == len(problem.loss.layers)
         why = "each is one part" if is_whole else "by the prices of parts whole ones lose least"
         # Parts may differ at other points of its frontier.
@@ -140,6 +147,14 @@ def answer_in_parts(
     is_worse = any(_is_worse(Excess.of(lost, other)) for other in beside)
     check = AnswerCheck(Excess.of(beside[0], lost), not is_worse)
     return (problem, solution, check) if is_worse else (asked, inside, check)
+
+
+def _solved_reads(
+    prepared: Prepared, split: Split, problem: Problem, solution: Solution, found: Sensitivity
+) -> tuple[Problem, Solution] | None:
+    if split.axis == STEPS:
+        return solved_by_step(prepared, problem, solution, found)
+    return solved_in_blocks(prepared, split, problem, solution)
 
 
 def _undivided(

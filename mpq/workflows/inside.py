@@ -86,7 +86,6 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
         "sequential_rounding (--sequential-rounding)": task.sequential_rounding,
         "recalibrate (--recalibrate)": task.recalibrate,
         "bias_correction (--bias-correction)": task.bias_correction,
-        "tune (--tune)": task.tune is not None,
         "workers (--workers)": task.workers is not None,
     }
     for what, is_asked in asked.items():

@@ -16,7 +16,7 @@ from mpq.problem.constraints import Constraints
 from mpq.problem.parts import Parts, can_split
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
-from mpq.problem.split import Split
+from mpq.problem.split import ACTIVATIONS, STEPS, Split
 from mpq.quantization.channel_bits import MOST_BITS, OUTPUTS
 from mpq.quantization.precision import Precision
 from mpq.quantization.tensor_format import tied_bits
@@ -25,6 +25,7 @@ from mpq.sensitivity import ESTIMATORS, Sensitivity
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.activation_blocks import solved_in_blocks
+from mpq.workflows.bits_by_step import solved_by_step
 from mpq.workflows.coupled_rows import round_parts, shares_of_inputs
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.heads_inside import heads_of, tied_rows
@@ -40,14 +41,16 @@ QUICK: Final = "lagrangian:gap=0.0001"
 FEW: Final = 2
 """Widths of a layer, by which it is asked first which ones pay."""
 Answer: TypeAlias = tuple[Problem, Solution]
-_WHY_WHOLE: Final = (
+_WHY_WEIGHTS_WHOLE: Final = (
     "none has two formats of weights that differ in bits alone and a price of each channel, or "
     "what names the parts' bits is more than the limits leave"
 )
-_WHY_READ_WHOLE: Final = (
-    "none has two formats of inputs with scales of blocks that differ in bits alone, beside the "
-    "same weight"
-)
+_WHY_WHOLE: Final = {
+    ACTIVATIONS: "none has two formats of inputs with scales of blocks that differ in bits alone, "
+    "beside the same weight",
+    STEPS: "none has two formats of inputs that differ in bits alone, beside the same weight, or "
+    "the estimator knows nothing of steps: take sketch or auto",
+}
 
 
 def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
@@ -66,6 +69,11 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
     task.parts.check([*task.precisions, *(p for _, own in task.rules.allowed for p in own)])
     for resource in resources:
         check_part_resource(resource, task.parts.axis)
+    if task.parts.axis == STEPS and (task.steps is None or task.steps.clusters == 1):
+        raise InputError(
+            "split steps (--split) needs clusters of steps: say which argument holds the step "
+            "(--step, Task(steps=...)), with more than one cluster"
+        )
     if task.streamed:
         raise InputError(f"{task.streamed}. split (--split) is not done so: allow more memory")
     if task.parts.of_weights and not method.estimator.prices_channels:
@@ -82,7 +90,6 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
         "sequential_rounding (--sequential-rounding)": task.sequential_rounding,
         "recalibrate (--recalibrate)": task.recalibrate,
         "bias_correction (--bias-correction)": task.bias_correction,
-        "tune (--tune)": task.tune is not None,
         "workers (--workers)": task.workers is not None,
     }
     for what, is_asked in asked.items():
@@ -117,10 +124,7 @@ def answer_in_parts(
         The problem and its answer, and the answers beside each other, if they were measured; where
         no layer is divided, which is told, the answer that was given, and ``None``.
     """
-    if split.of_weights:
-        parted = solved_in_parts(prepared, split, problem, solution, found)
-    else:
-        parted = solved_in_blocks(prepared, split, problem, solution)
+    parted = _parted(prepared, split, problem, solution, found)
     divided = [each for each in parted if _is_divided(split, *each)]
     if not divided:
         return _undivided(split, parted, problem, solution)
@@ -135,7 +139,19 @@ def _is_divided(split: Split, asked: Problem, inside: Solution) -> bool:
     """Whether some layer's weights, or inputs, have more than one width."""
     chosen = inside.precisions(asked).values()
     formats = (x.weight if split.of_weights else x.activation for x in chosen)
-    return any(tensor_format.channels is not None for tensor_format in formats)
+    return any(x.channels is not None or x.steps is not None for x in formats)
+
+
+def _parted(
+    prepared: Prepared, split: Split, problem: Problem, solution: Solution, found: Sensitivity
+) -> tuple[Answer, ...]:
+    if split.of_weights:
+        return solved_in_parts(prepared, split, problem, solution, found)
+    if split.axis == STEPS:
+        answer = solved_by_step(prepared, problem, solution, found)
+    else:
+        answer = solved_in_blocks(prepared, split, problem, solution)
+    return () if answer is None else (answer,)
 
 
 def _undivided(
@@ -143,7 +159,7 @@ def _undivided(
 ) -> tuple[Problem, Solution, None]:
     """The answer where no layer has parts of different bits, and a warning why."""
     if not parted:
-        why = _WHY_WHOLE if split.of_weights else _WHY_READ_WHOLE
+        why = _WHY_WHOLE.get(split.axis, _WHY_WEIGHTS_WHOLE)
         warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
         return problem, solution, None
     asked, inside = parted[0]

@@ -20,12 +20,13 @@ BLOCKS: Final = "blocks"
 COLUMNS: Final = "columns"
 ACTIVATIONS: Final = "activations"
 """Parts of what a layer reads, and not of its weight."""
+HEADS: Final = "heads"
 
 
 @final
 @dataclass(frozen=True)
 class Split:
-    """Parts of a layer: blocks of output channels or inputs, groups, or blocks of what it reads.
+    """Parts of a layer: blocks of output channels or inputs, groups, heads, or of what it reads.
 
     >>> str(Split.parse("channels")), Split.parse("channels:16").size, Split.parse("blocks:4").size
     ('channels', 16, 4)
@@ -34,37 +35,43 @@ class Split:
         kind: ``channels``: consecutive ones, ``size`` at a time. ``blocks``: ``size`` blocks of as
             many channels each, the most sensitive ones together. ``columns``: consecutive inputs,
             ``size`` at a time, of all channels; of a convolution input channels with their kernels.
-            ``groups``: the weights that share a scale. ``activations``: of what a layer reads,
+            ``groups``: the weights that share a scale. ``heads``: what makes one head's queries,
+            keys or values (``mpq.network.heads``). ``activations``: of what a layer reads,
             consecutive input channels, ``size`` at a time.
         size: See there; at least 1.
+        is_tied: Whether the heads of queries, keys and values that meet share their bits.
     """
 
     kind: str
     size: int = 1
+    is_tied: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Reads ``channels:16``, ``blocks:4``, ``columns:128``, ``groups``, ``activations:128``.
-
-        ``none`` is no split.
+        """Reads ``channels:16``, ``blocks:4``, ``columns:128``, ``groups``, ``activations:128``,
+        ``heads``, ``heads:tied``; ``none`` is no split.
 
         Raises:
             InputError: If it is something else.
         """
         if text == "none":
             return None
+        if text in (HEADS, f"{HEADS}:tied"):
+            return cls(HEADS, is_tied=text != HEADS)
         sized = re.fullmatch(r"(channels|blocks|columns|activations)(?::([1-9][0-9]{0,5}))?", text)
         match = sized or re.fullmatch("(groups)()", text)
         if match is None or (match[1] in (BLOCKS, ACTIVATIONS) and match[2] is None):
             raise InputError(
                 f"split is none, channels, channels:16 (blocks of 16 neighbours), blocks:4 (of "
                 f"channels that are alike), columns:128 (blocks of 128 inputs), groups (that "
-                f"share a scale) or activations:128 (128 channels of what is read); got "
-                f"{quoted(text)}"
+                f"share a scale), heads or heads:tied (of attention), or activations:128 (128 "
+                f"channels of what is read); got {quoted(text)}"
             )
         return cls(match[1], int(match[2] or 1))
 
     def __str__(self) -> str:
+        if self.is_tied:
+            return f"{self.kind}:tied"
         is_one = self.size == 1 and self.kind not in (BLOCKS, ACTIVATIONS)
         return self.kind if is_one else f"{self.kind}:{self.size}"
 
@@ -136,6 +143,8 @@ class Split:
 
     def parts(self, losses: Array) -> Columns:
         """``[O]`` the part of every channel, from 0 on; of inputs and groups, ``[U]``.
+
+        Not of heads, which a network says.
 
         Args:
             losses: ``[O, B]`` or ``[U, B]``, what each loses at each candidate.

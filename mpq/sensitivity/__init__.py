@@ -45,6 +45,8 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
         ActivationEntropy,
         AugmentedHessian,
         ColumnLoss,
+        ColumnLoss,
+        AugmentedHessian,
         Decoupled,
         DiagonalFisher,
         FirstOrder,

@@ -13,6 +13,7 @@ from mpq.solvers.baselines.threshold import Threshold
 from mpq.solvers.baselines.water_filling import WaterFilling
 from mpq.solvers.black_box._base import MeasuringSolver
 from mpq.solvers.black_box.bayesian import Bayesian
+from mpq.solvers.black_box.boosted_trees import BoostedTrees
 from mpq.solvers.black_box.evolutionary import Evolutionary
 from mpq.solvers.black_box.level_switch import LevelSwitch
 from mpq.solvers.black_box.measured_greedy import MeasuredGreedy
@@ -36,6 +37,7 @@ SOLVERS: Registry[Solver] = Registry(
         Bayesian,
         Surrogate,
         LevelSwitch,
+        BoostedTrees,
         MeasuredGreedy,
         SweptBudgets,
         Greedy,
@@ -53,6 +55,7 @@ __all__ = [
     "Auto",
     "Bayesian",
     "Bisection",
+    "BoostedTrees",
     "BranchAndBound",
     "DynamicProgramming",
     "Evolutionary",

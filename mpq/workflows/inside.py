@@ -10,12 +10,13 @@ from mpq._support.arrays import Array, Columns, Mask
 from mpq._support.events import warn
 from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles.part_costs import check_part_resource, part_costs
+from mpq.network.heads import Heads
 from mpq.network.layer import Layer
 from mpq.problem.constraints import Constraints
 from mpq.problem.parts import Parts, can_split
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
-from mpq.problem.split import BLOCKS, Split
+from mpq.problem.split import Split
 from mpq.quantization.channel_bits import MOST_BITS, OUTPUTS
 from mpq.quantization.precision import Precision
 from mpq.quantization.tensor_format import tied_bits
@@ -26,6 +27,7 @@ from mpq.solvers.queries.solve import solve
 from mpq.workflows.activation_blocks import solved_in_blocks
 from mpq.workflows.coupled_rows import round_parts, shares_of_inputs
 from mpq.workflows.defaults import SOLVER
+from mpq.workflows.heads_inside import heads_of, tied_rows
 from mpq.workflows.method import Method
 from mpq.workflows.part_prices import by_channels, channel_losses, in_company
 from mpq.workflows.setup import Prepared
@@ -228,6 +230,7 @@ class Dividing:
         channels: Layer name to ``[O, B]``, what each channel loses.
         losses: ``[R, B]``.
         open_to: ``[L, B]`` what a weight's parts may take.
+        ties: Names of rows that share their bits.
     """
 
     prepared: Prepared
@@ -238,6 +241,7 @@ class Dividing:
     channels: Mapping[str, Array]
     losses: Array
     open_to: Mask
+    ties: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def of(
@@ -256,21 +260,28 @@ class Dividing:
         open_to = _open_columns(problem, solution.columns, split.axis)
         rows, precisions = enumerate(problem.loss.layers), solution.precisions(problem)
         names = {name for row, name in rows if name in losses and open_to[row].sum() > 1}
-        blocks = {x.name: _block(x, split, precisions) for x in layers if x.name in names}
+        heads = heads_of(prepared, split)
+        names &= names if heads is None else heads.parts.keys()
+        blocks = {x.name: _block(x, split, precisions, heads) for x in layers if x.name in names}
         inputs = {x.name: x.num_weights // x.num_channels for x in layers if x.name in names}
         if split.axis != OUTPUTS and prepared.quantizer.stored:
             losses = shares_of_inputs(prepared, split, losses, blocks)
             names &= losses.keys()
         if not names:
             return None
-        of_channels = {x.name: split.parts(losses[x.name]) for x in layers if x.name in names}
+        of_channels = {
+            x.name: split.parts(losses[x.name]) if heads is None else heads.parts[x.name]
+            for x in layers
+            if x.name in names
+        }
         parts = Parts(
             problem.loss.layers, of_channels, {name: blocks[name] for name in of_channels}, owners,
             axis=split.axis,
             inputs={} if split.axis == OUTPUTS else {name: inputs[name] for name in of_channels},
         )  # fmt: skip
         values = by_channels(parts, losses, found, problem)
-        return cls(prepared, split, problem, precisions, parts, losses, values, open_to)
+        ties = tied_rows(heads, parts, open_to) if heads is not None and split.is_tied else ()
+        return cls(prepared, split, problem, precisions, parts, losses, values, open_to, ties)
 
     def in_company(self, solution: Solution, found: Sensitivity) -> Self:
         """Priced beside the errors that other layers have in the answer by layers."""
@@ -297,7 +308,7 @@ class Dividing:
         )
         return Problem(
             replace(self.problem.loss, layers=parts.row_names, values=self.losses, scores={}),
-            Constraints(tuple(budgets)),
+            Constraints(tuple(budgets), self.ties),
             mask=np.repeat(open_to, parts.counts, axis=0),
             parts=parts,
         )
@@ -323,7 +334,9 @@ class Dividing:
         for layer, widths in zip(self._layers, num_widths, strict=True):
             if layer.name in of_channels:
                 own = of_channels[layer.name]
-                count = len(own) if self.split.kind == BLOCKS else int(own.max()) + 1
+                # Of channels that are no neighbours each says what it has.
+                is_single = self.parts.blocks[layer.name] == 1
+                count = len(own) if is_single else int(own.max()) + 1
                 total += count * (widths - 1).bit_length()
                 total += self._scale_bits(layer, widths)
         return total
@@ -339,8 +352,12 @@ class Dividing:
         return 0 if weight.symmetric else layer.num_channels * MOST_BITS
 
 
-def _block(layer: Layer, split: Split, precisions: Mapping[str, Precision]) -> int:
+def _block(
+    layer: Layer, split: Split, precisions: Mapping[str, Precision], heads: Heads | None
+) -> int:
     """Consecutive channels, or inputs, that are a part."""
+    if heads is not None:
+        return heads.block(layer.name)
     if split.axis == OUTPUTS:
         return split.block
     return split.inputs_per_part(layer.weight_shape, precisions[layer.name].weight.group_size)

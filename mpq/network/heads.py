@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import TensorWeakRef
 
 from mpq._support.arrays import Columns, Mask
 from mpq.network.batch import Batch
@@ -73,12 +74,12 @@ class _Made:
     """What a pass has made so far.
 
     Args:
-        leaves: Outputs of layers, from which gradients do not go on.
+        leaves: Outputs of layers, from which gradients do not go on; those that are still needed.
         masks: Layer name to the channels ``[O]`` of each head, as bytes; in order.
         together: Heads that meet, by layer and mask.
     """
 
-    leaves: list[tuple[str, Tensor]] = field(default_factory=list)
+    leaves: list[tuple[str, TensorWeakRef]] = field(default_factory=list)
     masks: dict[str, dict[bytes, Mask]] = field(default_factory=dict)
     together: list[list[tuple[str, bytes]]] = field(default_factory=list)
 
@@ -87,7 +88,8 @@ class _Made:
         if not isinstance(output, Tensor):
             return output
         leaf = output.detach().requires_grad_()
-        self.leaves.append((name, leaf))
+        # Weakly: what the network has let go of would be held for all layers.
+        self.leaves.append((name, TensorWeakRef(leaf)))
         return leaf.clone()  # a leaf could not be written to
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -105,12 +107,13 @@ class _Made:
 
     def _channels(self, operand: Tensor) -> dict[str, list[Mask]]:
         """Layer name to the channels that each head depends on, if these differ."""
-        if not operand.requires_grad:
+        alive = [(name, leaf) for name, ref in self.leaves if (leaf := ref()) is not None]
+        if not operand.requires_grad or not alive:  # of no layer, such as learned queries
             return {}
         # No sums: those of a normalized head do not depend on what it is made of.
         generator = torch.Generator().manual_seed(0)
         factors = torch.rand(operand.shape[-2:], generator=generator).to(operand) + 0.5
-        names, leaves = zip(*self.leaves, strict=True)
+        names, leaves = zip(*alive, strict=True)
         found: dict[str, list[Mask]] = {name: [] for name in names}
         for head in range(operand.shape[-3]):
             value = (operand[..., head, :, :] * factors).sum()

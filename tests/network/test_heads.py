@@ -130,6 +130,22 @@ def test_what_has_no_heads(net: nn.Module, expected: set[str]) -> None:
     assert set(names) == (expected if len(expected) > 1 else set())
 
 
+def test_learned_queries_are_of_no_layer() -> None:
+    """Only what layers make has heads."""
+
+    class Net(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            q = self.q.weight.unflatten(-1, (-1, SIZE)).transpose(0, 1)[None]
+            mixed = F.scaled_dot_product_attention(q, q, q)
+            k, v = (
+                layer(x).unflatten(-1, (-1, SIZE)).transpose(1, 2) for layer in (self.k, self.v)
+            )
+            mixed = mixed + F.scaled_dot_product_attention(q, k, v)
+            return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    assert set(found_in(Net("fused", HEADS)).parts) == {"k", "v"}
+
+
 def test_channels_of_a_head_that_are_no_neighbours() -> None:
     """Then each says for itself which head it has."""
 

@@ -73,6 +73,11 @@ class Phases(Callback):
 
     spent: dict[str, Spent] = field(default_factory=dict)
 
+    @property
+    def in_order(self) -> tuple[Spent, ...]:
+        """What has ended so far."""
+        return tuple(self.spent.values())
+
     def on(self, event: Event) -> None:
         """See ``Callback.on``."""
         if isinstance(event, PhaseEnded):

@@ -1,6 +1,7 @@
 """Commands that work on a network, a table or an assignment."""
 
 import json
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -53,7 +54,7 @@ def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> No
     from mpq.report.page.made import Made
     from mpq.report.save import save_alternatives
     from mpq.workflows.outcome import announced
-    from mpq.workflows.page.report import write_page
+    from mpq.workflows.page.write import write_page
 
     if is_done_instead(options, watch, talk, has_question=True):
         return
@@ -65,7 +66,7 @@ def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> No
         with phase("frontier"):
             curve = options.frontier(result, session)
         files = result.save(options.output, curve, options.section or [])
-        made = Made.of(options.in_full(command_words()), list(phases.spent.values()))
+        made = Made(phases=phases.in_order).by(options.in_full(command_words()))
         files += write_page(result, curve, options.output, made)
         if has_others:
             found = options.alternatives(result, session)
@@ -90,7 +91,7 @@ def frontier(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> 
     from mpq.report.page.made import Made
     from mpq.report.save import BEHIND, save_frontier
     from mpq.workflows.outcome import announced
-    from mpq.workflows.page.report import write_page
+    from mpq.workflows.page.write import write_page
 
     if is_done_instead(options, watch, talk, has_question=False):
         return
@@ -102,7 +103,7 @@ def frontier(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> 
         # In a folder of its own: beside it may lie the answer of a search.
         behind = options.output / BEHIND
         files += result.save(behind, found)
-        made = Made.of(options.in_full(command_words()), list(phases.spent.values()))
+        made = Made(phases=phases.in_order).by(options.in_full(command_words()))
         files += write_page(result, found, behind, made)
         announced(found)
     talk.answer(found.to_json(), lambda console: print_frontier(found, console))
@@ -154,6 +155,7 @@ def compare(options: CompareOptions, watch: WatchOptions, talk: TalkOptions) -> 
     if options.recipes:
         with prepared_folder(options.output), watch.watched(talk, options.kept):
             searched = options.run_recipes()
+            searched = replace(searched, made=searched.made.by(command_words()))
             files = searched.save(options.output)
         talk.answer(searched.to_json(), lambda console: print_recipes(searched, console))
         talk.wrote(files)
@@ -161,7 +163,9 @@ def compare(options: CompareOptions, watch: WatchOptions, talk: TalkOptions) -> 
 
     with prepared_folder(options.output), watch.watched(talk, options.kept):
         found = options.run()
+        found = replace(found, made=found.made.by(command_words()))
         files = found.save(options.output)
+    files += [] if options.save_bench is None else [options.save_bench]
     # By pandas, which writes nan as null; Python's json would write a token that is no JSON.
     rows = found.table().to_json(orient="records", indent=1)
     talk.answer(rows, lambda console: print_comparison(found, console))
@@ -201,14 +205,15 @@ def evaluate(
 @taking
 def profile(options: ProfileOptions, watch: WatchOptions, talk: TalkOptions) -> None:
     """Measure your network on this machine, layer by layer and as a whole: a device for search."""
-    from mpq._support.files import prepared_folder, write_files
+    from mpq._support.files import prepared_folder
     from mpq.cli.console import print_profile
+    from mpq.workflows.page.profiled import write_profile
 
     folder = options.output.parent
     with prepared_folder(folder):
         with watch.watched(talk, options.kept):
             found = options.run()
-        files = write_files(folder, {options.output.name: found.to_json().encode()})
+        files = write_profile(found, options.output)
     # The profile is on disk; until then the journal was all that there was of the measurement.
     options.journal.unlink(missing_ok=True)
     talk.answer(found.to_json(), lambda console: print_profile(found, console))

@@ -161,7 +161,8 @@ Split = Annotated[
     typer.Option(
         "--split",
         help="Bits inside layers: channels, channels:16 (blocks of neighbours), blocks:4 (of "
-        "channels that are alike), columns:128 (blocks of inputs), groups, or none.",
+        "channels that are alike), columns:128 (blocks of inputs), groups, activations:128 "
+        "(blocks of what layers read), or none.",
     ),
 ]
 Recalibrate = Annotated[
@@ -342,6 +343,13 @@ Estimators = Annotated[
     typer.Option("--estimator", help="Estimator with options; can be given repeatedly."),
 ]
 RandomAssignments = Annotated[int, typer.Option(help="Random assignments near every limit.")]
+SaveBench = Annotated[
+    Path | None,
+    typer.Option(
+        help="File for assignments, random and structured, with what each was measured to lose: "
+        "for `mpq evolve-proxy`."
+    ),
+]
 MaxLoss = Annotated[
     float, typer.Option(help="Assignments that lose more are left out of correlations.")
 ]

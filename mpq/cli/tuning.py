@@ -47,7 +47,7 @@ def tune(
     from mpq.report.page.made import Made
     from mpq.tuning import TUNINGS
     from mpq.workflows.load import load
-    from mpq.workflows.page.report import write_page
+    from mpq.workflows.page.write import write_page
     from mpq.workflows.tune import tune as run_tuning
 
     # First of all what is cheap to find: a name, a folder, data that is not named.
@@ -72,7 +72,7 @@ def tune(
             result = run_tuning(task, found, what, folder=folder)
         curve = result.frontier()
         files = result.save(folder, curve)
-        made = Made.of(command_words(), list(phases.spent.values()))
+        made = Made(phases=phases.in_order).by(command_words())
         files += write_page(result, curve, folder, made)
     talk.answer(result.assignment.to_json(), lambda console: print_result(result, console))
     talk.wrote(files)

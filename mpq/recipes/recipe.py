@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from shlex import quote
 from typing import Final, TypeAlias, final
 
 from mpq.errors import InputError
@@ -20,11 +21,14 @@ _OPTIONS: Final = {
     "weight_range": "--weight-range",
     "activation_range": "--activation-range",
     "rounding": "--rounding",
+    "transforms": "--transform",
     "ends": "--ends",
     "find_ties": "--find-ties",
+    "tie": "--tie",
     "tie_blocks": "--tie-blocks",
     "bias_correction": "--bias-correction",
     "tune": "--tune",
+    "split": "--split",
     "safeguard": "--safeguard",
 }
 """Setting to the option of ``mpq search`` that says the same."""
@@ -89,11 +93,14 @@ class Recipe:
         rounding: How weights become codes, for ``ROUNDINGS.build``.
         source: Of calibration examples that need no data, for ``DATA_SOURCES.build``, without
             their shape; empty: the user's examples.
+        transforms: What the network goes through before, for ``TRANSFORMS.build``.
         ends: Precision of the first and the last layer; ``None``: they are chosen as all are.
         find_ties: Whether layers that read one tensor share a precision.
+        tie: All layers that one of these globs matches share a precision; ``*``: every layer.
         tie_blocks: Whether the layers of a block share a precision.
         bias_correction: As in ``mpq.Task``.
         tune: As in ``mpq.Task``.
+        split: As in ``mpq.Task``.
         steps: What the paper does with the answer, in order, in words.
         orders_tuning: Whether it says in which order layers are fine-tuned: that of what they lose
             in the answer, the most first.
@@ -117,11 +124,14 @@ class Recipe:
     activation_range: str = "minmax"
     rounding: str = "nearest"
     source: str = ""
+    transforms: tuple[str, ...] = ()
     ends: str | None = None
     find_ties: bool = True
+    tie: tuple[str, ...] = ()
     tie_blocks: bool = False
     bias_correction: bool = False
     tune: str | None = None
+    split: str = "none"
     steps: tuple[str, ...] = ()
     orders_tuning: bool = False
 
@@ -146,11 +156,14 @@ class Recipe:
             "weight_range": self.weight_range,
             "activation_range": self.activation_range,
             "rounding": self.rounding,
+            "transforms": self.transforms,
             "ends": self.ends,
             "find_ties": self.find_ties,
+            "tie": self.tie,
             "tie_blocks": self.tie_blocks,
             "bias_correction": self.bias_correction,
             "tune": self.tune,
+            "split": self.split,
             "safeguard": False,
         }
         return found | ({"calibration": self.source} if self.source else {})
@@ -169,8 +182,10 @@ def _words(name: str, value: Value) -> str:
     option = _OPTIONS[name]
     if isinstance(value, bool):
         return option if value else option.replace("--", "--no-") if name in _BOTH else ""
-    if value is None:
+    if value is None or value == ():
         return ""
+    if name == "tie":  # given once for each; quoted, as a shell would take a glob for files
+        return " ".join(f"{option} {quote(glob)}" for glob in value)
     return f"{option} {value if isinstance(value, str) else ','.join(value)}"
 
 

@@ -6,17 +6,21 @@ from dataclasses import replace
 
 from mpq._support.events import Callback, listening
 from mpq._support.paired_gains import standard_error
+from mpq._support.phases import recorded_phases
 from mpq._support.progress import track
 from mpq.errors import CallbackError, InputError, MpqError
 from mpq.problem.limits import Limit, Limits, written_limits
 from mpq.recipes import recipe_of
-from mpq.report.recipes import DEFAULT, RecipeComparison, RecipeRow
+from mpq.report.page.made import Made
+from mpq.report.recipe_rows import DEFAULT, RecipeRow
+from mpq.report.recipes import RecipeComparison
 from mpq.workflows.follow import Way, follow
 from mpq.workflows.outcome import announced
 from mpq.workflows.result import SearchResult
 from mpq.workflows.search import searched
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task, check_task
+from mpq.workflows.versions import versions
 
 
 def compare_recipes(
@@ -42,7 +46,7 @@ def compare_recipes(
     parsed = dict(written_limits(limits))
     if not parsed or not recipes:
         raise InputError("give at least one limit and one recipe to compare")
-    with listening(callbacks):
+    with listening(callbacks), recorded_phases() as phases:
         # Split once: a recipe with examples of its own would hold out others than the rest.
         prepared = Prepared.untransformed(task)
         calibration, held_out = prepared.calibration, prepared.held_out
@@ -50,7 +54,9 @@ def compare_recipes(
         asked = [(text, name) for text in parsed for name in (DEFAULT, *recipes)]
         rows = [_row(task, text, parsed[text], name) for text, name in track(asked, "recipes")]
         unit, counts = prepared.network.metric.unit, (calibration, held_out)
-        return announced(RecipeComparison(tuple(rows), unit, *(x.num_examples for x in counts)))
+        made = Made(phases=phases.in_order, versions=versions())
+        seen, unseen = (x.num_examples for x in counts)
+        return announced(RecipeComparison(tuple(rows), unit, seen, unseen, made))
 
 
 def _row(task: Task, text: str, limit: Limit, name: str) -> RecipeRow:

@@ -128,13 +128,20 @@ _DEFAULTS: Mapping[str, Any] = {
     "weight_range": Ranges.weight,
     "activation_range": Ranges.activation,
     "rounding": Task.rounding,
+    "transforms": (),
     "ends": Rules.ends,
     "find_ties": Rules.find_ties,
+    "tie": (),
     "tie_blocks": Rules.tie_blocks,
     "bias_correction": Task.bias_correction,
     "tune": Task.tune,
+    "split": Task.split,
     "safeguard": True,
 }
+
+
+_RULES = ("ends", "find_ties", "tie", "tie_blocks")
+"""Settings that are rules of the task."""
 
 
 def _asked(way: Way) -> dict[str, Any]:
@@ -148,11 +155,14 @@ def _asked(way: Way) -> dict[str, Any]:
         "weight_range": task.ranges.weight,
         "activation_range": task.ranges.activation,
         "rounding": task.rounding,
+        "transforms": tuple(task.transforms),
         "ends": None if task.rules.ends is None else str(task.rules.fixed_ends),
         "find_ties": task.rules.find_ties,
+        "tie": tuple(task.rules.tie),
         "tie_blocks": task.rules.tie_blocks,
         "bias_correction": task.bias_correction,
         "tune": task.tune,
+        "split": task.split,
         "safeguard": way.safeguard,
         "calibration": "the user's examples",
     }
@@ -169,11 +179,10 @@ def _task(task: Task, taken: Mapping[str, Any], own_data: bool) -> Task:
         calibration=calibration,
         held_out=held_out,
         candidates=taken["candidates"],
+        transforms=taken["transforms"],
         ranges=Ranges(taken["weight_range"], taken["activation_range"]),
-        rules=replace(
-            task.rules, **{name: taken[name] for name in ("ends", "find_ties", "tie_blocks")}
-        ),
-        **{name: taken[name] for name in ("rounding", "bias_correction", "tune")},
+        rules=replace(task.rules, **{name: taken[name] for name in _RULES}),
+        **{name: taken[name] for name in ("rounding", "bias_correction", "tune", "split")},
     )
 
 
@@ -193,4 +202,4 @@ def _own_examples(task: Task, source: str) -> Calibration:
 
 
 def _spelled(value: Any) -> str:
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)

@@ -112,7 +112,9 @@ class Method:
         else:
             # What may be lost is promised for examples that no estimate has seen.
             solver = hurried(self.solver)
-            found = minimize(self.objective, problem, table, solver, prepared.on_held_out)
+            found = minimize(
+                self.objective, problem, table, solver, prepared.on_held_out, self.safeguard
+            )
         tell(Solved.of(found[1]))
         return found
 

@@ -211,8 +211,11 @@ def _answered(
             finish = finished(prepared, problem, solution, accepts)
         split = prepared.task.parts
         if split is not None:
-            problem, solution, inside = answer_in_parts(prepared, split, problem, solution, found)
-            safeguard = replace(safeguard or Safeguard(), inside=inside)
+            problem, solution, inside = answer_in_parts(
+                prepared, split, problem, solution, found, method.safeguard
+            )
+            if method.safeguard:
+                safeguard = replace(safeguard or Safeguard(), inside=inside)
     with phase(MEASURING):
         result = Session(prepared).record(
             problem, solution, method.solver, method.estimator.name, rounds, found.check,

@@ -214,7 +214,7 @@ class Prepared:
         judge = self._judge(self.calibration)
         return Estimation(
             self.network, self.calibration, self.quantizer, self.candidates, ranks=self.ranks,
-            split=self.task.parts, score_drop=judge and judge.drop_of,
+            split=self.task.parts_of_weights, score_drop=judge and judge.drop_of,
         )  # fmt: skip
 
     @cached_property

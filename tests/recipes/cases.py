@@ -23,5 +23,33 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
         "--precisions",
         "w4a8,w8a8",
     ),
+    "gradient-ptq": ("--rounding", "nearest", "--precisions", "w4a8,w8a8"),
+    "pd-quant": (
+        *("--rounding", "nearest", "--precisions", "w4a4,w8a8"),
+        *("--activation-range", "minmax"),
+    ),
+    "lrp-qvit": ("--transform", "smooth", "--precisions", "w4a8,w8a8"),
+    "adapt": ("--precisions", "w4a8,w8a8"),
+    "augmenting-hessians": (
+        *("--sensitivity", "augmented-hessian:num_probes=1"),
+        *("--precisions", "w4a8,w8a8"),
+    ),
+    "mptq-vit": (
+        *("--solver", "measured-greedy:is_measured=true,num_trials=6", "--transform", "smooth"),
+        *("--precisions", "w4a4,w8a8"),
+    ),
+    "pb-llm": ("--rounding", "nearest", "--precisions", "wbinary+s5%a8,wbinary+s20%a8,w8a8"),
+    "ptq1.61": ("--rounding", "nearest", "--precisions", "wbinarya8,w4a8,w8a8"),
+    "squeezellm": ("--rounding", "nearest", "--precisions", "w2a8,w4a8"),
+    "spqr": ("--rounding", "nearest", "--precisions", "w2a8,w4a8"),
+    "baq": (
+        *("--rounding", "nearest", "--precisions", "w2a8,w8a8"),
+        *("--split", "columns:4"),
+    ),
+    "fast-2-bit": ("--rounding", "nearest", "--precisions", "w2zg16a8,w8zg16a8"),
+    "mixllm": ("--precisions", "w4a8,w8a8", "--split", "channels:4"),
+    "lq-lora": ("--rounding", "nearest", "--precisions", "w2g4a8,w8g4a8"),
+    "gwq": ("--rounding", "nearest", "--precisions", "w2a8,w4a8"),
+    "comet": ("--split", "activations:4", "--precisions", "w8a4dg4,w8a8dg4"),
 }
 """Recipe to words of ``mpq search`` that it takes in tests besides; every recipe is here."""

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import mpq
 from mpq import demo
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, UnknownNameError
+from mpq.problem.split import Split
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.recipes import NOT_STATED, RECIPES, Choice, Paper, Recipe, recipe_of
 from tests.recipes.cases import QUICK
@@ -54,6 +56,7 @@ def test_its_parts_can_be_built(recipe: Recipe) -> None:
     assert RANGE_METHODS.build(recipe.activation_range)
     assert all(map(mpq.Precision.parse, recipe.candidates))
     assert recipe.tune is None or mpq.TUNINGS.build(recipe.tune)
+    assert f"--split {Split.parse(recipe.split) or 'none'}" in recipe.command
     assert not recipe.source or mpq.DATA_SOURCES.build(recipe.source)
 
 
@@ -173,6 +176,27 @@ def test_what_does_not_fit_is_the_recipes() -> None:
 
     with pytest.raises(InputError, match=r"recipe hawq: cortex-m7 runs no layer at w3a4.*--precis"):
         mpq.search(task, ["bit_operations=4000"], recipe="hawq")
+
+
+@pytest.mark.parametrize("split", ["none", "channels:2"])
+def test_parts_of_layers_are_settled_too(split: str) -> None:
+    """No held-out examples take the recipe's parts away; what is asked otherwise stands."""
+    recipe = replace(
+        recipe_of("layer-wise-quantization"), split="channels", sensitivity="weight-error",
+        solver="ilp", candidates=("w2a8", "w4a8"),
+    )  # fmt: skip
+    task = mpq.Task(tiny(), data, data, split=split)
+
+    found = mpq.search(task, {"bit_operations": "0.8x:w4a8"}, recipe=recipe)
+
+    mixed = [p.weight.channels for p in found.assignment.precisions.values()]
+    blocks = {each.block for each in mixed if each is not None}
+    assert blocks == ({1} if split == "none" else {2})
+    assert found.safeguard is None
+    used = found.provenance.recipe
+    assert used is not None
+    said = () if split == "none" else ("split: channels:2 instead of channels",)
+    assert used.overrides == said
 
 
 def test_time_does_not_go_with_a_recipe() -> None:

@@ -40,6 +40,8 @@ QUICK_ESTIMATORS = (
     "hessian-trace",
     "relevance",
     "activation-entropy",
+    "augmented-hessian",
+    "column-loss",
     "fisher",
     "first-order",
     "hessian-eigenvalue:max_iterations=3",

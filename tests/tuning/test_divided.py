@@ -7,9 +7,8 @@ import torch
 
 import mpq
 from mpq.quantization.grid import integer_range
+from tests.workflows.divided import CANDIDATES, IN_GROUPS, Shared, examples, network
 from tests.workflows.networks import batches
-from tests.workflows.test_activation_blocks import Shared, examples
-from tests.workflows.test_inside import CANDIDATES, IN_GROUPS, network
 
 ALL = "all:epochs=3,share=0.5,lr=0.01"
 

@@ -17,21 +17,8 @@ from mpq.hardware_profiles.part_costs import part_costs
 from mpq.network.layer import Layer
 from mpq.sensitivity.output_sketch import OutputSketch
 from mpq.workflows.setup import Prepared
+from tests.workflows.divided import CANDIDATES, IN_GROUPS, network
 from tests.workflows.networks import Net, batches
-
-CANDIDATES = ["w2", "w3", "w4", "w8"]
-IN_GROUPS = [f"{text}g4" for text in CANDIDATES]
-
-
-def network() -> nn.Module:
-    """Channels of very different size: some matter a lot more than others."""
-    torch.manual_seed(0)
-    net = Net().eval()
-    with torch.no_grad():
-        for layer in (net.conv, net.hidden, net.head):
-            scale = torch.logspace(-1.5, 0.5, len(layer.weight))
-            layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
-    return net
 
 
 def task(split: str = "channels", rounding: str = "gptq", **others: object) -> mpq.Task:

@@ -25,7 +25,8 @@ import torch
 import mpq
 from mpq import Calibration
 from mpq.cli.loading import load_callable, load_model, load_object
-from mpq.report.estimators import EstimatorComparison, RankAgreement
+from mpq.report.estimators import EstimatorComparison
+from mpq.report.rank_agreement import RankAgreement
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = {

@@ -23,7 +23,8 @@ from mpq.report.page.made import Made
 from mpq.report.page.vega import vega_script
 from mpq.report.save import save_result
 from mpq.report.sections import frontier_files
-from mpq.workflows.page.report import report, write_page
+from mpq.workflows.page.report import report
+from mpq.workflows.page.write import write_page
 from tests.report.browser import opened, started
 from tests.report.made_up import blocks, curve, made_up
 

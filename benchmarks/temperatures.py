@@ -20,7 +20,8 @@ from estimators import CANDIDATES, HELD_OUT_EXAMPLES, MAIN_LIMITS, NETWORKS, NUM
 import mpq
 from mpq import Calibration
 from mpq.cli.loading import load_callable, load_model, load_object
-from mpq.report.estimators import EstimatorComparison, RankAgreement
+from mpq.report.estimators import EstimatorComparison
+from mpq.report.rank_agreement import RankAgreement
 from mpq.sensitivity import Estimation, OutputSketch
 from mpq.workflows.setup import Prepared
 

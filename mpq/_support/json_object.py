@@ -1,12 +1,15 @@
 """JSON of a file: the one door that all of it comes in by, or a sentence that says why not."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from mpq._support.names import shortened, visible
-from mpq.errors import FileFormatError
+from mpq.errors import FileFormatError, InputError
+
+Value = TypeVar("Value")
 
 LARGEST_BYTES: Final = 256 * 2**20
 """A file beyond this is refused before it is read; a problem of 1000 layers is below 1 MiB."""
@@ -42,6 +45,32 @@ def read_text(path: Path | str, largest: int = LARGEST_BYTES) -> str:
             raise
         reason = getattr(error, "strerror", None) or error
         raise FileFormatError(f"cannot read {path}: {reason}") from error
+
+
+def read_as(path: Path, parse: Callable[[str], Value]) -> Value:
+    """What a function makes of a text file.
+
+    Raises:
+        FileFormatError: If it cannot be read, or the function refuses it: with the file's name.
+    """
+    text = read_text(path)
+    try:
+        return parse(text)
+    except InputError as error:
+        raise FileFormatError(f"{path}: {error}") from error
+
+
+def known(data: Any) -> Any:
+    """JSON-ready: numbers that are not finite, which JSON does not have, are null.
+
+    >>> known({"a": (1.0, float("nan"))})
+    {'a': [1.0, None]}
+    """
+    if isinstance(data, float):
+        return data if isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {str(key): known(value) for key, value in data.items()}
+    return [known(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def by_line(data: Mapping[str, Any]) -> str:

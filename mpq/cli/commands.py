@@ -1,6 +1,7 @@
 """Commands that work on a network, a table or an assignment."""
 
 import json
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -35,6 +36,7 @@ from mpq.cli.task_options import (
     AsSearchedOptions,
     AssignedOptions,
 )
+from mpq.cli.watching import WatchOptions
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.task import Task
 
@@ -44,30 +46,32 @@ from mpq.workflows.task import Task
 @app.command()
 @reporting_errors
 @taking
-def search(options: SearchOptions, talk: TalkOptions) -> None:
+def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> None:
     """Find the best bit width for every layer within limits, on the built-in demo or your model."""
-    from mpq._support.phases import phase, recorded_phases
+    from mpq._support.phases import phase
     from mpq._support.ranks import is_other_rank
     from mpq.cli.console import print_frontier, print_result, print_warning
     from mpq.report.page.made import Made
     from mpq.report.save import save_alternatives
-    from mpq.workflows.page.report import write_page
+    from mpq.workflows.outcome import announced
+    from mpq.workflows.page.write import write_page
 
-    if is_done_instead(options, talk, has_question=True):
+    if is_done_instead(options, watch, talk, has_question=True):
         return
     has_others = options.others.alternatives > 0
-    with working(options.output, talk), recorded_phases() as phases:
+    with working(options.output, watch, talk, options.kept) as phases:
         result, session = options.run()
         if is_other_rank():
             return
         with phase("frontier"):
             curve = options.frontier(result, session)
         files = result.save(options.output, curve, options.section or [])
-        made = Made.of(options.in_full(command_words()), list(phases.spent.values()))
+        made = Made(phases=phases.in_order).by(options.in_full(command_words()))
         files += write_page(result, curve, options.output, made)
         if has_others:
             found = options.alternatives(result, session)
             files += save_alternatives(found, options.output, result.run_id)
+        announced(result)
     talk.answer(result.assignment.to_json(), lambda console: print_result(result, console))
     if curve.warning and not talk.as_json:
         talk.answer("", lambda console: print_warning(curve, console))
@@ -80,18 +84,18 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
 @app.command()
 @reporting_errors
 @taking
-def frontier(options: SearchOptions, talk: TalkOptions) -> None:
+def frontier(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> None:
     """Least loss for every amount of one resource: frontier.csv, .json, .png; a folder behind."""
-    from mpq._support.phases import recorded_phases
     from mpq._support.ranks import is_other_rank
     from mpq.cli.console import print_frontier
     from mpq.report.page.made import Made
     from mpq.report.save import BEHIND, save_frontier
-    from mpq.workflows.page.report import write_page
+    from mpq.workflows.outcome import announced
+    from mpq.workflows.page.write import write_page
 
-    if is_done_instead(options, talk, has_question=False):
+    if is_done_instead(options, watch, talk, has_question=False):
         return
-    with working(options.output, talk), recorded_phases() as phases:
+    with working(options.output, watch, talk, options.kept) as phases:
         result, found = options.run_frontier()
         if is_other_rank():
             return
@@ -99,8 +103,9 @@ def frontier(options: SearchOptions, talk: TalkOptions) -> None:
         # In a folder of its own: beside it may lie the answer of a search.
         behind = options.output / BEHIND
         files += result.save(behind, found)
-        made = Made.of(options.in_full(command_words()), list(phases.spent.values()))
+        made = Made(phases=phases.in_order).by(options.in_full(command_words()))
         files += write_page(result, found, behind, made)
+        announced(found)
     talk.answer(found.to_json(), lambda console: print_frontier(found, console))
     talk.wrote(files)
 
@@ -142,22 +147,25 @@ def solve(
 @app.command()
 @reporting_errors
 @taking
-def compare(options: CompareOptions, talk: TalkOptions) -> None:
+def compare(options: CompareOptions, watch: WatchOptions, talk: TalkOptions) -> None:
     """Measure which estimator predicts your network, or what published systems lose on it."""
     from mpq._support.files import prepared_folder
     from mpq.cli.console import print_comparison, print_recipes
 
     if options.recipes:
-        with prepared_folder(options.output), talk.progress():
+        with prepared_folder(options.output), watch.watched(talk, options.kept):
             searched = options.run_recipes()
+            searched = replace(searched, made=searched.made.by(command_words()))
             files = searched.save(options.output)
         talk.answer(searched.to_json(), lambda console: print_recipes(searched, console))
         talk.wrote(files)
         return
 
-    with prepared_folder(options.output), talk.progress():
+    with prepared_folder(options.output), watch.watched(talk, options.kept):
         found = options.run()
+        found = replace(found, made=found.made.by(command_words()))
         files = found.save(options.output)
+    files += [] if options.save_bench is None else [options.save_bench]
     # By pandas, which writes nan as null; Python's json would write a token that is no JSON.
     rows = found.table().to_json(orient="records", indent=1)
     talk.answer(rows, lambda console: print_comparison(found, console))
@@ -195,16 +203,17 @@ def evaluate(
 @app.command()
 @reporting_errors
 @taking
-def profile(options: ProfileOptions, talk: TalkOptions) -> None:
+def profile(options: ProfileOptions, watch: WatchOptions, talk: TalkOptions) -> None:
     """Measure your network on this machine, layer by layer and as a whole: a device for search."""
-    from mpq._support.files import prepared_folder, write_files
+    from mpq._support.files import prepared_folder
     from mpq.cli.console import print_profile
+    from mpq.workflows.page.profiled import write_profile
 
     folder = options.output.parent
     with prepared_folder(folder):
-        with talk.progress():
+        with watch.watched(talk, options.kept):
             found = options.run()
-        files = write_files(folder, {options.output.name: found.to_json().encode()})
+        files = write_profile(found, options.output)
     # The profile is on disk; until then the journal was all that there was of the measurement.
     options.journal.unlink(missing_ok=True)
     talk.answer(found.to_json(), lambda console: print_profile(found, console))

@@ -14,12 +14,16 @@ from mpq.cli.talk import TalkOptions
 @reporting_errors
 @taking
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Folders that searches wrote.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A folder of `mpq search` or `mpq compare`, a file of `mpq profile`, or several "
+            "folders of searches."
+        ),
+    ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            help="The page. Default: report.html in the folder; of several mpq-report.html."
-        ),
+        typer.Option(help="The page. Default: where it was; of several mpq-report.html."),
     ] = None,
     is_opened: Annotated[
         bool, typer.Option("--open", help="Show it in the default browser.")
@@ -27,10 +31,10 @@ def report(
     *,
     talk: TalkOptions,
 ) -> None:
-    """Make report.html again, from saved files alone; of several folders, compare them."""
+    """Make report.html again, from saved files alone; of several searches, compare them."""
     from mpq.workflows.page.report import report as run
 
-    page = run(folders, output)
+    page = run(paths, output)
     talk.answer({"file": str(page)}, lambda _: None)
     talk.wrote([page])
     if is_opened:

@@ -10,6 +10,7 @@ from mpq.cli.options import EvalData, Seed
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions
 from mpq.cli.task_options import SourceOptions, held_out_spec
+from mpq.cli.watching import WatchOptions
 from mpq.workflows import defaults
 from mpq.workflows.task import Task
 
@@ -31,6 +32,7 @@ def tune(
     ] = None,
     *,
     source: SourceOptions,
+    watch: WatchOptions,
     talk: TalkOptions,
 ) -> None:
     """Tune a search's answer to answer as the original does, where that helps on unseen examples.
@@ -38,14 +40,14 @@ def tune(
     Killed and called again, it goes on after the last finished epoch.
     """
     from mpq._support.files import prepared_folder
-    from mpq._support.phases import phase, recorded_phases
+    from mpq._support.phases import phase
     from mpq.cli.console import print_result
     from mpq.cli.loading import load_data, load_model
     from mpq.errors import InputError
     from mpq.report.page.made import Made
     from mpq.tuning import TUNINGS
     from mpq.workflows.load import load
-    from mpq.workflows.page.report import write_page
+    from mpq.workflows.page.write import write_page
     from mpq.workflows.tune import tune as run_tuning
 
     # First of all what is cheap to find: a name, a folder, data that is not named.
@@ -64,12 +66,13 @@ def tune(
         held_out=None if held_out is None else load_data(held_out, model, seed),
         seed=seed,
     )
-    with prepared_folder(folder), talk.progress(), recorded_phases() as phases:
+    kept = [f"finished epochs, in {folder}"]
+    with prepared_folder(folder), watch.watched(talk, kept) as phases:
         with phase("tuning"):
             result = run_tuning(task, found, what, folder=folder)
         curve = result.frontier()
         files = result.save(folder, curve)
-        made = Made.of(command_words(), list(phases.spent.values()))
+        made = Made(phases=phases.in_order).by(command_words())
         files += write_page(result, curve, folder, made)
     talk.answer(result.assignment.to_json(), lambda console: print_result(result, console))
     talk.wrote(files)

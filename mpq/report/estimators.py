@@ -1,112 +1,22 @@
 """How estimators compare: predictions beside what random assignments and optima really lose."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import ceil
 from pathlib import Path
-from typing import Any, Final, Self, final
+from typing import Any, Final, final
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-
-@final
-@dataclass(frozen=True)
-class Trial:
-    """A random assignment.
-
-    Args:
-        limit: The limit that it is near.
-        columns: ``[L]`` a layer's precision each, as its column of the tables.
-        divergence: Measured on held-out examples, in the metric's unit; or how much worse than the
-            original's the task's own score is.
-        accuracy: Measured there; ``None`` without targets.
-    """
-
-    limit: str
-    columns: tuple[int, ...]
-    divergence: float
-    accuracy: float | None
-
-
-@final
-@dataclass(frozen=True)
-class Solved:
-    """What an estimator's own optimum within a limit really loses, as ``Trial`` has it."""
-
-    limit: str
-    predicted: float
-    divergence: float
-    accuracy: float | None
-
-
-@final
-@dataclass(frozen=True)
-class Score:
-    """How well one estimator predicts.
-
-    Args:
-        estimator: Name and options, as the user spelled them.
-        predicted: Predicted loss of every trial, in the estimator's own unit.
-        unit: The unit of ``predicted``.
-        solved: Its optimum at every limit.
-        seconds: Wall time that the estimate took.
-        forward_passes: The same in forward passes over the calibration examples; on a CPU in
-            processor time, which other programs disturb less.
-        peak_memory_bytes: At the estimate's peak beyond what was held before; ``None``: unknown.
-        error: Why there is no estimate; then the rest is empty.
-    """
-
-    estimator: str
-    predicted: tuple[float, ...] = ()
-    unit: str = ""
-    solved: tuple[Solved, ...] = ()
-    seconds: float = float("nan")
-    forward_passes: float = float("nan")
-    peak_memory_bytes: int | None = None
-    error: str | None = None
-
-
-@final
-@dataclass(frozen=True)
-class RankAgreement:
-    """Predicted against measured losses.
-
-    Args:
-        spearman: Spearman's rank correlation, -1 to 1; ``nan`` where there is none.
-        kendall: Kendall's tau-b, -1 to 1: ties are taken into account; ``nan`` where there is none.
-        ratio: Median of predicted over measured, where something was lost; ``nan`` where nothing.
-        num_trials: How many assignments were compared.
-    """
-
-    spearman: float
-    kendall: float
-    ratio: float
-    num_trials: int
-
-    @classmethod
-    def of(cls, predicted: npt.ArrayLike, measured: npt.ArrayLike) -> Self:
-        """Of two columns of equal length.
-
-        Fewer than three rows, or a column of equal numbers, have no correlation; a ratio needs one
-        row whose measured loss is above 0.
-        """
-        # Imported here: it takes tenths of a second, and a comparison can be read without it.
-        from scipy import stats
-
-        x, y = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
-        # The median: where the measured loss is close to 0, single ratios are huge.
-        ratio = float(np.median(x[y > 0] / y[y > 0])) if (y > 0).any() else float("nan")
-        # Two points always agree or disagree in full, and ranks of equal numbers are undefined:
-        # scipy would warn and return nan.
-        if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-            return cls(float("nan"), float("nan"), ratio, len(x))
-        spearman, kendall = stats.spearmanr(x, y), stats.kendalltau(x, y)
-        return cls(float(spearman.statistic), float(kendall.statistic), ratio, len(x))
+from mpq._support import schema_versions
+from mpq._support.json_object import known
+from mpq.report.page.made import Made
+from mpq.report.rank_agreement import RankAgreement
+from mpq.report.trials import Score, Trial
 
 
 @final
@@ -122,6 +32,7 @@ class EstimatorComparison:
         forward_seconds: One forward pass over the calibration examples (CPU: processor time).
         num_calibration: Examples that estimators saw.
         num_held_out: Examples that losses were measured on.
+        made: How it was called, and what it took.
     """
 
     trials: tuple[Trial, ...]
@@ -131,6 +42,7 @@ class EstimatorComparison:
     forward_seconds: float
     num_calibration: int
     num_held_out: int
+    made: Made = field(default_factory=Made, compare=False, repr=False)
 
     @cached_property
     def limits(self) -> tuple[str, ...]:
@@ -159,6 +71,20 @@ class EstimatorComparison:
         """One row per random assignment: what it lost, what every estimator predicted."""
         return predictions_table(self)
 
+    def to_json(self) -> str:
+        """Everything but how it was made, as ``estimators.schema.json`` describes it."""
+        data = {
+            "schema_version": schema_versions.ESTIMATORS,
+            "unit": self.unit,
+            "max_loss": self.max_loss,
+            "forward_seconds": self.forward_seconds,
+            "num_calibration": self.num_calibration,
+            "num_held_out": self.num_held_out,
+            "trials": [asdict(trial) for trial in self.trials],
+            "scores": [asdict(score) for score in self.scores],
+        }
+        return json.dumps(known(data), indent=1) + "\n"
+
     def to_markdown(self) -> str:
         """The table for a README."""
         return comparison_markdown(self)
@@ -168,12 +94,12 @@ class EstimatorComparison:
         return draw_predictions(self)
 
     def save(self, folder: Path | str) -> list[Path]:
-        """Writes estimators.csv, estimators.md, predictions.csv and predictions.png.
+        """Writes the files of ``mpq.report.saved_estimators``, report.html among them.
 
         Raises:
             OutputError: If the folder cannot be written to.
         """
-        from mpq.report.save import save_estimators
+        from mpq.report.saved_estimators import save_estimators
 
         return save_estimators(self, folder)
 

@@ -98,7 +98,7 @@ def draw_bits(assignment: Assignment) -> Figure:
     """Bits of every layer's weight (bars) and input activation (marks)."""
     names = [for_picture(layer.name) for layer in assignment.layers]
     weights = [layer.precision.weight.mean_bits for layer in assignment.layers]
-    inputs = [layer.precision.activation.number.bits for layer in assignment.layers]
+    inputs = [layer.precision.activation.mean_bits for layer in assignment.layers]
     # Width by the number of layers, so that rotated names do not overlap.
     figure = Figure(figsize=(max(6.0, 0.28 * len(names) + 2), 4.5), layout="constrained")
     axes = figure.add_subplot()

@@ -1,47 +1,19 @@
 """Published systems beside each other and the default: what each loses, and what it takes."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from math import isnan
+from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Self, final
 
-from mpq._support.files import write_files
+from mpq._support import schema_versions
+from mpq._support.json_object import json_object, known, require_version
+from mpq._support.schema import read_schema, validate
+from mpq.report.page.made import Made
+from mpq.report.recipe_rows import DEFAULT, RecipeRow
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DEFAULT: Final = "default"
-"""What the search without a recipe is called."""
-
-
-@final
-@dataclass(frozen=True)
-class RecipeRow:
-    """One search within one limit.
-
-    Args:
-        recipe: Its name; ``DEFAULT``: the search without one.
-        limit: As it was written.
-        divergence: What the answer loses on held-out examples, in the metric's unit.
-        standard_error: Of that mean over examples.
-        accuracy: Measured there; ``None`` without targets.
-        costs: Column of every resource that is limited to what the answer uses of it.
-        seconds: Wall time of the whole search, measurements included.
-        overrides: What was done otherwise than by the recipe.
-        error: Why there is no answer; then the numbers are ``nan``.
-    """
-
-    recipe: str
-    limit: str
-    divergence: float = float("nan")
-    standard_error: float = float("nan")
-    accuracy: float | None = None
-    costs: Mapping[str, float] = field(default_factory=dict)
-    seconds: float = float("nan")
-    overrides: tuple[str, ...] = ()
-    error: str | None = None
 
 
 @final
@@ -54,12 +26,14 @@ class RecipeComparison:
         unit: Of the losses.
         num_calibration: Examples that are calibrated on.
         num_held_out: Examples that answers are measured on.
+        made: How it was called, and what it took.
     """
 
     rows: tuple[RecipeRow, ...]
     unit: str
     num_calibration: int
     num_held_out: int
+    made: Made = field(default_factory=Made, compare=False, repr=False)
 
     def table(self) -> "pd.DataFrame":
         """A row for every search, with what it loses in units of what the default does."""
@@ -85,23 +59,47 @@ class RecipeComparison:
         )
 
     def to_json(self) -> str:
-        """Everything; a number that is not known is null."""
-        rows = [
-            {k: None if isinstance(x, float) and isnan(x) else x for k, x in asdict(row).items()}
-            for row in self.rows
-        ]
-        return json.dumps({**asdict(self), "rows": rows}, indent=1) + "\n"
+        """Everything but how it was made, as ``recipes.schema.json`` describes it."""
+        data = {
+            "schema_version": schema_versions.RECIPES,
+            "rows": [asdict(row) for row in self.rows],
+            "unit": self.unit,
+            "num_calibration": self.num_calibration,
+            "num_held_out": self.num_held_out,
+        }
+        return json.dumps(known(data), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Inverse of ``to_json``.
+
+        Raises:
+            FileFormatError: If the text is no such file.
+        """
+        data = json_object(text, "comparison of recipes")
+        require_version(data, "comparison of recipes", schema_versions.RECIPES)
+        validate(data, read_schema("mpq.report", "recipes.schema.json"), "comparison of recipes")
+        rows = tuple(RecipeRow(**_with_nan(row)) for row in data["rows"])
+        return cls(rows, data["unit"], data["num_calibration"], data["num_held_out"])
 
     def save(self, folder: Path | str) -> list[Path]:
-        """Writes recipes.csv and recipes.json.
+        """Writes recipes.csv, recipes.json, made.json and report.html.
 
         Raises:
             OutputError: If the folder cannot be written to.
         """
-        csv = self.table().to_csv(index=False)
-        files = {"recipes.csv": csv.encode(), "recipes.json": self.to_json().encode()}
-        return write_files(Path(folder), files)
+        from mpq.report.saved_recipes import save_recipes
+
+        return save_recipes(self, folder)
 
 
 def _share(value: float, of: float) -> float:
-    return value / of if of else float("nan")
+    return value / of if of else nan
+
+
+def _with_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """As in Python: numbers that are not known are nan."""
+    numbers = ("divergence", "standard_error", "seconds")
+    found = {key: nan if row[key] is None else float(row[key]) for key in numbers}
+    costs = {key: nan if cost is None else float(cost) for key, cost in row["costs"].items()}
+    return {**row, **found, "costs": costs, "overrides": tuple(row["overrides"])}

@@ -1,16 +1,17 @@
 """A result, a frontier, a comparison as a folder of files."""
 
-import warnings
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final
 
+from mpq._support.events import warn
 from mpq._support.files import Content, remove_files, write_files
 from mpq._support.names import for_people
 from mpq.errors import InputError
 from mpq.problem.companions import companions
 from mpq.report.frontier import Frontier
+from mpq.report.page.made import MADE_FILE
 from mpq.report.sections import (
     OWN,
     Picture,
@@ -22,32 +23,10 @@ from mpq.report.sections import (
     marked,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
 PAGE_FILE: Final = "report.html"
 """The page, which ``mpq.workflows.page`` makes of the other files."""
 BEHIND: Final = "frontier"
 """Folder of the search that a frontier alone is of, with its page."""
-MADE_FILE: Final = "made.json"
-"""How the run was called, and what it took."""
-
-
-class SavedComparison(Protocol):
-    """What of a comparison of estimators is written."""
-
-    def table(self) -> "pd.DataFrame":
-        """One row per estimator."""
-
-    def predictions(self) -> "pd.DataFrame":
-        """One row per random assignment."""
-
-    def to_markdown(self) -> str:
-        """The table, for people."""
-
-    def plot(self) -> "Figure":
-        """Predicted against measured."""
 
 
 def save_result(
@@ -102,7 +81,7 @@ def write_drawn(
             drawn[name] = draw()
         # Whatever a library for pictures stumbles over: the numbers are on disk already.
         except Exception as error:
-            warnings.warn(
+            warn(
                 f"{name} could not be drawn ({type(error).__name__}: {for_people(str(error))}); "
                 "all data is written",
                 stacklevel=3,
@@ -118,13 +97,13 @@ def save_frontier(frontier: Frontier, folder: Path | str) -> list[Path]:
     Raises:
         OutputError: If the folder cannot be written to.
     """
-    mark = _mark("frontier", frontier.to_json())
+    mark = mark_of("frontier", frontier.to_json())
     return write_drawn(
         Path(folder), frontier_files(frontier, mark), frontier_pictures(frontier, mark)
     )
 
 
-def _mark(what: str, content: str) -> str:
+def mark_of(what: str, content: str) -> str:
     """What all files of one frontier or comparison say; another than that of a search's run.
 
     Beside a search's files they are no files of a second run: a frontier may be asked for later.
@@ -143,25 +122,3 @@ def save_alternatives(alternatives: Frontier, folder: Path | str, run_id: str) -
     return write_files(
         Path(folder), {"alternatives.csv": csv_of(frontier_table(alternatives), run_id)}
     )
-
-
-def save_estimators(comparison: SavedComparison, folder: Path | str) -> list[Path]:
-    """Writes estimators.csv, estimators.md, predictions.csv and predictions.png.
-
-    Raises:
-        OutputError: If the folder cannot be written to.
-    """
-
-    def draw() -> bytes:
-        from mpq.report.pictures import png
-
-        return png(comparison.plot(), mark)
-
-    predictions = comparison.predictions()
-    mark = _mark("compare", predictions.to_csv(index=False))
-    files = {
-        "estimators.csv": csv_of(comparison.table(), mark),
-        "estimators.md": f"{comparison.to_markdown()}\n<!-- {mark} -->\n".encode(),
-        "predictions.csv": csv_of(predictions, mark),
-    }
-    return write_drawn(Path(folder), files, {"predictions.png": draw})

@@ -8,7 +8,7 @@ from typing import Any
 from mpq._support import schema_versions
 from mpq._support.arrays import Columns
 from mpq._support.json_arrays import columns
-from mpq._support.json_object import json_object, read_text, require_version
+from mpq._support.json_object import json_object, read_as, read_text, require_version
 from mpq._support.one_run import check_one_run
 from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError
@@ -57,25 +57,17 @@ def load(folder: Path | str) -> SearchResult:
         raise FileFormatError(f"{folder} is a file: give the folder that it is in, {folder.parent}")
     check_one_run(folder)
     assignment = Assignment.load(folder / "assignment.json")
-    problem = _read(folder / "problem.json", Problem.from_json)
+    problem = read_as(folder / "problem.json", Problem.from_json)
     if not (folder / "result.json").exists():
         # A file of mpq 0.1 has no mark; with one, a result.json was written beside it.
         if '"run_id"' in read_text(folder / "assignment.json"):
             raise FileFormatError(f"{folder / 'result.json'} is missing: copy the whole folder")
         return _of_version_1(problem, assignment, folder)
-    data = _read(folder / "result.json", _parsed)
+    data = read_as(folder / "result.json", _parsed)
     try:
         return _from_dict(data, problem, assignment)
     except InputError as error:
         raise FileFormatError(f"{folder / 'result.json'}: {error}") from error
-
-
-def _read(path: Path, parse: Any) -> Any:
-    text = read_text(path)
-    try:
-        return parse(text)
-    except InputError as error:
-        raise FileFormatError(f"{path}: {error}") from error
 
 
 def _parsed(text: str) -> Any:

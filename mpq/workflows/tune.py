@@ -1,8 +1,9 @@
 """An answer of a search, tuned on the calibration examples afterwards."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from mpq._support.progress import showing_progress
+from mpq._support.events import Callback, listening
 from mpq.backends import quantize
 from mpq.errors import InputError
 from mpq.network.examples import Calibration
@@ -10,6 +11,7 @@ from mpq.network.metrics import METRICS
 from mpq.network.network import Network
 from mpq.tuning import TUNINGS, Tuning
 from mpq.workflows.defaults import TUNING
+from mpq.workflows.outcome import announced
 from mpq.workflows.result import SearchResult
 from mpq.workflows.setup import split_held_out
 from mpq.workflows.task import Task, check_task
@@ -22,7 +24,7 @@ def tune(
     what: str | Tuning = TUNING,
     *,
     folder: Path | str | None = None,
-    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> SearchResult:
     """Trains what is left to move in a quantized network to answer as the original does.
 
@@ -40,7 +42,7 @@ def tune(
         what: A name of ``mpq.TUNINGS`` with options, such as ``all:epochs=12``.
         folder: Where the state after each epoch is kept until the end, so that a run that was
             killed goes on there, with the same outcome; default: nowhere.
-        progress: Whether bars are shown on standard error.
+        callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
 
     Returns:
         The result with another assignment and measurement, or with the record alone.
@@ -56,13 +58,14 @@ def tune(
             f"a {type(result).__name__}"
         )
     built = TUNINGS.build(what) if isinstance(what, str) else what
-    with showing_progress(progress):
+    with listening(callbacks):
         # First of all, since a result of another network is refused without a pass over the data.
         quantize(task.model, result.assignment)
         examples = _examples(task, result)
-        return Tuner(
+        tuner = Tuner(
             task.model, examples, built, task.seed, None if folder is None else Path(folder)
-        ).result(result)
+        )
+        return announced(tuner.result(result))
 
 
 def _examples(task: Task, result: SearchResult) -> Examples:

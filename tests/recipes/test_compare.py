@@ -1,6 +1,5 @@
 """Recipes beside each other and beside the default."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -51,10 +50,14 @@ def test_what_it_saves(comparison: RecipeComparison, tmp_path: Path) -> None:
     """A table, and JSON without tokens that are none."""
     files = comparison.save(tmp_path)
 
-    assert [file.name for file in files] == ["recipes.csv", "recipes.json"]
+    assert [file.name for file in files] == [
+        *("recipes.csv", "recipes.json", "made.json", "report.html"),
+    ]
     assert pd.read_csv(files[0])["recipe"].tolist() == NAMES
-    rows = json.loads(files[1].read_text())["rows"]
-    assert rows[1]["divergence"] == comparison.rows[1].divergence
+    assert RecipeComparison.from_json(files[1].read_text()) == comparison
+    assert [spent.name for spent in comparison.made.phases][:2] == [
+        *("layers and costs", "ranges, codes, estimate"),
+    ]
 
 
 def test_what_a_recipe_cannot_do_is_its_result() -> None:
@@ -102,4 +105,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert ran.exit_code == 0, ran.output
     assert "of default" in ran.stdout
     assert "hawq, bit_operations=12000: but for candidates" in " ".join(ran.stdout.split())
-    assert (tmp_path / "recipes.csv").is_file()
+    page = (tmp_path / "report.html").read_bytes()
+    assert b"mpq compare" in page
+    again = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "report.html").read_bytes() == page

@@ -73,3 +73,14 @@ def opened(browser: "Browser", file: Path, drawn: str = DRAWN, **context: Any) -
         found.page.wait_for_selector(drawn, state="attached")
     yield found
     own.close()
+
+
+def serious(found: Opened) -> list[tuple[str, str]]:
+    """What axe-core calls a serious or critical fault, with the first element that has it."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core")
+    violations = axe.Axe().run(found.page).response["violations"]
+    return [
+        (fault["id"], fault["nodes"][0]["html"][:200])
+        for fault in violations
+        if fault["impact"] in ("serious", "critical")
+    ]

@@ -16,7 +16,8 @@ from mpq.problem.cost_table import CostTable, PairwiseCost
 from mpq.quantization.precision import Precision
 from mpq.report import layer_table
 from mpq.report.amount import amount
-from mpq.report.estimators import EstimatorComparison, Score, Trial
+from mpq.report.estimators import EstimatorComparison
+from mpq.report.trials import Score, Trial
 from mpq.workflows.session import Session
 
 CHOICES = tuple(map(Precision.parse, ("w4a8", "fp32")))

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -25,41 +24,14 @@ from mpq.workflows.page.commands import command_for
 from mpq.workflows.page.facts import facts_of
 from mpq.workflows.page.moves import best_moves
 from mpq.workflows.page.pairs import strongest_pairs
-from mpq.workflows.page.report import report, write_page
+from mpq.workflows.page.report import report
 from mpq.workflows.page.trust import order_of
+from mpq.workflows.page.write import write_page
 from mpq.workflows.result import SearchResult
 from tests.report.made_up import CANDIDATES, HOSTILE, blocks, curve, made_up
+from tests.report.reading import read
 
 MADE = Made(("mpq", "search"), (Spent("solving", 1.5, None),))
-
-
-class Read(HTMLParser):
-    """The elements of a page, and the text of the JSON that it holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.data = ""
-        self._is_data = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        self._is_data = ("id", "data") in attrs
-
-    def handle_data(self, data: str) -> None:
-        self.data += data if self._is_data else ""
-
-    def handle_endtag(self, tag: str) -> None:
-        self._is_data = False
-
-
-def read(page: bytes) -> Read:
-    """A page, parsed."""
-    found = Read()
-    found.feed(page.decode())
-    return found
 
 
 def saved(result: SearchResult, folder: Path) -> bytes:
@@ -224,7 +196,7 @@ def test_how_it_was_made_is_kept() -> None:
     """By its schema, and without the password of a database."""
     url = "surrogate:storage=postgresql://me:secret@host/db"
 
-    made = Made.of(["mpq", "search", "--solver", url], [Spent("solving", 2.0, 1024)])
+    made = Made(phases=(Spent("solving", 2.0, 1024),)).by(["mpq", "search", "--solver", url])
     text = made.to_json("mpq-run-0")
 
     validate(json.loads(text), read_schema("mpq.report", "made.schema.json"), "made")

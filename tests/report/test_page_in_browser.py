@@ -13,8 +13,9 @@ from mpq.report.page.made import Made
 from mpq.report.page.vega import vega_script
 from mpq.report.save import save_result
 from mpq.report.sections import frontier_files
-from mpq.workflows.page.report import report, write_page
-from tests.report.browser import Opened, opened, started
+from mpq.workflows.page.report import report
+from mpq.workflows.page.write import write_page
+from tests.report.browser import Opened, opened, serious, started
 from tests.report.made_up import HOSTILE, blocks, curve, made_up
 
 if TYPE_CHECKING:
@@ -98,17 +99,6 @@ def test_the_page_is_no_wider_than_the_screen(browser: "Browser", pages: dict[st
         size = {"width": 390, "height": 800}
         with opened(browser, file, viewport=size) as found:
             assert found.number("document.documentElement.scrollWidth") <= 390
-
-
-def serious(found: Opened) -> list[tuple[str, str]]:
-    """What axe-core calls a serious or critical fault, with the first element that has it."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core")
-    violations = axe.Axe().run(found.page).response["violations"]
-    return [
-        (fault["id"], fault["nodes"][0]["html"][:200])
-        for fault in violations
-        if fault["impact"] in ("serious", "critical")
-    ]
 
 
 @pytest.mark.parametrize(

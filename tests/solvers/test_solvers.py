@@ -29,6 +29,7 @@ from mpq.solvers import (
     Auto,
     Bayesian,
     Bisection,
+    BoostedTrees,
     DynamicProgramming,
     Evolutionary,
     Greedy,
@@ -38,6 +39,7 @@ from mpq.solvers import (
     Ordered,
     Solver,
     Surrogate,
+    Threshold,
     WaterFilling,
 )
 from mpq.solvers.additive.default import additive_solver
@@ -51,7 +53,14 @@ EXACT: list[Solver] = [
     IntegerLinearProgram("CBC"),
     Lagrangian(),
 ]
-BASELINES: list[Solver] = [Greedy(), Greedy("down"), WaterFilling(), Bisection(), Ordered()]
+BASELINES: list[Solver] = [
+    Greedy(),
+    Greedy("down"),
+    WaterFilling(),
+    Bisection(),
+    Ordered(),
+    Threshold(),
+]
 ONE_BUDGET: list[Solver] = [DynamicProgramming(), WaterFilling()]
 APART = set(map(type, [*EXACT, *BASELINES, *ONE_BUDGET]))
 OTHERS: list[Solver] = [part() for part in mpq.SOLVERS if part not in APART]
@@ -59,7 +68,7 @@ QUICK: list[Solver] = [
     replace(solver, num_trials=60, population_size=20)
     if isinstance(solver, Evolutionary)
     else replace(solver, num_trials=40)
-    if isinstance(solver, Bayesian | Surrogate | LevelSwitch)
+    if isinstance(solver, Bayesian | Surrogate | LevelSwitch | BoostedTrees)
     else solver
     for solver in OTHERS
 ]

@@ -16,7 +16,9 @@ import mpq
 from mpq import demo
 from mpq.errors import InputError
 from mpq.quantization.precision import Precision
-from mpq.report.estimators import EstimatorComparison, RankAgreement, Score, Trial
+from mpq.report.estimators import EstimatorComparison
+from mpq.report.rank_agreement import RankAgreement
+from mpq.report.trials import Score, Trial
 from mpq.workflows.compare import _Comparison
 from mpq.workflows.evaluate import Reference
 from tests.tasks import task_of
@@ -194,10 +196,14 @@ def test_unit_that_is_not_the_measured_one_has_no_ratio(found: EstimatorComparis
 
 
 def test_saved_files_hold_the_same_numbers(found: EstimatorComparison, tmp_path: Path) -> None:
-    """CSV for programs, Markdown for a README, one picture."""
+    """CSV and JSON for programs, Markdown for a README, one picture, the page."""
     files = {path.name for path in found.save(tmp_path)}
 
-    assert files == {"estimators.csv", "estimators.md", "predictions.csv", "predictions.png"}
+    assert files == {
+        *("estimators.csv", "estimators.json", "estimators.md", "predictions.csv"),
+        *("predictions.png", "made.json", "report.html"),
+    }
+    assert json.loads((tmp_path / "estimators.json").read_text())["unit"] == "nats"
     rows = pd.read_csv(tmp_path / "predictions.csv")
     assert rows["sketch [nats]"].to_numpy() == pytest.approx(found.scores[0].predicted)
     *table, between, mark = (tmp_path / "estimators.md").read_text().splitlines()

@@ -1,12 +1,13 @@
 """The job of ``mpq profile``, told once: network + data + runtime -> a profile of this machine."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
+from mpq._support.arrays import Array
 from mpq._support.bounds import check_whole
 from mpq._support.journal import Journal
 from mpq._support.rows import Memory, Rows
@@ -143,7 +144,7 @@ class Profiling:
             return None
         table = sums.table()
         mixed = random_assignments(table, compiled.network.ties, self.num_networks, self.seed)
-        # In this order, as `_agreement` takes the first ones to try the correction on.
+        # In this order, as `_unseen` takes the first ones to try the correction on.
         assignments = np.vstack([mixed, uniform_assignments(table)])
         return time_networks(
             compiled, self.runtime, sums.precisions, assignments, self.timer, rows,
@@ -193,7 +194,13 @@ def _record(
         for (name, precision), interval in times.alone.items()
     ]
     neighbours = [
-        {"layers": [a, b], "precisions": [str(p), str(q)], **asdict(interval)}
+        {
+            "layers": [a, b],
+            "precisions": [str(p), str(q)],
+            # Of all times in one run that one follows the other.
+            "excess_s": times.calls[a, b] * times.excess((a, p), (b, q)),
+            **asdict(interval),
+        }
         for ((a, p), (b, q)), interval in times.together.items()
     ]
     wrong = [
@@ -205,40 +212,47 @@ def _record(
         "computed_wrongly": wrong,
     }  # fmt: skip
     if measured is not None:
-        found["networks"] = _networks(compiled, sums, measured)
+        unseen = _unseen(sums, measured)
+        found["networks"] = _networks(compiled, sums, measured, unseen)
         found["correction"] = correction.to_dict(sums)
-        found["agreement"] = _agreement(sums, measured)
+        found["agreement"] = _agreement(sums, measured, unseen)
     return found
 
 
 def _networks(
-    compiled: CompiledNetwork, sums: LayerSums, measured: NetworkTimes
+    compiled: CompiledNetwork, sums: LayerSums, measured: NetworkTimes, unseen: Array
 ) -> list[dict[str, Any]]:
     names = [layer.name for layer in compiled.layers]
+    by_sum = predicted(sums.table(), measured.candidates).tolist()
+    # The first ones alone are held out.
+    held = [*unseen.tolist(), *[None] * (len(by_sum) - len(unseen))]
+    rows = zip(measured.candidates.tolist(), measured.intervals, by_sum, held, strict=True)
     return [
         {
             "precisions": {
                 name: str(sums.precisions[column]) for name, column in zip(names, row, strict=True)
             },
             **asdict(interval),
+            "sum_of_layers_s": seconds,
+            "unseen_s": other,
         }
-        for row, interval in zip(measured.candidates.tolist(), measured.intervals, strict=True)
+        for row, interval, seconds, other in rows
     ]
 
 
-def _agreement(sums: LayerSums, measured: NetworkTimes) -> dict[str, Any]:
-    """The plain sum and the correction, on networks that the correction has not seen."""
+def _unseen(sums: LayerSums, measured: NetworkTimes) -> Array:
+    """``[H]`` seconds of the first mixed networks, by a correction that has not seen them."""
     num_mixed = len(measured.candidates) - len(uniform_assignments(sums.table()))
     # At least one, or there would be nothing to take a median of.
     held = max(int(num_mixed * VALIDATION_SHARE), 1)
     seen = NetworkTimes(measured.candidates[held:], measured.intervals[held:])
     # Anew: the correction that is written into the profile has seen all networks.
-    fitted = Correction.fit(sums, seen).apply(sums)
-    models: Mapping[str, Callable[[], Any]] = {
-        "sum_of_layers": sums.table, "corrected": lambda: fitted,
-    }  # fmt: skip
-    truth, candidates = measured.seconds[:held], measured.candidates[:held]
-    return {
-        label: asdict(TimeErrors.of(predicted(table(), candidates), truth))
-        for label, table in models.items()
-    }
+    return predicted(Correction.fit(sums, seen).apply(sums), measured.candidates[:held])
+
+
+def _agreement(sums: LayerSums, measured: NetworkTimes, unseen: Array) -> dict[str, Any]:
+    """The plain sum and the correction, on networks that the correction has not seen."""
+    held = len(unseen)
+    truth, plain = measured.seconds[:held], predicted(sums.table(), measured.candidates[:held])
+    models = {"sum_of_layers": plain, "corrected": unseen}
+    return {label: asdict(TimeErrors.of(found, truth)) for label, found in models.items()}

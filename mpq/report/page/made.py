@@ -2,15 +2,18 @@
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final, Self, final
 
 from mpq._support import schema_versions
-from mpq._support.json_object import json_object, require_version
+from mpq._support.json_object import json_object, read_as, require_version
 from mpq._support.phases import Spent
 from mpq._support.schema import read_schema, validate
 
+MADE_FILE: Final = "made.json"
+"""Beside a run's other files."""
 _PASSWORD: Final = re.compile(r"(?<=//)([^/@:\s]*):[^/@\s]*@")
 """Of a URL, as the storage of a solver is."""
 
@@ -23,15 +26,26 @@ class Made:
     Args:
         command: Its words; none where it was called from Python.
         phases: What it spent its time on, in order.
+        versions: Package to version, of a run whose other files do not say them.
     """
 
     command: tuple[str, ...] = ()
     phases: tuple[Spent, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def by(self, command: Sequence[str]) -> Self:
+        """The same by a command; without the passwords of URLs."""
+        return replace(self, command=tuple(_PASSWORD.sub(r"\1:***@", word) for word in command))
 
     @classmethod
-    def of(cls, command: Sequence[str], phases: Sequence[Spent]) -> Self:
-        """Without the passwords of URLs."""
-        return cls(tuple(_PASSWORD.sub(r"\1:***@", word) for word in command), tuple(phases))
+    def in_folder(cls, folder: Path) -> Self:
+        """As it lies in a run's folder; nothing is known where there is none.
+
+        Raises:
+            FileFormatError: If the file cannot be read, or is no such file.
+        """
+        path = folder / MADE_FILE
+        return read_as(path, cls.from_json) if path.exists() else cls()
 
     def to_json(self, run_id: str) -> str:
         """As ``made.schema.json`` describes it."""
@@ -40,6 +54,7 @@ class Made:
             "run_id": run_id,
             "command": list(self.command),
             "phases": [vars(phase) for phase in self.phases],
+            **({"versions": dict(self.versions)} if self.versions else {}),
         }
         return json.dumps(data, indent=1) + "\n"
 
@@ -53,4 +68,5 @@ class Made:
         data = json_object(text, "made")
         require_version(data, "made", schema_versions.MADE)
         validate(data, read_schema("mpq.report", "made.schema.json"), "made")
-        return cls(tuple(data["command"]), tuple(Spent(**phase) for phase in data["phases"]))
+        phases = tuple(Spent(**phase) for phase in data["phases"])
+        return cls(tuple(data["command"]), phases, data.get("versions", {}))

@@ -17,6 +17,15 @@ def plain(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or value != value else f"{value:.{digits}g}"
 
 
+def fixed(value: float) -> str:
+    """A correlation; a dash where there is none.
+
+    >>> fixed(0.98), fixed(float("nan"))
+    ('0.980', '–')
+    """
+    return "–" if value != value else f"{value:.3f}"
+
+
 def share(value: float | None, whole: float | None) -> str:
     """A part of a whole in percent.
 

@@ -1,18 +1,21 @@
 """Facts -> HTML: templates, one style, one script, the numbers as JSON."""
 
 import json
-from collections.abc import Mapping
+import shlex
 from functools import cache
 from importlib.resources import files
-from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
+from mpq._support.json_object import known
 from mpq._support.names import for_people, shortened, visible
 from mpq.report.amount import amount
 from mpq.report.page.comparison import Comparison
+from mpq.report.page.estimators import EstimatorFacts
 from mpq.report.page.facts import Facts
 from mpq.report.page.groups import Wholes, groups_at_answer
-from mpq.report.page.numbers import heat_of, plain, share
+from mpq.report.page.numbers import fixed, heat_of, plain, share
+from mpq.report.page.profiled import ProfileFacts
+from mpq.report.page.recipes import RecipeFacts
 from mpq.report.page.script_data import comparing_data, script_data
 from mpq.report.page.vega import vega_script
 
@@ -34,7 +37,22 @@ def page_of(facts: Facts) -> bytes:
 
 def comparing_page(comparison: Comparison) -> bytes:
     """The page of several results, beside each other."""
-    return _rendered("compare", comparison=comparison, data=comparing_data(comparison))
+    return _rendered("runs", comparison=comparison, data=comparing_data(comparison))
+
+
+def estimators_page(facts: EstimatorFacts) -> bytes:
+    """The page of compared estimators."""
+    return _rendered("estimators", facts=facts, data=facts.script_data())
+
+
+def recipes_page(facts: RecipeFacts) -> bytes:
+    """The page of compared recipes."""
+    return _rendered("recipes", facts=facts, data=facts.script_data())
+
+
+def profile_page(facts: ProfileFacts) -> bytes:
+    """The page of a measured network."""
+    return _rendered("profile", facts=facts, data=facts.script_data())
 
 
 def _rendered(kind: str, **values: Any) -> bytes:
@@ -63,12 +81,14 @@ def _environment() -> "Environment":
     )
     made.filters |= {
         "amount": _amount,
+        "fixed": fixed,
         "plain": plain,
         "share": share,
         "name": _name,
         "told": for_people,
         "embedded": embedded,
         "heat": heat_of,
+        "shell": shlex.join,
         "words": lambda text: text.replace("_", " "),
     }
     return made
@@ -93,20 +113,9 @@ def embedded(data: Any) -> "Markup":
     {"name":"\\u003c/script\\u003e\\u003c!--\\u0026"}
     """
     # ASCII only, so that U+2028 and U+2029, which end a line of JavaScript, are escapes, too.
-    text = json.dumps(_finite(data), separators=(",", ":"))
+    text = json.dumps(known(data), separators=(",", ":"))
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     from markupsafe import Markup
 
     return Markup(text)
-
-
-def _finite(data: Any) -> Any:
-    """JSON has no infinity and no nan."""
-    if isinstance(data, float):
-        return data if isfinite(data) else None
-    if isinstance(data, Mapping):
-        return {str(key): _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return data

@@ -118,8 +118,8 @@ def _layer(layer: LayerFacts) -> Mapping[str, Any]:
                 "p": x.precision,
                 "w": x.weight_bits,
                 "a": x.input_bits,
-                "loss": _rounded(x.loss),
-                "costs": list(map(_rounded, x.costs)),
+                "loss": rounded(x.loss),
+                "costs": list(map(rounded, x.costs)),
                 "parts": x.parts,
             }
             for x in layer.choices
@@ -127,5 +127,6 @@ def _layer(layer: LayerFacts) -> Mapping[str, Any]:
     }
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """To as many digits as a picture shows."""
     return None if value is None else float(f"{value:.{_DIGITS}g}")

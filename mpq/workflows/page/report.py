@@ -1,77 +1,59 @@
-"""report.html: of a folder of saved files, or of several to compare."""
+"""report.html again: of one saved result, or of several searches to compare."""
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 from urllib.parse import quote
 
 from mpq._support.files import write_files
-from mpq._support.json_object import read_text
-from mpq.errors import FileFormatError, InputError
-from mpq.report.frontier import Frontier
+from mpq.errors import InputError
 from mpq.report.page.comparison import Comparison
-from mpq.report.page.facts import Facts
-from mpq.report.page.made import Made
-from mpq.report.page.render import comparing_page, page_of
-from mpq.report.save import MADE_FILE, PAGE_FILE, write_drawn
-from mpq.report.stored_frontier import frontier_from_json
-from mpq.workflows.load import load
-from mpq.workflows.page.facts import facts_of
-from mpq.workflows.result import SearchResult
+from mpq.report.page.render import comparing_page
+from mpq.report.save import PAGE_FILE
+from mpq.workflows.page.folder import facts_of_folder
+from mpq.workflows.page.saved import SEARCH, saved_at
 
-Value = TypeVar("Value")
 COMPARING_FILE: Final = "mpq-report.html"
 """The page of several runs, which is in none of their folders."""
 
 
-def write_page(result: SearchResult, frontier: Frontier, folder: Path, made: Made) -> list[Path]:
-    """Writes made.json and the page of a result beside its files.
+def report(paths: Sequence[Path], output: Path | None = None) -> Path:
+    """Makes the page again from saved files alone; of several searches one that compares them.
 
     Args:
-        result: As it was saved there.
-        frontier: The one that was drawn.
-        folder: Of its files.
-        made: How it was called, and what it took.
+        paths: A folder of ``mpq search`` or ``mpq compare``, a file of ``mpq profile``, or several
+            folders of searches.
+        output: The page; default: in the folder or beside the file, of several where the command
+            is run.
 
     Raises:
-        OutputError: If a file cannot be written.
-    """
-
-    def page() -> bytes:
-        return page_of(facts_of(result, _with_others(result, frontier), made))
-
-    # As any picture: what it stumbles over costs no data.
-    files = {MADE_FILE: made.to_json(result.run_id).encode()}
-    return write_drawn(folder, files, {PAGE_FILE: page})
-
-
-def report(folders: Sequence[Path], output: Path | None = None) -> Path:
-    """Makes the page again from saved files alone; of several folders one that compares them.
-
-    Args:
-        folders: Of a search each.
-        output: The page; default: in the folder, of several where the command is run.
-
-    Raises:
-        FileFormatError: If a folder's files cannot be read.
-        InputError: If there is no folder, or one is given twice.
+        FileFormatError: If a result's files cannot be read.
+        InputError: If there is no result, one is given twice, or several are not all searches.
         OutputError: If the file cannot be written.
     """
-    if not folders:
+    if not paths:
         raise InputError("name a folder of a search, such as mpq-run")
-    place = output or (folders[0] / PAGE_FILE if len(folders) == 1 else Path(COMPARING_FILE))
-    page = page_of(facts_of_folder(folders[0])) if len(folders) == 1 else _comparing(folders, place)
+    if len(paths) == 1:
+        saved = saved_at(paths[0])
+        page, place = saved.page(saved.path), output or saved.place
+    else:
+        place = output or Path(COMPARING_FILE)
+        page = _comparing(paths, place)
     return write_files(place.parent, {place.name: page})[0]
 
 
-def _comparing(folders: Sequence[Path], place: Path) -> bytes:
-    names = list(map(str, folders))
-    if len({folder.resolve() for folder in folders}) < len(folders):
+def _comparing(paths: Sequence[Path], place: Path) -> bytes:
+    names = list(map(str, paths))
+    for name, saved in zip(names, map(saved_at, paths), strict=True):
+        if saved.what != SEARCH:
+            raise InputError(
+                f"{name} is {saved.what}: searches alone are compared on one page; report it alone"
+            )
+    if len({path.resolve() for path in paths}) < len(paths):
         raise InputError(f"a folder is given twice: {', '.join(names)}")
-    runs = {name: facts_of_folder(folder) for name, folder in zip(names, folders, strict=True)}
-    pages = {name: _link(folder, place) for name, folder in zip(names, folders, strict=True)}
+    runs = {name: facts_of_folder(path) for name, path in zip(names, paths, strict=True)}
+    pages = {name: _link(path, place) for name, path in zip(names, paths, strict=True)}
     return comparing_page(Comparison(runs, pages))
 
 
@@ -81,48 +63,3 @@ def _link(folder: Path, place: Path) -> str:
     if not page.exists():
         return ""
     return quote(Path(os.path.relpath(page.resolve(), place.resolve().parent)).as_posix())
-
-
-def facts_of_folder(folder: Path) -> Facts:
-    """What the page of a saved result says.
-
-    Raises:
-        FileFormatError: If a file is missing, or is no such file.
-    """
-    result = load(folder)
-    path = folder / MADE_FILE
-    made = _read(path, Made.from_json) if path.exists() else Made()
-    return facts_of(result, _saved_frontier(result, folder), made)
-
-
-def _read(path: Path, parse: Callable[[str], Value]) -> Value:
-    try:
-        return parse(read_text(path))
-    except InputError as error:
-        raise FileFormatError(f"{path}: {error}") from error
-
-
-def _saved_frontier(result: SearchResult, folder: Path) -> Frontier:
-    """The one that lies there, measured points with it; else solved for again."""
-    path = folder / "frontier.json"
-    if not path.exists():
-        return _with_others(result, result.frontier())
-    found = _read(path, frontier_from_json)
-    names = set(result.assignment.precisions)
-    for point in found.points:
-        if point.precisions.keys() != names:
-            raise FileFormatError(
-                f"{path} is of a network with other layers than the result beside it: search "
-                "again into a new folder"
-            )
-    return _with_others(result, found)
-
-
-def _with_others(result: SearchResult, frontier: Frontier) -> Frontier:
-    """With the answer and the uniform precisions beside it, as far as losses are of one kind."""
-    others = result.beside(frontier.resource)
-    if result.provenance.is_loss_measured:
-        # Those of uniform precisions are predicted only.
-        answer = (point for point in others if point.label == "result")
-        others = tuple(replace(point, loss=result.solution.loss) for point in answer)
-    return replace(frontier, others=others)

@@ -153,8 +153,65 @@ const MPQ = (function () {
     return front;
   }
 
+  // Predicted (across) against measured (upwards): marks by kind, bars from low to high where they are
+  // known, and the line of equal numbers where both have one unit.
+  function drawAgreement(id, rows, asked) {
+    if (!rows.length || !byId(id)) return;
+    const isOne = asked.across === asked.upwards, both = rows.flatMap((r) => [r.predicted, r.measured]);
+    const scaled = (values) => {
+      const scale = scaleOf(values), low = Math.min(...values), high = Math.max(...values);
+      if (scale.type === "log") return { type: "log", nice: false, domain: [low / 1.6, high * 1.6] };
+      const room = 0.06 * (high - low || high);
+      return { zero: false, nice: false, domain: [low - room, high + room] };
+    };
+    const sx = scaled(isOne ? both : rows.map((r) => r.predicted)), sy = isOne ? sx : scaled(rows.map((r) => r.measured));
+    const x = { field: "predicted", type: "quantitative", scale: sx, axis: axisOf("predicted", asked.across, sx.domain, sx) };
+    const y = { field: "measured", type: "quantitative", scale: sy, axis: axisOf("measured", asked.upwards, sy.domain, sy) };
+    const names = asked.kinds.map((k) => k.name), legend = { legend: names.length > 1 ? { columns: asked.columns || 3 } : null };
+    const sizes = Object.fromEntries(asked.kinds.map((k) => [k.name, k.size || 80]));
+    const color = { field: "shown", type: "nominal", scale: { domain: names, range: asked.kinds.map((k) => k.color) }, ...legend };
+    const shape = { field: "shown", type: "nominal", scale: { domain: names, range: asked.kinds.map((k) => k.shape) }, ...legend };
+    const size = { field: "size", type: "quantitative", scale: null };
+    const ends = sx.domain.map((end) => ({ predicted: end, measured: end }));
+    const bars = rows.filter((r) => known(r.low));
+    const layer = isOne ? [{ data: { values: ends }, mark: { type: "line", color: SOFT, strokeDash: [5, 4] }, encoding: { x: x, y: y } }] : [];
+    if (known(asked.beyond) && asked.beyond > sy.domain[0] && asked.beyond < sy.domain[1]) layer.push({ data: { values: [{ measured: asked.beyond }] }, mark: { type: "rule", color: SOFT, strokeDash: [1, 3] }, encoding: { y: y } });
+    if (bars.length) layer.push({ data: { values: bars }, mark: { type: "rule", strokeWidth: 1.5, clip: true }, encoding: { x: x, y: { ...y, field: "low" }, y2: { field: "high" }, color: color } });
+    layer.push({ data: { values: rows.map((r) => ({ ...r, size: sizes[r.shown] })) }, mark: { type: "point", filled: true, opacity: 1, stroke: PAPER, strokeWidth: 1 }, encoding: { x: x, y: y, color: color, shape: shape, size: size, tooltip: { field: "tip" } } });
+    draw(id, { width: Math.min(widthOf(id) - 20, 560), height: 340, autosize: { type: "fit", contains: "padding" }, layer: layer });
+  }
+
+  // Tables whose rows [data-layer] stand under names of modules: opened, closed and searched together.
+  function foldRows(tables) {
+    const groups = all("#" + tables[0] + " tbody").map((body) => body.dataset.group), count = all("#" + tables[0] + " [data-layer]").length;
+    const bodiesOf = (group) => tables.map((table) => document.querySelector("#" + table + ' tbody[data-group="' + group + '"]')).filter(Boolean);
+    const toggle = (group, open) => bodiesOf(group).forEach((body) => {
+      body.querySelector(".toggle").setAttribute("aria-expanded", String(open));
+      all("[data-layer]", body).forEach((row) => { row.hidden = !open; });
+    });
+    const filter = () => {
+      const text = byId("search").value.trim().toLowerCase();
+      let found = 0;
+      for (const group of groups) {
+        if (!text) toggle(group, count <= 60);
+        bodiesOf(group).forEach((body, table) => {
+          let any = !text;
+          if (text) all("[data-layer]", body).forEach((row) => { row.hidden = !row.firstElementChild.textContent.toLowerCase().includes(text); any = any || !row.hidden; found += !row.hidden && table === 0 ? 1 : 0; });
+          body.hidden = !any;
+          if (text && any) body.querySelector(".toggle").setAttribute("aria-expanded", "true");
+        });
+      }
+      byId("found").textContent = text ? found + " of " + count + " layers" : "";
+    };
+    byId("search").addEventListener("input", filter);
+    byId("open-all").addEventListener("click", () => groups.forEach((group) => toggle(group, true)));
+    byId("close-all").addEventListener("click", () => groups.forEach((group) => toggle(group, false)));
+    all(".toggle").forEach((button) => button.addEventListener("click", () => toggle(button.closest("tbody").dataset.group, button.getAttribute("aria-expanded") !== "true")));
+    if (count > 60) groups.forEach((group) => toggle(group, false));
+  }
+
   // After the tables are seen: what is drawn can wait for that, and not the other way round.
   const whenSeen = (begin) => requestAnimationFrame(() => setTimeout(begin));
 
-  return { data, byId, all, known, words, general, plain, amount, share, draw, widthOf, scaleOf, axisOf, axesOf, shown, frontOf, INK, SOFT, LINE, PAPER, STAR, whenSeen };
+  return { data, byId, all, known, words, general, plain, amount, share, draw, widthOf, scaleOf, axisOf, axesOf, shown, frontOf, drawAgreement, foldRows, INK, SOFT, LINE, PAPER, STAR, whenSeen };
 })();

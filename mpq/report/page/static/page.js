@@ -1,7 +1,7 @@
 // The page of one result: it draws what the tables say, and carries a chosen point through them.
 "use strict";
 (function () {
-  const { data, byId, all, known, words, plain, amount, share, draw, widthOf, scaleOf, axisOf, shown, frontOf, INK, SOFT, PAPER, STAR, whenSeen } = MPQ;
+  const { data, byId, all, known, words, plain, amount, share, draw, widthOf, scaleOf, axisOf, shown, frontOf, drawAgreement, foldRows, INK, SOFT, PAPER, STAR, whenSeen } = MPQ;
   const COLORS = { frontier: "var(--frontier)", answer: "var(--answer)", uniform: "var(--uniform)" };
   const SIZES = { frontier: 75, answer: 130, uniform: 85 };
   const KINDS = ["frontier", "answer", "uniform"];
@@ -284,52 +284,11 @@
     });
   }
 
-  function toggle(group, open) {
-    for (const table of ["layers", "heat"]) {
-      const body = document.querySelector("#" + table + ' tbody[data-group="' + group + '"]');
-      if (!body) continue;
-      body.querySelector(".toggle").setAttribute("aria-expanded", String(open));
-      all("[data-layer]", body).forEach((row) => { row.hidden = !open; });
-    }
-  }
-
-  const groups = () => all("#layers tbody").map((body) => body.dataset.group);
-
-  function filter() {
-    const text = byId("search").value.trim().toLowerCase();
-    if (!text) { groups().forEach((group) => toggle(group, data.layers.length <= 60)); byId("found").textContent = ""; }
-    let count = 0;
-    for (const group of groups()) {
-      const bodies = ["layers", "heat"].map((t) => document.querySelector("#" + t + ' tbody[data-group="' + group + '"]')).filter(Boolean);
-      if (!text) { bodies.forEach((body) => { body.hidden = false; }); continue; }
-      let any = 0;
-      for (const body of bodies) {
-        all("[data-layer]", body).forEach((row) => { const hit = data.layers[Number(row.dataset.layer)].name.toLowerCase().includes(text); row.hidden = !hit; any += hit && body === bodies[0] ? 1 : 0; });
-      }
-      bodies.forEach((body) => { body.hidden = !any; if (any) body.querySelector(".toggle").setAttribute("aria-expanded", "true"); });
-      count += any;
-    }
-    if (text) byId("found").textContent = count + " of " + data.layers.length + " layers";
-  }
-
   // ---- Can I trust it?
 
   function drawChecks() {
-    const rows = data.checks.filter((c) => c.predicted > 0 && c.measured > 0).map((c) => Object.assign({ tip: { what: c.what, predicted: plain(c.predicted), measured: plain(c.measured) + (known(c.error) ? " ± " + plain(c.error, 2) : "") }, low: Math.max(c.measured - (c.error || 0), c.measured / 20), high: c.measured + (c.error || 0), shown: c.kind === "cell" ? "one layer alone" : "whole network" }, c));
-    if (!rows.length || !byId("checks")) return;
-    const values = rows.flatMap((r) => [r.predicted, r.measured]), low = Math.min(...values) / 1.6, high = Math.max(...values) * 1.6;
-    const scale = { type: "log", domain: [low, high], nice: false };
-    const x = { field: "predicted", type: "quantitative", scale: scale, axis: axisOf("predicted", data.lossUnit, [low, high], scale) };
-    const y = { field: "measured", type: "quantitative", scale: scale, axis: axisOf("measured", data.metricUnit, [low, high], scale) };
-    const domain = ["whole network", "one layer alone"], color = { field: "shown", type: "nominal", scale: { domain: domain, range: [COLORS.frontier, COLORS.answer] } };
-    draw("checks", {
-      width: Math.min(widthOf("checks") - 20, 560), height: 340, autosize: { type: "fit", contains: "padding" },
-      layer: [
-        { data: { values: [{ predicted: low, measured: low }, { predicted: high, measured: high }] }, mark: { type: "line", color: SOFT, strokeDash: [5, 4] }, encoding: { x: x, y: y } },
-        { data: { values: rows }, mark: { type: "rule", strokeWidth: 1.5, clip: true }, encoding: { x: x, y: Object.assign({}, y, { field: "low" }), y2: { field: "high" }, color: color } },
-        { data: { values: rows }, mark: { type: "point", filled: true, size: 80, opacity: 1, stroke: PAPER, strokeWidth: 1 }, encoding: { x: x, y: y, color: color, shape: { field: "shown", type: "nominal", scale: { domain: domain, range: ["circle", "diamond"] } }, tooltip: { field: "tip" } } },
-      ],
-    });
+    const rows = data.checks.filter((c) => c.predicted > 0 && c.measured > 0).map((c) => Object.assign({ tip: { what: c.what, predicted: plain(c.predicted), measured: plain(c.measured) + (known(c.error) ? " ± " + plain(c.error, 2) : "") }, low: known(c.error) ? Math.max(c.measured - c.error, c.measured / 20) : null, high: c.measured + (c.error || 0), shown: c.kind === "cell" ? "one layer alone" : "whole network" }, c));
+    drawAgreement("checks", rows, { across: data.lossUnit, upwards: data.metricUnit || data.lossUnit, kinds: [{ name: "whole network", color: COLORS.frontier, shape: "circle" }, { name: "one layer alone", color: COLORS.answer, shape: "diamond" }] });
   }
 
   // ---- together
@@ -349,11 +308,7 @@
         const of = axes()[state.x].of, order = data.points.map((p, id) => id).filter((id) => known(of(data.points[id]))).sort((a, b) => of(data.points[a]) - of(data.points[b]) || a - b);
         choose(order[Math.max(0, Math.min(order.length - 1, order.indexOf(chosen) + by))]);
       });
-      byId("search").addEventListener("input", filter);
-      byId("open-all").addEventListener("click", () => groups().forEach((group) => toggle(group, true)));
-      byId("close-all").addEventListener("click", () => groups().forEach((group) => toggle(group, false)));
-      all(".toggle").forEach((button) => button.addEventListener("click", () => toggle(button.closest("tbody").dataset.group, button.getAttribute("aria-expanded") !== "true")));
-      if (data.layers.length > 60) groups().forEach((group) => toggle(group, false));
+      foldRows(["layers", "heat"]);
       choose(data.answer, true);
     }
     if (data.networks && data.networks.length) drawNetworks();

@@ -1,0 +1,42 @@
+"""report.html beside a result's other files."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from mpq.report.frontier import Frontier
+from mpq.report.page.made import MADE_FILE, Made
+from mpq.report.page.render import page_of
+from mpq.report.save import PAGE_FILE, write_drawn
+from mpq.workflows.page.facts import facts_of
+from mpq.workflows.result import SearchResult
+
+
+def write_page(result: SearchResult, frontier: Frontier, folder: Path, made: Made) -> list[Path]:
+    """Writes made.json and the page of a result beside its files.
+
+    Args:
+        result: As it was saved there.
+        frontier: The one that was drawn.
+        folder: Of its files.
+        made: How it was called, and what it took.
+
+    Raises:
+        OutputError: If a file cannot be written.
+    """
+
+    def page() -> bytes:
+        return page_of(facts_of(result, with_others(result, frontier), made))
+
+    # As any picture: what it stumbles over costs no data.
+    files = {MADE_FILE: made.to_json(result.run_id).encode()}
+    return write_drawn(folder, files, {PAGE_FILE: page})
+
+
+def with_others(result: SearchResult, frontier: Frontier) -> Frontier:
+    """With the answer and the uniform precisions beside it, as far as losses are of one kind."""
+    others = result.beside(frontier.resource)
+    if result.provenance.is_loss_measured:
+        # Those of uniform precisions are predicted only.
+        answer = (point for point in others if point.label == "result")
+        others = tuple(replace(point, loss=result.solution.loss) for point in answer)
+    return replace(frontier, others=others)

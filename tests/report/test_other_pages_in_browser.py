@@ -1,0 +1,73 @@
+"""Pages of comparisons and profiles in a real browser, with names that an adversary chose."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mpq.report.page.estimators import EstimatorFacts
+from mpq.report.page.recipes import RecipeFacts
+from mpq.report.page.render import estimators_page, profile_page, recipes_page
+from mpq.report.page.vega import vega_script
+from mpq.workflows.page.profiled import facts_of_profile
+from tests.report.browser import opened, serious, started
+from tests.report.made_up import HOSTILE
+from tests.report.made_up_comparisons import estimators, recipes
+from tests.report.made_up_profile import made_up_profile
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+NAMES, LIMITS = HOSTILE[:3], HOSTILE[3:5]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """One for all tests here."""
+    with started() as found:
+        if not vega_script():
+            pytest.skip("vl-convert-python is not installed, so that pages have no pictures")
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("page", "pictures", "scheme"),
+    [
+        (
+            lambda: estimators_page(EstimatorFacts(estimators(NAMES, LIMITS), "mark")),
+            ("worth", "scatter-0", "scatter-2"), "dark",
+        ),
+        (
+            lambda: recipes_page(RecipeFacts.of(recipes(NAMES, LIMITS), "mark")),
+            ("losses-0", "losses-1"), "light",
+        ),
+        (
+            lambda: profile_page(facts_of_profile(made_up_profile(HOSTILE))),
+            ("networks", "times", "cells"), "dark",
+        ),
+    ],
+    ids=["estimators", "recipes", "profile"],
+)  # fmt: skip
+def test_the_page_works_alone_and_for_everybody(
+    browser: "Browser",
+    tmp_path: Path,
+    page: Callable[[], bytes],
+    pictures: tuple[str, ...],
+    scheme: str,
+) -> None:
+    """Nothing said or fetched, no name run, pictures drawn, as wide as a telephone, no fault."""
+    file = tmp_path / "page.html"
+    file.write_bytes(page())
+    size = {"width": 390, "height": 800}
+
+    with opened(browser, file, f"#{pictures[-1]} svg", color_scheme=scheme, viewport=size) as found:
+        assert found.said == []
+        assert [url for url in found.asked if not url.startswith(("data:", "blob:"))] == [
+            file.as_uri()
+        ]
+        assert found.page.evaluate("window.hacked === undefined")
+        for picture in pictures:
+            assert found.page.locator(f"#{picture} svg path").count() > 5, picture
+        assert found.number("document.documentElement.scrollWidth") <= 390
+        assert serious(found) == []

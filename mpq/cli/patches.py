@@ -12,6 +12,8 @@ from mpq.cli.task_options import DEMO
 from mpq.network.patch_rules import PatchRules
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from mpq.network.patches import FoundPatches, PatchPlan
@@ -27,6 +29,10 @@ def patches(
     weights: o.Weights = None,
     shape: Annotated[
         str | None, typer.Option(help="Of one image: channels, rows and columns, as 3x224x224.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Function that yields batches of images, named as --model: for --shape."),
     ] = None,
     cut: Annotated[
         str | None,
@@ -48,38 +54,43 @@ def patches(
         bool,
         typer.Option("--stream-input", help="Pieces of the input come as patches need them."),
     ] = PatchRules.is_input_streamed,
+    outliers: Annotated[
+        float | None,
+        typer.Option(
+            help="Standard deviations from which on a number of the input is an outlier: how many "
+            "patches of --data have one (QuantMCU)."
+        ),
+    ] = None,
     *,
     talk: TalkOptions,
 ) -> None:
     """Plan the first layers patch by patch, as microcontrollers run them: peak RAM, and MACs."""
-    from mpq.cli.loading import load_model
+    from mpq.cli.loading import load_data, load_model
     from mpq.errors import InputError
-    from mpq.network.patches import find_patches, largest_difference
-    from mpq.network.synthetic import DATA_SOURCES
+    from mpq.network.examples import Calibration
+    from mpq.network.patches import find_patches, largest_difference, outlier_share
 
-    if shape is None and model != DEMO:
-        raise InputError("--model needs --shape: that of one image, such as 3x224x224")
+    if data is None and outliers is not None:
+        raise InputError("--outliers needs --data: noise has none of an image's")
+    if (shape is None and data is None and model != DEMO) or (shape and data):
+        raise InputError("--model needs either --shape, that of one image as 3x224x224, or --data")
     rules = PatchRules(cut, per_axis, most_patches, max_recomputed, bits, stream_input)
     network = load_model(model, weights)
-    source = DATA_SOURCES.build(f"noise:num_examples=2,shape={shape or _DEMO_SHAPE}")
-    example = source.calibration(network).first()
+    spec = data or f"noise:num_examples=2,shape={shape or _DEMO_SHAPE}"
+    examples = Calibration.of(load_data(spec, network))
+    example = examples.first()
     found = find_patches(network, example, rules)
     shown = found.best or next(iter(found.plans), None)
     off = None if shown is None else largest_difference(network, example, shown)
-    answer = {
-        "whole_ram_bytes": found.whole_ram_bytes,
-        "best": None if found.best is None else found.best.to_dict(),
-        "plans": [plan.to_dict() for plan in found.plans],
-        "num_left_out": found.num_left_out,
-        "end": found.end,
-        "largest_difference": off,
-    }
-    talk.answer(answer, lambda console: _print(found, rules.most_recomputed, off, console))
+    share = None
+    if shown is not None and outliers is not None:
+        share = outlier_share(network, examples, shown, outliers)
+    answer = {**found.to_dict(), "largest_difference": off, "outlier_share": share}
+    lines = _sentences(found, rules, off, share)
+    talk.answer(answer, lambda console: _print(found, lines, console))
 
 
-def _print(
-    found: "FoundPatches", most_recomputed: float, off: float | None, console: "Console"
-) -> None:
+def _print(found: "FoundPatches", lines: "Sequence[str]", console: "Console") -> None:
     from mpq._support.names import for_people
     from mpq.cli.console import literal, new_table
 
@@ -93,16 +104,24 @@ def _print(
     for plan in found.frontier:
         table.add_row(*map(literal, _row(plan)))
     console.print(table)
-    lines = [_sentence(found)]
-    if off is not None:
-        lines.append(f"by patches, outputs differ by {off:.1e} of the largest at the most")
-    if found.num_left_out:
-        share = f"{most_recomputed:.0%}"
-        lines.append(f"{found.num_left_out} plans do more than {share} of the MACs again")
-    if found.end:
-        lines.append(f"patches end where {found.end}")
     for line in lines:
         console.print(for_people(line), markup=False, emoji=False, highlight=False)
+
+
+def _sentences(
+    found: "FoundPatches", rules: PatchRules, off: float | None, share: float | None
+) -> list[str]:
+    lines = [_best(found)]
+    if off is not None:
+        lines.append(f"by patches, outputs differ by {off:.1e} of the largest at the most")
+    if share is not None:
+        lines.append(f"{share:.1%} of the examples' patches read outliers of the input")
+    if found.num_left_out:
+        again = f"{rules.most_recomputed:.0%}"
+        lines.append(f"{found.num_left_out} plans do more than {again} of the MACs again")
+    if found.end:
+        lines.append(f"patches end where {found.end}")
+    return lines
 
 
 def _row(plan: "PatchPlan") -> tuple[str, ...]:
@@ -118,7 +137,7 @@ def _row(plan: "PatchPlan") -> tuple[str, ...]:
     )
 
 
-def _sentence(found: "FoundPatches") -> str:
+def _best(found: "FoundPatches") -> str:
     if found.best is None:
         return "no plan holds less than the network without patches"
     plan, share = found.best, found.best.ram_bytes / found.whole_ram_bytes

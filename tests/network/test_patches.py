@@ -431,7 +431,27 @@ def test_the_command_on_the_demo_and_without_a_shape() -> None:
 
     assert "no plan holds less than the network without patches" in shown.stdout
     assert refused.exit_code == 2
-    assert "--model needs --shape" in refused.stderr
+    assert "--model needs either --shape" in refused.stderr
+
+
+def test_the_command_counts_patches_with_outliers() -> None:
+    """Of the user's images; of noise there is nothing to count."""
+    asked = ("--data", "mpq.demo:calibration", "--cut", "relu", "--patches", "2")
+
+    told = call(*asked, "--outliers", "1.8", "--json")
+    refused = call("--outliers", "1.8")
+
+    images = torch.cat([batch[0] for batch in demo.calibration()])
+    is_far = (images - images.mean()).abs() > 1.8 * images.std(correction=0)
+    # One 3x3 convolution: a quarter of 4x4 reads 5x5 pixels of the image.
+    windows = [
+        is_far[..., a, b] for a in (slice(0, 5), slice(3, 8)) for b in (slice(0, 5), slice(3, 8))
+    ]
+    share = torch.stack([window.flatten(1).any(1) for window in windows]).double().mean()
+    assert 0 < float(share) < 1
+    assert json.loads(told.stdout)["outlier_share"] == pytest.approx(float(share))
+    assert refused.exit_code == 2
+    assert "--outliers needs --data" in refused.stderr
 
 
 def test_what_was_found_can_be_read() -> None:

@@ -4,7 +4,7 @@ In: a network and an example. Out: what patches take of memory and arithmetic, a
 """
 
 from mpq.network.patch_rules import PatchRules
-from mpq.network.patches.outliers import OutlierPatches, patch_classes
+from mpq.network.patches.outliers import OutlierPatches, outlier_share, patch_classes
 from mpq.network.patches.plan import PatchPlan
 from mpq.network.patches.run import largest_difference, run_in_patches
 from mpq.network.patches.search import FoundPatches, find_patches
@@ -16,6 +16,7 @@ __all__ = [
     "PatchRules",
     "find_patches",
     "largest_difference",
+    "outlier_share",
     "patch_classes",
     "run_in_patches",
 ]

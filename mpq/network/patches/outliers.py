@@ -73,6 +73,18 @@ class OutlierPatches:
         return (distances > self.num_deviations * self.deviation).any(1)
 
 
+def outlier_share(model: nn.Module, data: Any, plan: PatchPlan, num_deviations: float) -> float:
+    """Share of the patches of all examples that have outliers, see ``OutlierPatches``.
+
+    Raises:
+        InputError: If all inputs are the same number.
+        ModelError: See ``find_patches``.
+    """
+    outliers = OutlierPatches.fitted(model, data, num_deviations)
+    found = [patch_classes(model, batch, plan, outliers) for batch in Calibration.of(data)]
+    return float(torch.cat(found).double().mean())
+
+
 def patch_classes(model: nn.Module, data: Any, plan: PatchPlan, outliers: OutlierPatches) -> Tensor:
     """``[N, P, P]``: which patches of which examples have outliers in what they read of the input.
 

@@ -44,6 +44,16 @@ class FoundPatches:
                 found.append(plan)
         return tuple(found)
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "whole_ram_bytes": self.whole_ram_bytes,
+            "best": None if self.best is None else self.best.to_dict(),
+            "plans": [plan.to_dict() for plan in self.plans],
+            "num_left_out": self.num_left_out,
+            "end": self.end,
+        }
+
 
 def find_patches(model: nn.Module, data: Any, rules: PatchRules | None = None) -> FoundPatches:
     """Plans patches for the first layers of a convolutional network (Lin et al. 2021, MCUNetV2).

@@ -61,7 +61,7 @@ def main() -> None:
         fresh = Fresh.of(model, seed, "train" if given.choosing else "held_out")
         for clusters in map(int, given.clusters.split(",")):
             for row in compared(model, seed, clusters, fresh):
-                rows.append({"seed": seed, "clusters": clusters, **row})
+                rows.append({"seed": seed, "num_clusters": clusters, **row})
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     header = {"command": shlex.join(["python", *sys.argv]), "torch": torch.__version__}
     print(json.dumps({**header, "rows": rows}, indent=1))

@@ -62,7 +62,7 @@ def main() -> None:
     unseen = {name: task_of(*(paths or (None, None))) for name, paths in UNSEEN.items()}
     formulas = (*(proxy.formula for proxy in evolved), *HANDCRAFTED)
     found = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": "python benchmarks/evolve_proxy.py --keep KEEP",
         "torch": torch.__version__,
         "evolved_on": list(SEEN),
         "assignments": {name: len(b.counted) for name, (_, b) in zip(SEEN, pairs, strict=True)},

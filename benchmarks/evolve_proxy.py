@@ -1,6 +1,6 @@
 """Whether an evolved proxy ranks assignments of networks that it did not see.
 
-    OMP_NUM_THREADS=1 python benchmarks/evolve_proxy.py > benchmarks/evolve_proxy.json
+    OMP_NUM_THREADS=1 python benchmarks/evolve_proxy.py --keep KEEP > benchmarks/evolve_proxy.json
 
 Evolves ``zero-cost:formula=`` on measured assignments of ResNet-20 and the small Llama, once for
 every seed, and takes the formula that ranks these two best; ``evolved`` has how well, and

@@ -165,8 +165,9 @@ Split = Annotated[
     typer.Option(
         "--split",
         help="Bits inside layers: channels, channels:16 (blocks of neighbours), blocks:4 (of "
-        "channels that are alike), columns:128 (blocks of inputs), groups, activations:128 "
-        "(blocks of what layers read), or none.",
+        "channels that are alike), columns:128 (blocks of inputs), groups, heads or heads:tied (of "
+        "queries, keys and values), activations:128 (blocks of what layers read), steps (what they "
+        "read by cluster of --step), or none.",
     ),
 ]
 Recalibrate = Annotated[

@@ -11,7 +11,9 @@ from mpq.errors import InputError
 NOT_STATED: Final = "not stated"
 """Source of a choice that a paper, as far as we know it, leaves open: what is taken is ours."""
 
-Value: TypeAlias = str | bool | tuple[str, ...] | None
+Allowed: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
+"""Globs of layers, and what these may take."""
+Value: TypeAlias = str | bool | int | tuple[str, ...] | Allowed | None
 """Of a setting."""
 _OPTIONS: Final = {
     "sensitivity": "--sensitivity",
@@ -31,8 +33,14 @@ _OPTIONS: Final = {
     "tune": "--tune",
     "split": "--split",
     "safeguard": "--safeguard",
+    "allow": "--allow",
+    "kv_cache": "--kv-cache",
+    "kv_first": "--kv-first",
+    "kv_before_rotation": "--kv-before-rotation",
 }
 """Setting to the option of ``mpq search`` that says the same."""
+CACHE_SETTINGS: Final = ("allow", "kv_cache", "kv_first", "kv_before_rotation")
+"""Settings of recipes of a key-value cache."""
 
 
 @final
@@ -106,6 +114,11 @@ class Recipe:
         steps: What the paper does with the answer, in order, in words.
         orders_tuning: Whether it says in which order layers are fine-tuned: that of what they lose
             in the answer, the most first.
+        allow: Globs of layers, and what these may take instead of the candidates.
+        kv_cache: What keys and values of earlier tokens may be stored in; none: the recipe is of no
+            cache. For how many tokens is the user's.
+        kv_first: First tokens that the cache keeps as they came.
+        kv_before_rotation: Whether keys are held before positions are rotated into them.
 
     Raises:
         InputError: If it has no candidates or no choices, or its version is no number from 1 on.
@@ -137,6 +150,10 @@ class Recipe:
     split: str = "none"
     steps: tuple[str, ...] = ()
     orders_tuning: bool = False
+    allow: Allowed = ()
+    kv_cache: tuple[str, ...] = ()
+    kv_first: int = 0
+    kv_before_rotation: bool = False
 
     def __post_init__(self) -> None:
         if self.version < 1 or not self.candidates or not self.choices:
@@ -149,8 +166,8 @@ class Recipe:
     def settings(self) -> Mapping[str, Value]:
         """All that it settles of a search, by the names that ``mpq.Task`` and ``mpq.search`` have.
 
-        Examples are settled where the paper makes its own. No other answer may take the place of
-        the recipe's (``safeguard``).
+        Examples are settled where the paper makes its own, caches where it is of them. No other
+        answer may take the place of the recipe's (``safeguard``).
         """
         found: dict[str, Value] = {
             "sensitivity": self.sensitivity,
@@ -170,11 +187,13 @@ class Recipe:
             "split": self.split,
             "safeguard": False,
         }
+        if self.kv_cache:
+            found |= {name: getattr(self, name) for name in CACHE_SETTINGS}
         return found | ({"calibration": self.source} if self.source else {})
 
     @property
     def command(self) -> str:
-        """The same search said in full, without model, data and limits.
+        """The same search said in full, without model, data, limits and the length of a cache.
 
         A source of examples takes the shape of one as well.
         """
@@ -188,10 +207,15 @@ def _words(name: str, value: Value) -> str:
         return option if value else option.replace("--", "--no-") if name in _BOTH else ""
     if value is None or value == ():
         return ""
-    if name == "tie":  # given once for each; quoted, as a shell would take a glob for files
-        return " ".join(f"{option} {quote(glob)}" for glob in value)
-    return f"{option} {value if isinstance(value, str) else ','.join(value)}"
+    if not isinstance(value, tuple):
+        return f"{option} {quote(str(value))}"
+    each = [x if isinstance(x, str) else f"{x[0]}={','.join(x[1])}" for x in value]
+    if name in _REPEATED:  # quoted, as a shell would take a glob for files
+        return " ".join(f"{option} {quote(x)}" for x in each)
+    return f"{option} {quote(','.join(each))}"
 
 
+_REPEATED: Final = ("tie", "allow")
+"""Settings whose option is given once for each glob."""
 _BOTH: Final = ("find_ties", "safeguard")
 """Settings whose default is yes."""

@@ -18,6 +18,7 @@ from mpq.solvers.black_box.evolutionary import Evolutionary
 from mpq.solvers.black_box.level_switch import LevelSwitch
 from mpq.solvers.black_box.measured_greedy import MeasuredGreedy
 from mpq.solvers.black_box.surrogate import Surrogate
+from mpq.solvers.black_box.swept_budgets import SweptBudgets
 from mpq.solvers.quadratic.branch_and_bound import BranchAndBound
 from mpq.solvers.quadratic.local_search import LocalSearch
 from mpq.solvers.quadratic.outer_approximation import OuterApproximation
@@ -38,6 +39,7 @@ SOLVERS: Registry[Solver] = Registry(
         LevelSwitch,
         BoostedTrees,
         MeasuredGreedy,
+        SweptBudgets,
         Greedy,
         WaterFilling,
         Bisection,
@@ -68,6 +70,7 @@ __all__ = [
     "OuterApproximation",
     "Solver",
     "Surrogate",
+    "SweptBudgets",
     "Threshold",
     "WaterFilling",
 ]

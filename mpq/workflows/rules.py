@@ -120,6 +120,11 @@ def read_precisions(name: str, values: Iterable[Spelled]) -> tuple[Precision, ..
                 f"{name}: {shortened(str(each))} is of the channels of one weight, which a search "
                 "finds with split (--split channels): name whole formats, such as w2 and w4"
             )
+        if each.activation.steps is not None:
+            raise InputError(
+                f"{name}: {shortened(str(each))} has bits by cluster of steps, which a search "
+                "finds with split (--split steps): name whole formats, such as w4a4 and w4a8"
+            )
         if each.activation.channels is not None:
             raise InputError(
                 f"{name}: {shortened(str(each))} is of the channels that one layer reads, which a "

@@ -185,7 +185,6 @@ def test_a_shared_weight_has_the_same_parts() -> None:
     [
         ("weight_bytes=1x:w4", {}, "measured", "take .*auto"),
         ("weight_bytes=1x:w4", {"sequential_rounding": True}, "auto", "sequential-rounding"),
-        ("weight_bytes=1x:w4", {"tune": "scales"}, "auto", "--tune"),
         ("weight_bytes=1x:w4", {"to": "onnx-qdq"}, "auto", "to=onnx-qdq"),
         ("latency=1ms", {}, "auto", "no device has a kernel"),
     ],

@@ -1,6 +1,6 @@
 """Whether an evolved proxy ranks assignments of networks that it did not see.
 
-    OMP_NUM_THREADS=1 python benchmarks/evolve_proxy.py > benchmarks/evolve_proxy.json
+    OMP_NUM_THREADS=1 python benchmarks/evolve_proxy.py --keep KEEP > benchmarks/evolve_proxy.json
 
 Evolves ``zero-cost:formula=`` on measured assignments of ResNet-20 and the small Llama, once for
 every seed, and takes the formula that ranks these two best; ``evolved`` has how well, and
@@ -62,7 +62,7 @@ def main() -> None:
     unseen = {name: task_of(*(paths or (None, None))) for name, paths in UNSEEN.items()}
     formulas = (*(proxy.formula for proxy in evolved), *HANDCRAFTED)
     found = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": "python benchmarks/evolve_proxy.py --keep KEEP",
         "torch": torch.__version__,
         "evolved_on": list(SEEN),
         "assignments": {name: len(b.counted) for name, (_, b) in zip(SEEN, pairs, strict=True)},

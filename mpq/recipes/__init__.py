@@ -11,6 +11,7 @@ from mpq.recipes.augmenting_hessians import AUGMENTING_HESSIANS
 from mpq.recipes.baq import BAQ
 from mpq.recipes.calibtip import CALIBTIP
 from mpq.recipes.comet import COMET
+from mpq.recipes.emq import EMQ
 from mpq.recipes.evopress import EVOPRESS
 from mpq.recipes.fast_2_bit import FAST_2_BIT
 from mpq.recipes.gradient_ptq import GRADIENT_PTQ
@@ -51,6 +52,7 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         LAYER_WISE,
         EVOPRESS,
         AMQ,
+        EMQ,
         QUANTUNE,
         SIMQ_NAS,
         APQ,

@@ -35,6 +35,7 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
         "--precisions",
         "w4a8,w8a8",
     ),
+    "emq": ("--precisions", "w4a8,w8a8"),
     "quantune": (
         *("--solver", "boosted-trees:is_measured=true,num_trials=4"),
         *("--precisions", "w4a8,w4tza8,w8a8"),

@@ -61,6 +61,8 @@ def facts_of(result: SearchResult, frontier: Frontier, made: Made = UNKNOWN) -> 
         loss_unit=result.problem.loss.unit,
         metric="" if measured is None else measured.metric.name,
         metric_unit="" if measured is None else measured.metric.unit,
+        score=result.assignment.metadata.score or "",
+        higher_score_is_better=result.provenance.higher_score_is_better,
         budgets=tuple(
             UsedBudget(b.resource, b.unit, b.limit, b.used(result.columns))
             for b in result.problem.budgets

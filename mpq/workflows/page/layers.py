@@ -9,6 +9,7 @@ from typing import final
 from mpq._support.arrays import Columns
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.report.page.layers import Choice, LayerFacts, groups_of
+from mpq.report.page.numbers import rounded
 from mpq.workflows.page.accounts import Accounts
 from mpq.workflows.result import SearchResult
 
@@ -36,8 +37,8 @@ class Choices:
         for row, (name, known) in enumerate(zip(names, self._found, strict=True)):
             precision = precisions[name]
             if precision not in known:
-                own = tuple(None if isnan(each[row]) else each[row] for each in costs)
-                known[precision] = _choice(precision, losses[row], own)
+                own = tuple(None if isnan(each[row]) else rounded(each[row]) for each in costs)
+                known[precision] = _choice(precision, rounded(losses[row]), own)
             places.append(list(known).index(precision))
         return tuple(places)
 

@@ -52,7 +52,6 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
     from mpq.cli.console import print_frontier, print_result, print_warning
     from mpq.report.page.made import Made
     from mpq.report.save import save_alternatives
-    from mpq.workflows.page.write import write_page
 
     if is_done_instead(options, talk, has_question=True):
         return
@@ -63,9 +62,9 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
             return
         with phase("frontier"):
             curve = options.frontier(result, session)
-        files = result.save(options.output, curve, options.section or [])
         made = Made(phases=phases.in_order).by(options.in_full(command_words()))
-        files += write_page(result, curve, options.output, made)
+        result = replace(result, made=made)
+        files = result.save(options.output, curve, options.section or [])
         if has_others:
             found = options.alternatives(result, session)
             files += save_alternatives(found, options.output, result.run_id)
@@ -88,7 +87,6 @@ def frontier(options: SearchOptions, talk: TalkOptions) -> None:
     from mpq.cli.console import print_frontier
     from mpq.report.page.made import Made
     from mpq.report.save import BEHIND, save_frontier
-    from mpq.workflows.page.write import write_page
 
     if is_done_instead(options, talk, has_question=False):
         return
@@ -99,9 +97,8 @@ def frontier(options: SearchOptions, talk: TalkOptions) -> None:
         files = save_frontier(found, options.output)
         # In a folder of its own: beside it may lie the answer of a search.
         behind = options.output / BEHIND
-        files += result.save(behind, found)
         made = Made(phases=phases.in_order).by(options.in_full(command_words()))
-        files += write_page(result, found, behind, made)
+        files += replace(result, made=made).save(behind, found)
     talk.answer(found.to_json(), lambda console: print_frontier(found, console))
     talk.wrote(files)
 

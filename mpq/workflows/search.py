@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mpq._support.phases import phase
+from mpq._support.phases import phase, recorded_phases
 from mpq._support.progress import showing_progress
 from mpq._support.ray_workers import task_workers
 from mpq.errors import InputError
@@ -15,6 +15,7 @@ from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
 from mpq.recipes import Recipe
+from mpq.report.page.made import Made
 from mpq.report.safeguard import AnswerCheck, Safeguard
 from mpq.sensitivity import ESTIMATORS, Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.in_memory import in_memory
@@ -89,9 +90,10 @@ def search(
     """
     check_task(task, "search")
     parsed = goal(limits, objective)
-    with showing_progress(progress):
+    with showing_progress(progress), recorded_phases() as phases:
         way = follow(recipe, Way(task, sensitivity, solver, safeguard), keep)
-        return way.noted(searched(way.task, parsed, way.method(objective, refine))[0])
+        result = way.noted(searched(way.task, parsed, way.method(objective, refine))[0])
+    return replace(result, made=Made(phases=phases.in_order))
 
 
 def goal(limits: Limits, objective: Objective | None) -> tuple[Limit, ...]:

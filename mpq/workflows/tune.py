@@ -1,13 +1,16 @@
 """An answer of a search, tuned on the calibration examples afterwards."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from mpq._support.phases import phase, recorded_phases
 from mpq._support.progress import showing_progress
 from mpq.backends import quantize
 from mpq.errors import InputError
 from mpq.network.examples import Calibration
 from mpq.network.metrics import METRICS
 from mpq.network.network import Network
+from mpq.report.page.made import Made
 from mpq.tuning import TUNINGS, Tuning
 from mpq.workflows.defaults import TUNING
 from mpq.workflows.result import SearchResult
@@ -56,13 +59,15 @@ def tune(
             f"a {type(result).__name__}"
         )
     built = TUNINGS.build(what) if isinstance(what, str) else what
-    with showing_progress(progress):
+    with showing_progress(progress), recorded_phases() as phases, phase("tuning"):
         # First of all, since a result of another network is refused without a pass over the data.
         quantize(task.model, result.assignment)
         examples = _examples(task, result)
-        return Tuner(
+        tuned = Tuner(
             task.model, examples, built, task.seed, None if folder is None else Path(folder)
         ).result(result)
+    # What the search took is in its own folder.
+    return replace(tuned, made=Made(phases=phases.in_order))
 
 
 def _examples(task: Task, result: SearchResult) -> Examples:

@@ -26,7 +26,7 @@ from mpq.workflows.page.moves import best_moves
 from mpq.workflows.page.pairs import strongest_pairs
 from mpq.workflows.page.report import report
 from mpq.workflows.page.trust import order_of
-from mpq.workflows.page.write import write_page
+from mpq.workflows.page.write import page_beside
 from mpq.workflows.result import SearchResult
 from tests.report.made_up import CANDIDATES, HOSTILE, blocks, curve, made_up
 from tests.report.reading import read
@@ -39,7 +39,7 @@ def saved(result: SearchResult, folder: Path) -> bytes:
     frontier = curve(result)
     save_result(result, folder, frontier, ())
     write_files(folder, frontier_files(frontier, result.run_id))
-    write_page(result, frontier, folder, MADE)
+    page_beside(replace(result, made=MADE), frontier, folder)
     return (folder / "report.html").read_bytes()
 
 

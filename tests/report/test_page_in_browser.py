@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from mpq.report.page.vega import vega_script
 from mpq.report.save import save_result
 from mpq.report.sections import frontier_files
 from mpq.workflows.page.report import report
-from mpq.workflows.page.write import write_page
+from mpq.workflows.page.write import page_beside
 from tests.report.browser import Opened, opened, serious, started
 from tests.report.made_up import HOSTILE, blocks, curve, made_up
 
@@ -51,7 +52,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         frontier = curve(result)
         save_result(result, folder, frontier, ())
         write_files(folder, frontier_files(frontier, result.run_id))
-        write_page(result, frontier, folder, Made(COMMAND))
+        page_beside(replace(result, made=Made(COMMAND)), frontier, folder)
         found[case] = report([folder], folder / "again.html")
     return found
 
@@ -194,8 +195,8 @@ def test_axes_can_be_switched(small: Opened) -> None:
         "[...document.querySelectorAll('#frontier text')].some(x => x.textContent.includes('mAP'))"
     )
     # The answer and five uniform precisions have one, each drawn and there to be clicked.
-    marks = "#frontier g.mark-symbol.role-mark:last-of-type path"
-    assert small.page.locator(marks).count() == 6
+    marks = small.page.locator("#frontier g.mark-symbol.role-mark").last
+    assert marks.locator("path").count() == 6
 
 
 @pytest.mark.parametrize("row", [0, 4, 12])

@@ -13,14 +13,14 @@ from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import Precision, spell_activation
 from mpq.quantization.tensor_format import TensorFormat
 from mpq.report.frontier import FrontierPoint
-from mpq.workflows.result import SearchResult
 from mpq.workflows.result_json import ranges_to_dict
+from mpq.workflows.searched import Searched
 
 _OF_A_POINT: Final = ("name", "precision", "weight", "activation")
 """Keys of a layer's entry that are not the same in all assignments, and its name."""
 
 
-def shared_file(result: SearchResult, precisions: Iterable[Precision]) -> dict[str, Any]:
+def shared_file(result: Searched, precisions: Iterable[Precision]) -> dict[str, Any]:
     """What all assignments share, and what each layer's entry is made of.
 
     ``answer`` has the keys that are the answer's alone: its codes, its tuned parameters, and the
@@ -65,7 +65,7 @@ def _own_range(
     return None if own == (found or {"range": None}) else own
 
 
-def why_no_file(result: SearchResult, precisions: Mapping[str, Precision]) -> str:
+def why_no_file(result: Searched, precisions: Mapping[str, Precision]) -> str:
     """Why the page cannot give a point's assignment.json; empty: it can."""
     if result.problem.parts is not None:
         return "channels have bits of their own here, which only a search writes"
@@ -79,7 +79,7 @@ def why_no_file(result: SearchResult, precisions: Mapping[str, Precision]) -> st
     return ""
 
 
-def file_note(result: SearchResult) -> str:
+def file_note(result: Searched) -> str:
     """In what the file of a point that is not the answer is another network than the point."""
     made = result.provenance
     if made.rounding == "nearest":
@@ -91,7 +91,7 @@ def file_note(result: SearchResult) -> str:
     )
 
 
-def metadata_of(result: SearchResult, point: FrontierPoint) -> dict[str, Any]:
+def metadata_of(result: Searched, point: FrontierPoint) -> dict[str, Any]:
     """Of a point's assignment.json: predicted and, where it was, measured."""
     problem, measured = result.problem, point.measured
     columns = problem.columns_of(point.precisions)

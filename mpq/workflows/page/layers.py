@@ -11,7 +11,7 @@ from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.report.page.layers import Choice, LayerFacts, groups_of
 from mpq.report.page.numbers import rounded
 from mpq.workflows.page.accounts import Accounts
-from mpq.workflows.result import SearchResult
+from mpq.workflows.searched import Searched
 
 
 @final
@@ -65,7 +65,7 @@ def _choice(precision: Precision, loss: float, costs: tuple[float | None, ...]) 
     )  # fmt: skip
 
 
-def layer_facts(result: SearchResult, accounts: Accounts, choices: Choices) -> list[LayerFacts]:
+def layer_facts(result: Searched, accounts: Accounts, choices: Choices) -> list[LayerFacts]:
     """``[L]`` in the network's order."""
     names = accounts.names
     known = {layer.name: layer for layer in result.layers}
@@ -92,7 +92,7 @@ def layer_facts(result: SearchResult, accounts: Accounts, choices: Choices) -> l
     ]
 
 
-def _note(result: SearchResult, name: str, allowed: Sequence[bool]) -> str:
+def _note(result: Searched, name: str, allowed: Sequence[bool]) -> str:
     """Why a layer had no choice."""
     made, constraints = result.provenance, result.problem.constraints
     if name in made.unshipped:

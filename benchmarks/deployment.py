@@ -40,6 +40,7 @@ import torch
 
 import mpq
 from mpq._support.files import write_files
+from mpq.callbacks import Progress
 from mpq.cli.loading import load_callable, load_model
 from mpq.errors import MpqError
 from mpq.problem.metadata import Metadata
@@ -130,7 +131,7 @@ def shipped(subject: Subject, target: str, limit: str, folder: Path) -> dict[str
         model, subject.part("calibration"), held_out, to=target, ranges=ranges, rounding="nearest"
     )
     started = time.perf_counter()
-    result = mpq.search(task, [limit], sensitivity=subject.sensitivity, progress=True)
+    result = mpq.search(task, [limit], sensitivity=subject.sensitivity, callbacks=[Progress()])
     seconds = time.perf_counter() - started
     mpq.export(result.assignment, folder, target, model, task.calibration, held_out=held_out)
     exported: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))

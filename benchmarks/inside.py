@@ -157,8 +157,7 @@ def in_parts(
     seconds = time.process_time() - start
     if check is None or not check.is_replaced:
         found = solved_in_parts(prepared, split, problem, solution, estimate)
-        assert found is not None
-        asked, parted = found
+        asked, parted = found[0]
     precisions = parted.precisions(asked)
     round_parts(prepared, [precisions])
     lost = evaluator.measure(precisions).divergence

@@ -14,6 +14,7 @@ MpqError
 ├── SolverError                       a solver ended without an answer
 ├── MissingDependencyError            an optional package is not installed
 ├── WorkerError                       another process that shares the work failed
+├── CallbackError                 one of the user's callbacks failed
 ├── MeasurementError                  times on this machine cannot be trusted
 └── OutputError                       a result cannot be written
 """
@@ -99,6 +100,21 @@ class MissingDependencyError(MpqError):
 
 class WorkerError(MpqError):
     """Another process that shares the work failed, so that this one stops."""
+
+
+class CallbackError(MpqError):
+    """One of the user's callbacks failed, which ends the work.
+
+    Args:
+        callback: Its class.
+        event: What it was told.
+        cause: What it raised.
+    """
+
+    def __init__(self, callback: str, event: str, cause: Exception) -> None:
+        self.callback, self.event = callback, event
+        told = str(cause) if isinstance(cause, MpqError) else f"{type(cause).__name__}: {cause}"
+        super().__init__(f"the callback {callback} failed when it was told {event!r}: {told}")
 
 
 class MeasurementError(MpqError):

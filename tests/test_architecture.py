@@ -30,6 +30,7 @@ FLOORS = {
     "backends": 6,
     "report": 6,
     "recipes": 6,
+    "callbacks": 6,
     "hardware_profiles": 7,
     "tuning": 7,
     "workflows": 8,

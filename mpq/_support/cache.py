@@ -1,7 +1,6 @@
 """What took long, kept on disk: files named after a checksum of all that determines them."""
 
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import file_digest, sha256
@@ -9,6 +8,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
+from mpq._support.events import warn
 from mpq._support.files import prepare_folder, remove_files, write_files
 from mpq._support.tensor_file import ALIGNMENT, arrays_of, mapped_content
 from mpq.errors import OutputError
@@ -43,7 +43,7 @@ class Cache:
         try:
             self.must_write(name, content)
         except OutputError as error:
-            warnings.warn(f"{error}: {name} is not kept", stacklevel=2)
+            warn(f"{error}: {name} is not kept", stacklevel=2)
 
     def must_write(self, name: str, content: bytes) -> None:
         """Keeps what somebody waits for.
@@ -100,7 +100,7 @@ class Cache:
 
     def _warn_damaged(self, name: str) -> None:
         path = self.folder / name
-        warnings.warn(f"{path} is damaged: what was in it is made anew", stacklevel=3)
+        warn(f"{path} is damaged: what was in it is made anew", stacklevel=3)
 
     def remove(self, name: str) -> None:
         """Removes what is kept under a name, if anything is.

@@ -1,12 +1,52 @@
-"""What a command spends its time on: seconds and memory of its phases, where somebody asks."""
+"""What long work spends its time on: seconds and memory of its phases, where somebody asks."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import final
+from typing import Any, ClassVar, Final, final
+
+from mpq._support.events import Callback, Event, audience, listening, tell
+
+_PHASE: Final = "phase"
+"""By which an audience knows that one is under way."""
+
+
+@final
+@dataclass(frozen=True)
+class PhaseBegan(Event):
+    """A phase of the work begins; inside of one no other is told.
+
+    Args:
+        phase: What is done in it.
+    """
+
+    phase: str
+    name: ClassVar[str] = "phase_began"
+
+    def to_dict(self) -> dict[str, Any]:
+        """See ``Event.to_dict``."""
+        return {"phase": self.phase}
+
+
+@final
+@dataclass(frozen=True)
+class PhaseEnded(Event):
+    """A phase is done; one that failed or was interrupted does not end so.
+
+    Args:
+        phase: What was done in it.
+        seconds: How long, this time.
+    """
+
+    phase: str
+    seconds: float
+    name: ClassVar[str] = "phase_ended"
+
+    def to_dict(self) -> dict[str, Any]:
+        """See ``Event.to_dict``."""
+        return {"phase": self.phase, "seconds": self.seconds}
 
 
 @final
@@ -28,51 +68,47 @@ class Spent:
 
 @final
 @dataclass(eq=False)
-class Phases:
-    """Phases in the order in which they began; of one within another the outer one counts."""
+class Phases(Callback):
+    """Counts finished phases, in the order in which they first ended."""
 
     spent: dict[str, Spent] = field(default_factory=dict)
-    is_busy: bool = False
 
     @property
     def in_order(self) -> tuple[Spent, ...]:
         """What has ended so far."""
         return tuple(self.spent.values())
 
-    def add(self, name: str, seconds: float) -> None:
-        """Counts a phase that has ended."""
-        before = self.spent[name].seconds if name in self.spent else 0.0
-        self.spent[name] = Spent(name, before + seconds, _peak_bytes())
-
-
-# Of the context, as progress is: threads of the user's are not counted.
-_RECORD: ContextVar[Phases | None] = ContextVar("phases", default=None)
+    def on(self, event: Event) -> None:
+        """See ``Callback.on``."""
+        if isinstance(event, PhaseEnded):
+            known = self.spent.get(event.phase)
+            seconds = event.seconds + (0.0 if known is None else known.seconds)
+            self.spent[event.phase] = Spent(event.phase, seconds, _peak_bytes())
 
 
 @contextmanager
 def recorded_phases() -> Iterator[Phases]:
     """Within this block phases are counted."""
     phases = Phases()
-    token = _RECORD.set(phases)
-    try:
+    with listening([phases]):
         yield phases
-    finally:
-        _RECORD.reset(token)
 
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """What is done within this block is one phase, if somebody counts."""
-    phases = _RECORD.get()
-    if phases is None or phases.is_busy:
+    """What is done within this block is one phase, if somebody listens."""
+    listeners = audience()
+    if listeners is None or _PHASE in listeners.busy:
         yield
         return
-    phases.is_busy, start = True, perf_counter()
+    listeners.busy.add(_PHASE)
+    start = perf_counter()
     try:
+        tell(PhaseBegan(name))
         yield
+        tell(PhaseEnded(name, perf_counter() - start))
     finally:
-        phases.is_busy = False
-        phases.add(name, perf_counter() - start)
+        listeners.busy.discard(_PHASE)
 
 
 def _peak_bytes() -> int | None:

@@ -11,12 +11,16 @@ COST_TABLE: Final = 1
 """Cost tables as JSON."""
 DEVICE_PROFILE: Final = 1
 """Devices as JSON."""
+EVENTS: Final = 1
+"""Lines of a log of events."""
 ESTIMATORS: Final = 1
 """``estimators.json``: a comparison of estimators."""
 FRONTIER: Final = 1
 """``frontier.json``, which only others read."""
 JOURNAL: Final = 2
 """Journals of measurements, one JSON line a row; in 1, rows had no checksum."""
+LOSS_BENCHMARK: Final = 1
+"""Assignments with measured losses, by ``mpq compare --save-bench``."""
 MADE: Final = 1
 """``made.json``: the command of a run, and what it took."""
 MEASURED_TABLE: Final = 1

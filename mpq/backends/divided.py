@@ -156,7 +156,7 @@ def _divided(layer: AssignedLayer, whole: StoredWeight) -> Made:
     assert precision.weight.channels is not None
     columns = precision.weight.channels.columns
     for column, own in enumerate(precision.weight.by_channel):
-        part = whole.part((columns == column).nonzero()[0])
+        part = whole.part((columns == column).nonzero()[0]).by_itself(own)
         each = replace(
             layer,
             name=f"{layer.name}.parts.{column}",

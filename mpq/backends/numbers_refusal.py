@@ -18,6 +18,11 @@ OF_INPUTS: Final = (
     "in the widest (--channels widen)"
 )
 
+OF_SIGNS: Final = (
+    "its kernels read integers of 2 bits and more, and channels of 1 bit are signs: write all in "
+    "the widest (--channels widen)"
+)
+
 
 def refusal_of_parts(channels: ChannelBits) -> str:
     """Why a tool has no place for parts of a weight that differ in bits."""
@@ -37,6 +42,8 @@ def numbers_refusal(
     weight, read = precision.weight, precision.activation
     if weight.channels is not None and not (holds_channels and weight.channels.axis == OUTPUTS):
         return refusal_of_parts(weight.channels)
+    if weight.channels is not None and any(number.is_float for number in weight.channels.numbers):
+        return OF_SIGNS
     of_branch = "" if weight.branch is None else weight.why_simulated
     return of_branch or _of_scales(weight, numerics) or read.why_simulated
 

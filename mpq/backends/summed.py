@@ -92,7 +92,7 @@ def summed(
         )
         parts.append(part)
         inputs.append(some.to(weight_of(layer_module).device))
-        made.append((each, stored))
+        made.append((each, stored.by_itself(own)))
     axis = -1 if isinstance(layer_module, nn.Linear) else 1
     return Summed(parts, inputs, axis).eval(), made
 

@@ -66,7 +66,7 @@ def _bits(assignment: Assignment) -> str:
     layers = {
         layer.name: {
             "weight_bits": layer.precision.weight.mean_bits,
-            "activation_bits": layer.precision.activation.number.bits,
+            "activation_bits": layer.precision.activation.mean_bits,
         }
         for layer in assignment.layers
     }
@@ -86,9 +86,8 @@ def _rows(assignment: Assignment) -> list[tuple[str, ...]]:
     )
     rows: list[tuple[str, ...]] = [heading]
     for layer in assignment.layers:
-        weight, activation = layer.precision.weight.number, layer.precision.activation.number
-        bits = f"{layer.precision.weight.mean_bits:g}"
-        formats = (weight.name, bits, activation.name, str(activation.bits))
+        both = (layer.precision.weight, layer.precision.activation)
+        formats = [text for f in both for text in (f.number.name, f"{f.mean_bits:g}")]
         rows.append((layer.name, layer.kind, str(layer.precision), *formats))
     return rows
 

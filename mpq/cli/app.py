@@ -117,11 +117,13 @@ def reporting_errors(command: Command) -> Command:
             # What the user's model prints must not get into an answer that is piped on.
             with answers_only():
                 command(*args, debug=debug, **kwargs)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             if debug:
                 raise
+            # What the work has noted there of itself: see `watching`.
+            told = "".join(f"\n{line}" for line in getattr(error, "__notes__", ()))
             # 128 + 2, as shells report a process that SIGINT ended.
-            _fail("interrupted; no half-written file is left", code=130)
+            _fail("interrupted; no half-written file is left", code=130, more=told)
         except InfeasibleError as error:
             if debug:
                 raise
@@ -154,7 +156,7 @@ def _fail_to_write(error: OSError) -> None:
     _fail(f"{type(error).__name__}: {error} (--debug shows where)", code=1)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int, more: str = "") -> None:
     # On one line, however many the exception's text has.
-    typer.echo(f"error: {for_people(' '.join(message.split()))}", err=True)
+    typer.echo(f"error: {for_people(' '.join(message.split()))}{for_people(more)}", err=True)
     raise typer.Exit(code)

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from mpq.quantization.kv_cache import KVCache
+from mpq.quantization.kv_cache import DEFAULT_CANDIDATES, KVCache
 
 KVCacheFormats = Annotated[
     str | None,
     typer.Option(
         "--kv-cache",
-        help="What keys and values of earlier tokens may be stored in, with commas: a8d,a4d.",
+        help="What keys and values of earlier tokens may be stored in, with commas: a8d,a4d. "
+        "Default, with --kv-tokens: a8d to a2d.",
     ),
 ]
 KVTokens = Annotated[
@@ -50,7 +51,7 @@ class KVCacheOptions:
         """The cache that the options describe; ``None``: it is not searched.
 
         Raises:
-            InputError: If its formats are given without a number of tokens, or the other way round.
+            InputError: If something of it is given without a number of tokens.
         """
         from mpq.errors import InputError
 
@@ -63,14 +64,14 @@ class KVCacheOptions:
                     "--kv-cache and --kv-tokens"
                 )
             return None
-        if given is None or self.kv_tokens is None:
+        if self.kv_tokens is None:
             raise InputError(
                 "--kv-cache says what keys and values may be stored in, --kv-tokens of how many "
                 "tokens: give both, such as --kv-cache a8d,a4d --kv-tokens 32768"
             )
         return KVCache(
             self.kv_tokens,
-            given,
+            DEFAULT_CANDIDATES if given is None else given,
             self.kv_batch_size,
             self.kv_first,
             self.kv_window,

@@ -36,6 +36,7 @@ from mpq.cli.task_options import (
     AsSearchedOptions,
     AssignedOptions,
 )
+from mpq.cli.watching import WatchOptions
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.task import Task
 
@@ -45,18 +46,19 @@ from mpq.workflows.task import Task
 @app.command()
 @reporting_errors
 @taking
-def search(options: SearchOptions, talk: TalkOptions) -> None:
+def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> None:
     """Find the best bit width for every layer within limits, on the built-in demo or your model."""
-    from mpq._support.phases import phase, recorded_phases
+    from mpq._support.phases import phase
     from mpq._support.ranks import is_other_rank
     from mpq.cli.console import print_frontier, print_result, print_warning
     from mpq.report.page.made import Made
     from mpq.report.save import save_alternatives
+    from mpq.workflows.outcome import announced
 
-    if is_done_instead(options, talk, has_question=True):
+    if is_done_instead(options, watch, talk, has_question=True):
         return
     has_others = options.others.alternatives > 0
-    with working(options.output, talk), recorded_phases() as phases:
+    with working(options.output, watch, talk, options.kept) as phases:
         result, session = options.run()
         if is_other_rank():
             return
@@ -68,6 +70,7 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
         if has_others:
             found = options.alternatives(result, session)
             files += save_alternatives(found, options.output, result.run_id)
+        announced(result)
     talk.answer(result.assignment.to_json(), lambda console: print_result(result, console))
     if curve.warning and not talk.as_json:
         talk.answer("", lambda console: print_warning(curve, console))
@@ -80,17 +83,17 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
 @app.command()
 @reporting_errors
 @taking
-def frontier(options: SearchOptions, talk: TalkOptions) -> None:
+def frontier(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> None:
     """Least loss for every amount of one resource: frontier.csv, .json, .png; a folder behind."""
-    from mpq._support.phases import recorded_phases
     from mpq._support.ranks import is_other_rank
     from mpq.cli.console import print_frontier
     from mpq.report.page.made import Made
     from mpq.report.save import BEHIND, save_frontier
+    from mpq.workflows.outcome import announced
 
-    if is_done_instead(options, talk, has_question=False):
+    if is_done_instead(options, watch, talk, has_question=False):
         return
-    with working(options.output, talk), recorded_phases() as phases:
+    with working(options.output, watch, talk, options.kept) as phases:
         result, found = options.run_frontier()
         if is_other_rank():
             return
@@ -99,6 +102,7 @@ def frontier(options: SearchOptions, talk: TalkOptions) -> None:
         behind = options.output / BEHIND
         made = Made(phases=phases.in_order).by(options.in_full(command_words()))
         files += replace(result, made=made).save(behind, found)
+        announced(found)
     talk.answer(found.to_json(), lambda console: print_frontier(found, console))
     talk.wrote(files)
 
@@ -140,13 +144,13 @@ def solve(
 @app.command()
 @reporting_errors
 @taking
-def compare(options: CompareOptions, talk: TalkOptions) -> None:
+def compare(options: CompareOptions, watch: WatchOptions, talk: TalkOptions) -> None:
     """Measure which estimator predicts your network, or what published systems lose on it."""
     from mpq._support.files import prepared_folder
     from mpq.cli.console import print_comparison, print_recipes
 
     if options.recipes:
-        with prepared_folder(options.output), talk.progress():
+        with prepared_folder(options.output), watch.watched(talk, options.kept):
             searched = options.run_recipes()
             searched = replace(searched, made=searched.made.by(command_words()))
             files = searched.save(options.output)
@@ -154,10 +158,11 @@ def compare(options: CompareOptions, talk: TalkOptions) -> None:
         talk.wrote(files)
         return
 
-    with prepared_folder(options.output), talk.progress():
+    with prepared_folder(options.output), watch.watched(talk, options.kept):
         found = options.run()
         found = replace(found, made=found.made.by(command_words()))
         files = found.save(options.output)
+    files += [] if options.save_bench is None else [options.save_bench]
     # By pandas, which writes nan as null; Python's json would write a token that is no JSON.
     rows = found.table().to_json(orient="records", indent=1)
     talk.answer(rows, lambda console: print_comparison(found, console))
@@ -195,7 +200,7 @@ def evaluate(
 @app.command()
 @reporting_errors
 @taking
-def profile(options: ProfileOptions, talk: TalkOptions) -> None:
+def profile(options: ProfileOptions, watch: WatchOptions, talk: TalkOptions) -> None:
     """Measure your network on this machine, layer by layer and as a whole: a device for search."""
     from mpq._support.files import prepared_folder
     from mpq.cli.console import print_profile
@@ -203,7 +208,7 @@ def profile(options: ProfileOptions, talk: TalkOptions) -> None:
 
     folder = options.output.parent
     with prepared_folder(folder):
-        with talk.progress():
+        with watch.watched(talk, options.kept):
             found = options.run()
         files = write_profile(found, options.output)
     # The profile is on disk; until then the journal was all that there was of the measurement.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mpq.cli import options as o
 from mpq.cli.task_options import DEMO_COMPARED_LIMITS, TaskOptions
+from mpq.cli.watching import kept_in
 from mpq.workflows import defaults
 
 if TYPE_CHECKING:
@@ -24,12 +25,20 @@ class CompareOptions:
     random: o.RandomAssignments = defaults.NUM_RANDOM
     max_loss: o.MaxLoss = defaults.MAX_COMPARED_LOSS
     refine: o.Refine = 0
+    save_bench: o.SaveBench = None
     output: o.Output = Path("mpq-compare")
 
     @property
     def _limits(self) -> list[str]:
         """As given; the built-in network comes with some."""
         return self.asked.limit or (DEMO_COMPARED_LIMITS if self.asked.source.is_demo else [])
+
+    @property
+    def kept(self) -> list[str]:
+        """What an interruption leaves on disk, for people."""
+        if self.recipes:
+            return kept_in(self.asked.ranges.cache)
+        return [f"what was measured so far, in {self.output}"]
 
     def run(self) -> "EstimatorComparison":
         """Runs the comparison."""
@@ -45,6 +54,7 @@ class CompareOptions:
             refine=self.refine,
             # Measurements are kept there as they are made: the same command again resumes.
             folder=self.output,
+            save_bench=self.save_bench,
         )
 
     def run_recipes(self) -> "RecipeComparison":
@@ -56,12 +66,11 @@ class CompareOptions:
         from mpq.errors import InputError
         from mpq.workflows.compare_recipes import compare_recipes
 
-        others = (self.estimators, self.solver, self.random, self.max_loss, self.refine)
-        plain = CompareOptions
-        if others != (None, plain.solver, plain.random, plain.max_loss, plain.refine):
+        names = ("estimators", "solver", "random", "max_loss", "refine", "save_bench")
+        if any(getattr(self, name) != getattr(CompareOptions, name) for name in names):
             raise InputError(
-                "--recipe compares whole searches: --estimator, --solver, --random, --max-loss and "
-                "--refine are for comparing estimators"
+                "--recipe compares whole searches: --estimator, --solver, --random, --max-loss, "
+                "--refine and --save-bench are for comparing estimators"
             )
         task = self.asked.task(self.asked.device)
         return compare_recipes(task, self._limits, self.recipes or ())

@@ -12,7 +12,7 @@ from mpq.workflows.task import Task
 if TYPE_CHECKING:
     from mpq.workflows.follow import Way
 
-_SETTINGS = {"precisions": "candidates", "data": "calibration"}
+_SETTINGS = {"precisions": "candidates", "data": "calibration", "transform": "transforms"}
 """Options whose setting is called otherwise."""
 
 

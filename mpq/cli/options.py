@@ -5,6 +5,14 @@ from typing import Annotated
 
 import typer
 
+LogFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--log",
+        help="File that events are appended to meanwhile, a line of JSON each: phases, progress, "
+        "what is measured, the outcome.",
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(
@@ -153,7 +161,8 @@ Split = Annotated[
     typer.Option(
         "--split",
         help="Bits inside layers: channels, channels:16 (blocks of neighbours), blocks:4 (of "
-        "channels that are alike), columns:128 (blocks of inputs), groups, or none.",
+        "channels that are alike), columns:128 (blocks of inputs), groups, heads or heads:tied (of "
+        "queries, keys and values), activations:128 (blocks of what layers read), or none.",
     ),
 ]
 Recalibrate = Annotated[
@@ -334,6 +343,13 @@ Estimators = Annotated[
     typer.Option("--estimator", help="Estimator with options; can be given repeatedly."),
 ]
 RandomAssignments = Annotated[int, typer.Option(help="Random assignments near every limit.")]
+SaveBench = Annotated[
+    Path | None,
+    typer.Option(
+        help="File for assignments, random and structured, with what each was measured to lose: "
+        "for `mpq evolve-proxy`."
+    ),
+]
 MaxLoss = Annotated[
     float, typer.Option(help="Assignments that lose more are left out of correlations.")
 ]

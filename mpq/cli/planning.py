@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from mpq.cli.requests import SearchOptions
 from mpq.cli.talk import TalkOptions
+from mpq.cli.watching import WatchOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -11,9 +12,11 @@ if TYPE_CHECKING:
     from mpq.workflows.plan import Plan
 
 
-def tell_plan(options: SearchOptions, talk: TalkOptions, has_question: bool) -> None:
+def tell_plan(
+    options: SearchOptions, watch: WatchOptions, talk: TalkOptions, has_question: bool
+) -> None:
     """What a command with ``--dry-run`` does instead of a search."""
-    with talk.progress():
+    with watch.watched(talk):
         plan = options.plan(has_question)
     talk.answer(plan.to_dict(), lambda console: _print_plan(plan, console))
 

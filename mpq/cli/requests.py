@@ -31,6 +31,7 @@ from mpq.cli.task_options import (
     TaskOptions,
     listed,
 )
+from mpq.cli.watching import kept_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +158,11 @@ class SearchOptions:
     others: AlternativeOptions = AlternativeOptions()
     section: o.Sections = None
     effort: EffortOptions = EffortOptions()
+
+    @property
+    def kept(self) -> list[str]:
+        """What an interruption leaves on disk, for people."""
+        return kept_in(self.asked.ranges.cache)
 
     def plan(self, has_question: bool) -> "Plan":
         """What the search will take; of one that has to have a limit or an objective."""
@@ -352,6 +358,11 @@ class ProfileOptions:
             # --device is then given the file, and reports call the device alike.
             name=self.output.stem,
         )
+
+    @property
+    def kept(self) -> list[str]:
+        """What an interruption leaves on disk, for people."""
+        return [f"finished rounds, in {self.journal}"]
 
     @property
     def journal(self) -> Path:

@@ -1,14 +1,19 @@
 """Estimates that several jobs or processes share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpq.cli import options as o
 from mpq.cli.app import app, reporting_errors
 from mpq.cli.requests import SearchOptions
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions
+from mpq.cli.watching import WatchOptions, kept_in
+
+if TYPE_CHECKING:
+    from mpq._support.phases import Phases
 
 
 @app.command()
@@ -22,29 +27,33 @@ def merge(parts: o.PartFiles, cache: o.MergedInto = None, *, talk: TalkOptions) 
 
 
 @contextmanager
-def working(folder: Path, talk: TalkOptions) -> Iterator[None]:
-    """A folder for results and bars, in the one process that has them; the others join in the work.
+def working(
+    folder: Path, watch: WatchOptions, talk: TalkOptions, kept: Sequence[str]
+) -> "Iterator[Phases]":
+    """A folder for results, watched work, in the one process that has them; the others join in.
 
     Args:
         folder: Where results will be.
-        talk: Whether bars are shown.
+        watch: Where events go.
+        talk: Whether there is a display.
+        kept: What an interruption leaves on disk, for people.
     """
     from mpq._support.files import prepared_folder
     from mpq._support.ranks import is_launched, is_other_rank, launched
 
     if is_other_rank():
-        with launched():
-            yield
+        with launched(), watch.watched(talk) as phases:  # nobody is told
+            yield phases
     elif is_launched():
-        with launched(), prepared_folder(folder), talk.progress():
-            yield
+        with launched(), prepared_folder(folder), watch.watched(talk, kept) as phases:
+            yield phases
     else:
         # First of all: a folder that cannot be written to is better known before hours of work.
-        with prepared_folder(folder), talk.progress():
-            yield
+        with prepared_folder(folder), watch.watched(talk, kept) as phases:
+            yield phases
 
 
-def leave_part(options: SearchOptions, talk: TalkOptions) -> None:
+def leave_part(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> None:
     """What a command with ``--shard`` does instead of a search."""
     from mpq._support.ranks import is_launched
     from mpq.errors import InputError
@@ -54,7 +63,7 @@ def leave_part(options: SearchOptions, talk: TalkOptions) -> None:
         raise InputError(
             "torchrun and --shard both split the estimate: start jobs with --shard without torchrun"
         )
-    with talk.progress():
+    with watch.watched(talk, kept_in(options.asked.ranges.cache)):
         part = options.run_shard(options.effort.shard)
     _told(part, talk)
 

@@ -1,15 +1,13 @@
 """What a command says: its answer on standard output, everything else only where it is wanted."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mpq._support.progress import showing_progress
 from mpq._support.streams import answer_stream
 from mpq.cli import options as o
 
@@ -24,12 +22,6 @@ class TalkOptions:
     quiet: o.Quiet = False
     as_json: o.AsJson = False
     debug: o.Debug = False
-
-    @contextmanager
-    def progress(self) -> Iterator[None]:
-        """Shows bars on standard error, if something else than the answer is wanted."""
-        with showing_progress(not self.quiet):
-            yield
 
     def answer(self, answer: Any, show: "Callable[[Console], None]") -> None:
         """Prints the answer.

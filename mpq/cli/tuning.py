@@ -11,6 +11,7 @@ from mpq.cli.options import EvalData, Seed
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions
 from mpq.cli.task_options import SourceOptions, held_out_spec
+from mpq.cli.watching import WatchOptions
 from mpq.workflows import defaults
 from mpq.workflows.task import Task
 
@@ -32,6 +33,7 @@ def tune(
     ] = None,
     *,
     source: SourceOptions,
+    watch: WatchOptions,
     talk: TalkOptions,
 ) -> None:
     """Tune a search's answer to answer as the original does, where that helps on unseen examples.
@@ -62,7 +64,8 @@ def tune(
         held_out=None if held_out is None else load_data(held_out, model, seed),
         seed=seed,
     )
-    with prepared_folder(folder), talk.progress():
+    kept = [f"finished epochs, in {folder}"]
+    with prepared_folder(folder), watch.watched(talk, kept):
         result = run_tuning(task, found, what, folder=folder)
         result = replace(result, made=result.made.by(command_words()))
         files = result.save(folder)

@@ -50,7 +50,7 @@ def activation_bytes(
     # Ids are integers, whatever the precision of the layer's activations.
     if layer.kind == "embedding":
         return 0.0
-    return layer.input_elements * precision.activation.number.bits / 8
+    return layer.input_elements * precision.activation.mean_bits / 8
 
 
 def bit_operations(layer: Layer, precision: Precision, _: Sequence[Layer], __: StoredBits) -> float:
@@ -72,11 +72,11 @@ def bit_operations(layer: Layer, precision: Precision, _: Sequence[Layer], __: S
     """
     weight, activation = precision.weight, precision.activation
     if not layer.has_weights:
-        return float(layer.macs * activation.number.multiplied_bits**2)
+        return float(layer.macs * activation.multiplied_bits**2)
     found = float(layer.macs * prod(f.multiplied_bits for f in (weight, activation)))
     if weight.branch is not None:
         macs = weight.branch.macs(layer.macs, layer.num_weights, layer.num_channels)
-        found += macs * NUMBER_FORMATS["fp16"].multiplied_bits * activation.number.multiplied_bits
+        found += macs * NUMBER_FORMATS["fp16"].multiplied_bits * activation.multiplied_bits
     return found
 
 

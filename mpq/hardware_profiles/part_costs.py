@@ -11,22 +11,33 @@ from mpq.network.layer import Layer
 from mpq.problem.budget import FILE_BYTES
 from mpq.problem.cost_table import CostTable
 from mpq.problem.parts import Parts
+from mpq.problem.split import ACTIVATIONS
+from mpq.quantization.channel_bits import OUTPUTS
 
 PART_RESOURCES: Final = (*LINEAR_RESOURCES, *CACHE_RESOURCES, FLASH, FILE_BYTES, PEAK_RAM)
 """Sums over channels, also those of a target's files if it holds parts. A device's seconds and
 joules are of whole layers."""
 
 
-def check_part_resource(resource: str) -> None:
+READ_RESOURCES: Final = tuple(x for x in PART_RESOURCES if x != PEAK_RAM)
+"""Sums over blocks of what layers read: buffers are rounded up to bytes each."""
+
+
+def check_part_resource(resource: str, axis: str = OUTPUTS) -> None:
     """Refuses a resource of which a part of a layer has no share.
 
+    Args:
+        resource: That is limited.
+        axis: What parts are of, as in ``Parts``.
+
     Raises:
-        InputError: If it is none of ``PART_RESOURCES``.
+        InputError: If it is none of ``PART_RESOURCES``, or ``READ_RESOURCES``.
     """
-    if resource not in PART_RESOURCES:
+    known = READ_RESOURCES if axis == ACTIVATIONS else PART_RESOURCES
+    if resource not in known:
         raise InputError(
             f"no device has a kernel for channels of different bits, so that their {resource} is "
-            f"not known: with split (--split) give limits on {', '.join(PART_RESOURCES)}"
+            f"not known: with split (--split) give limits on {', '.join(known)}"
         )
 
 
@@ -34,7 +45,8 @@ def part_costs(parts: Parts, table: CostTable, layers: Sequence[Layer]) -> CostT
     """``[R, B]`` of a resource's ``[L, B]``.
 
     Every row has the share of its channels; the constant has what says which part has which bits,
-    and the bytes that layers round up.
+    and the bytes that layers round up; where parts are of what layers read, which of them has which
+    bits is not counted.
 
     Args:
         parts: The rows.
@@ -42,6 +54,8 @@ def part_costs(parts: Parts, table: CostTable, layers: Sequence[Layer]) -> CostT
         layers: ``L``.
     """
     constant = 0.0
+    if parts.axis == ACTIVATIONS:
+        return parts.table(table)
     if table.name in (WEIGHT_BYTES, WEIGHT_AND_CACHE_BYTES, FLASH, FILE_BYTES):
         constant = parts.code_bits / 8 + len(parts.of_channels)
     elif table.name == "effective_bits":

@@ -15,7 +15,7 @@ in-place depthwise convolution is not (Lin et al. 2020, MCUNet, arXiv:2007.10319
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from math import prod
+from math import ceil, prod
 from typing import Final
 
 import numpy as np
@@ -239,10 +239,10 @@ def _table(
     return CostTable(name, "bytes", names, tuple(candidates), values, constant)
 
 
-def _bits(precision: Precision) -> int:
-    return precision.activation.number.bits
+def _bits(precision: Precision) -> float:
+    return precision.activation.mean_bits
 
 
-def _bytes(buffer: Buffer, bits: int, batch_size: int) -> int:
+def _bytes(buffer: Buffer, bits: float, batch_size: int) -> int:
     # Each buffer by itself is rounded up to bytes, as it begins at an address.
-    return -(-buffer.elements * batch_size * bits // 8)
+    return ceil(buffer.elements * batch_size * bits / 8)

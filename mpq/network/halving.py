@@ -1,11 +1,11 @@
 """Where memory runs out: the same work again, with half as many examples at once."""
 
-import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
+from mpq._support.events import warn
 from mpq.errors import InputError
 from mpq.network.examples import Calibration
 
@@ -38,7 +38,7 @@ def halved(
         largest = _largest(data)
         # Powers of two: pieces are then cut into whole ones again, wherever batches end.
         at_once = 1 << (largest - 1).bit_length() - 1
-        warnings.warn(
+        warn(
             f"{what} does not fit into memory with batches of {largest} examples: goes on with "
             f"{at_once} at once",
             stacklevel=2,

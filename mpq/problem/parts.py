@@ -1,4 +1,4 @@
-"""Rows of a problem that are parts of layers: channels, inputs or groups with their own bits."""
+"""Rows of a problem that are parts of layers: of weights, or blocks of what layers read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,8 @@ from mpq._support.json_arrays import columns as whole_numbers
 from mpq.errors import InputError, UnknownNameError
 from mpq.network.layer import merge_ties
 from mpq.problem.cost_table import CostTable
-from mpq.quantization.channel_bits import OUTPUTS, ChannelBits
+from mpq.problem.split import ACTIVATIONS
+from mpq.quantization.channel_bits import INPUTS, OUTPUTS, ChannelBits
 from mpq.quantization.precision import Precision
 from mpq.quantization.tensor_format import TensorFormat
 
@@ -31,8 +32,10 @@ class Parts:
             need not be neighbours.
         owners: Layers that share the weight of another one, and which: they have no row.
         code_bits: What saying which part has which precision takes, at the most.
-        axis: What parts are of, as in ``ChannelBits``.
-        inputs: Layer name to ``K``, where they are of inputs or groups.
+        axis: What parts are of, as in ``ChannelBits``; or ``ACTIVATIONS``: blocks of what a layer
+            reads.
+        inputs: Layer name to ``K``, where they are of inputs or groups, or of what is read.
+        tied: Layers that are as many parts, which have the same bits one by one.
 
     Raises:
         InputError: If they contradict each other.
@@ -45,12 +48,14 @@ class Parts:
     code_bits: int = 0
     axis: str = OUTPUTS
     inputs: Mapping[str, int] = field(default_factory=dict)
+    tied: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         known = set(self.layers)
         if len(known) != len(self.layers):
             raise InputError("parts: a layer is named twice")
         named = {*self.of_channels, *self.blocks, *self.owners, *self.owners.values()}
+        named |= {name for tie in self.tied for name in tie}
         for name in sorted(named - known):
             raise UnknownNameError("layer with parts", name, known)
         if not self.owners.keys().isdisjoint({*self.owners.values(), *self.of_channels}):
@@ -60,6 +65,9 @@ class Parts:
             self._check_parts(name, parts, self.blocks.get(name, 1) if is_outputs else 1)
             if not is_outputs and len(parts) % self._blocks_of_row(name):
                 raise InputError(f"parts of {name!r}: they are no whole rows of blocks of inputs")
+        for tie in self.tied:
+            if len({self._count(name) for name in tie}) > 1:
+                raise InputError(f"parts of {', '.join(tie)}: tied layers have as many parts")
 
     def _blocks_of_row(self, name: str) -> int:
         return -(-self.inputs[name] // self.blocks[name])
@@ -117,8 +125,16 @@ class Parts:
 
     @property
     def ties(self) -> tuple[tuple[str, ...], ...]:
-        """Layers that share a weight, and so all of its parts."""
-        return merge_ties([(owner, name) for name, owner in self.owners.items()], self.layers)
+        """Layers that share a weight, and so all of its parts, or are tied part by part."""
+        shared = [(owner, name) for name, owner in self.owners.items()]
+        return merge_ties([*shared, *self.tied], self.layers)
+
+    @property
+    def row_ties(self) -> tuple[tuple[str, ...], ...]:
+        """Rows that have the same bits."""
+        names = self.row_names
+        by_layer = [[names[self.rows_of(name)] for name in tie] for tie in self.tied]
+        return tuple(rows for tie in by_layer for rows in zip(*tie, strict=True))
 
     def rows_of(self, name: str) -> slice:
         """The rows of a layer; of one that shares a weight those of its owner."""
@@ -163,15 +179,17 @@ class Parts:
         first: Precision = precisions[int(chosen[0])]
         if (chosen == chosen[0]).all():
             return first
-        numbers = [precision.weight.number for precision in precisions]
+        is_read = self.axis == ACTIVATIONS
+        own = [_divided(precision, is_read) for precision in precisions]
         parts, block = self.of_channels[owner], self.blocks.get(owner, 1)
         is_by_block = block > 1 or self.axis != OUTPUTS
         by_block = chosen if is_by_block else chosen[parts]
         count = len(parts) if self.axis == OUTPUTS else self.inputs[owner]
-        found = ChannelBits.of(numbers, by_block, count, block, self.axis)
+        axis = INPUTS if is_read else self.axis
+        found = ChannelBits.of([x.number for x in own], by_block, count, block, axis)
         assert isinstance(found, ChannelBits)  # there are two columns, hence two formats
-        weight = replace(first.weight, number=found.numbers[-1], channels=found)
-        return replace(first, weight=weight)
+        mixed = replace(_divided(first, is_read), number=found.numbers[-1], channels=found)
+        return replace(first, activation=mixed) if is_read else replace(first, weight=mixed)
 
     def columns_of(
         self, chosen: Mapping[str, Precision], precisions: Sequence[Precision]
@@ -189,12 +207,17 @@ class Parts:
         return found
 
     def _columns(self, name: str, precision: Precision, place: Mapping[Precision, int]) -> Columns:
-        own = [replace(precision, weight=weight) for weight in precision.weight.by_channel]
+        is_read = self.axis == ACTIVATIONS
+        divided = _divided(precision, is_read)
+        own = [
+            replace(precision, activation=x) if is_read else replace(precision, weight=x)
+            for x in divided.by_channel
+        ]
         for each in own:
             if each not in place:
                 raise UnknownNameError("precision", str(each), map(str, place))
         found = np.array([place[each] for each in own], dtype=np.intp)
-        channels = precision.weight.channels
+        channels = divided.channels
         if channels is None or name not in self.of_channels:
             return found[:1]
         if self.axis != OUTPUTS:
@@ -212,6 +235,7 @@ class Parts:
             "code_bits": self.code_bits,
             # Files without them are read by earlier versions as well.
             **({} if self.axis == OUTPUTS else {"axis": self.axis, "inputs": dict(self.inputs)}),
+            **({"tied": list(map(list, self.tied))} if self.tied else {}),
         }
 
     @classmethod
@@ -227,10 +251,22 @@ class Parts:
         names, owners = tuple(data["layers"]), data["owners"]
         if axis != OUTPUTS and not parts.keys() <= inputs.keys() & data["blocks"].keys():
             raise InputError("parts of inputs: a layer lacks its number of inputs, or of a block")
-        return cls(names, parts, data["blocks"], owners, data["code_bits"], axis, inputs)
+        blocks, tied = data["blocks"], tuple(map(tuple, data.get("tied", ())))
+        return cls(names, parts, blocks, owners, data["code_bits"], axis, inputs, tied)
+
+
+def _divided(precision: Precision, is_read: bool) -> TensorFormat:
+    """What has parts."""
+    return precision.activation if is_read else precision.weight
 
 
 def can_split(weight: TensorFormat, like: TensorFormat, axis: str = OUTPUTS) -> bool:
     """Whether parts of one weight may be in these two formats: they differ in bits alone."""
-    both = weight.has_parts(axis) and like.has_parts(axis)
+    both = weight.has_parts(axis) and like.has_parts(axis) and weight.symmetric == like.symmetric
     return both and replace(weight, number=like.number) == like
+
+
+def can_split_read(read: TensorFormat, like: TensorFormat) -> bool:
+    """Whether blocks of what is read may be in these two formats: they differ in bits alone."""
+    both = read.has_blocks and like.has_blocks
+    return both and replace(read, number=like.number) == like

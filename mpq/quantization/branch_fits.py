@@ -90,7 +90,8 @@ def _fit_sparse(
 ) -> None:
     r"""Weights that stick out are left to the branch, and the scales of the others get smaller.
 
-    Codes are made of the weight as it is, and without the largest ``w^4 / (m [H^-1]_kk)``, where
+    Codes are made of the weight as it is, and without (``_without``) the largest
+    ``w^4 / (m [H^-1]_kk)``, where
     ``m`` is the mean square of those that share a scale: what losing the weight would cost (optimal
     brain surgeon, as in SpQR, Dettmers et al. 2023, arXiv:2306.03078), times how far it sticks out.
     In SqueezeLLM (Kim et al. 2023, arXiv:2306.07629) it is the magnitude and the sensitivity. The
@@ -108,7 +109,7 @@ def _fit_sparse(
         left_out = torch.zeros(rows.numel(), dtype=torch.bool)
         left_out[order[:taken]] = True
         left_out = left_out.view(rows.shape)
-        codes = rounded(torch.where(left_out, 0.0, rows)) if taken else plain
+        codes = rounded(_without(rows, left_out, plain.tensor_format)) if taken else plain
         errors = rows - codes.numbers()
         rest = _gains(errors - form.best_at(errors, left_out), form, left_out)
         rest = rest.flatten().argsort(descending=True, stable=True)
@@ -123,6 +124,24 @@ def _fit_sparse(
 def _count(tensor_format: TensorFormat, rows: Tensor) -> int:
     assert isinstance(tensor_format.branch, Sparse)
     return tensor_format.branch.count(rows.numel())
+
+
+def _without(rows: Tensor, left_out: Tensor, tensor_format: TensorFormat) -> Tensor:
+    """What codes are made of where some numbers are left to the branch: these are 0.
+
+    Where no code stands for 0 they are of the mean magnitude of the others that share their scale,
+    which is then that of these alone (the binarized part of PB-LLM, Shang et al. 2023,
+    arXiv:2310.00034).
+    """
+    kept = torch.where(left_out, 0.0, rows)
+    if tensor_format.number.has_zero:
+        return kept
+    shared, counted = (
+        sharing_scale(part, tensor_format) for part in (kept.abs(), (~left_out).to(rows))
+    )
+    mean = shared.sum(dim=1, keepdim=True) / counted.sum(dim=1, keepdim=True).clamp_min(1e-9)
+    mean = mean.expand_as(shared).reshape(len(rows), -1)[:, : rows.shape[1]]
+    return torch.where(left_out, mean.copysign(rows), rows)
 
 
 def _sticking_out(rows: Tensor, form: ErrorForm, tensor_format: TensorFormat) -> Tensor:

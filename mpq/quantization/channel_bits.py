@@ -20,6 +20,10 @@ MARKS: Final = {OUTPUTS: "", INPUTS: "i", GROUPS: "g"}
 """How a precision's spelling says what its digits are of."""
 MOST_BITS: Final = 8
 """Of channels: their codes lie beside each other in bytes."""
+SIGNS: Final = "binary"
+"""The format of 1 bit, which integers begin beyond: its codes are -1 and 1."""
+_SPELLED: Final = "1"
+"""How it is written beside integers."""
 MOST_CHANNELS: Final = 2**24
 """Of one weight; no vocabulary is as large."""
 
@@ -27,11 +31,15 @@ MOST_CHANNELS: Final = 2**24
 @final
 @dataclass(frozen=True)
 class ChannelBits:
-    """Which of several integer formats every part of a weight ``[O, K]`` is stored in.
+    """Which of several formats, integers and signs, every part of a weight is stored in.
+
+    The weight is ``[O, K]``.
 
     >>> found = ChannelBits.of([spelled_format(n) for n in "234"], [2, 0, 2, 2])
     >>> str(found), found.mean_bits, found.code_bits
     ('[2,4]:1011', 3.5, 4)
+    >>> ChannelBits.parse("1,4", "0001", 4, 1).mean_bits
+    1.75
 
     Args:
         numbers: ``[F]`` the formats that parts are in, at least two, by rising bits.
@@ -42,8 +50,8 @@ class ChannelBits:
             ``groups`` (blocks of inputs, of each output by itself).
 
     Raises:
-        PrecisionError: If the parts contradict each other, a format is no integer of up to 8 bits,
-            or there are more channels than any weight has.
+        PrecisionError: If the parts contradict each other, a format is neither signs nor integers
+            of up to 8 bits, or there are more channels than any weight has.
     """
 
     numbers: tuple[NumberFormat, ...]
@@ -54,9 +62,11 @@ class ChannelBits:
 
     def __post_init__(self) -> None:
         bits = [number.bits for number in self.numbers]
-        if any(x.is_float or not x.needs_scale or x.bits > MOST_BITS for x in self.numbers):
+        if not all(map(is_of_parts, self.numbers)):
             names = ", ".join(number.name for number in self.numbers)
-            raise PrecisionError(f"channels have integers of up to {MOST_BITS} bits; got {names}")
+            raise PrecisionError(
+                f"channels have integers of up to {MOST_BITS} bits, or signs ({SIGNS}); got {names}"
+            )
         if len(bits) < 2 or bits != sorted(set(bits)):
             raise PrecisionError(f"channels have two or more widths, rising; got {bits}")
         what = "output channels" if self.axis == OUTPUTS else "inputs of a row"
@@ -115,18 +125,21 @@ class ChannelBits:
         Raises:
             PrecisionError: If they contradict each other, or a format is unknown.
         """
-        unknown = [text for text in bits.split(",") if text not in spellings()]
+        texts = [SIGNS if text == _SPELLED else text for text in bits.split(",")]
+        unknown = [text for text in texts if text not in spellings()]
         if unknown:
             raise PrecisionError(
-                f"channels have integers of 2 to {MOST_BITS} bits; got w[{bits}], in which "
-                f"{unknown[0]} is none"
+                f"channels have signs, of 1 bit, and integers of 2 to {MOST_BITS} bits; got "
+                f"w[{bits}], in which {unknown[0]} is none"
             )
-        numbers = tuple(map(spelled_format, bits.split(",")))
+        numbers = tuple(map(spelled_format, texts))
         return cls(numbers, bytes(map(int, codes)), num_channels, block, axis)
 
     @cached_property
     def _text(self) -> str:
-        bits = ",".join(number.spellings[0] for number in self.numbers)
+        bits = ",".join(
+            _SPELLED if number.name == SIGNS else number.spellings[0] for number in self.numbers
+        )
         has_size = self.block > 1 or self.axis == GROUPS
         size = f"{self.num_channels}/{self.block}x" if has_size else ""
         return f"[{bits}]:{MARKS[self.axis]}{size}{''.join(map(str, self.codes))}"
@@ -193,3 +206,8 @@ class ChannelBits:
         """Bits of a code, averaged over the numbers of a weight."""
         pairs = zip(self.numbers, self.counts, strict=True)
         return sum(number.bits * count for number, count in pairs) / sum(self.counts)
+
+
+def is_of_parts(number: NumberFormat) -> bool:
+    """Whether parts of one weight may be in this format and others: integers, or signs."""
+    return number.name == SIGNS or (not number.is_float and number.bits <= MOST_BITS)

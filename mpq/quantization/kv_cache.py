@@ -83,6 +83,11 @@ def _precision(value: str | Precision) -> Precision:
         raise PrecisionError(
             f"{text!r}: a cache keeps first tokens as they came: say how many (first, --kv-first)"
         )
+    if found.activation.granularity is Granularity.TOKEN_BLOCK:
+        raise PrecisionError(
+            f"{text!r}: a cache has a scale for every head's token: leave "
+            f"g{found.activation.group_size} out"
+        )
     if found.activation.number.is_for_inputs:
         raise PrecisionError(f"{text!r}: keys and values have either sign, and no such codes")
     return found

@@ -13,6 +13,7 @@ ACTIVATIONS: Final = (INPUTS, ALL)
 """Which activations are rounded: inputs of layers, or operands of operations between them, too."""
 _NOT_FOR_OPERANDS: Final = {
     Granularity.INPUT_CHANNEL: "a scale for every input channel of a weight",
+    Granularity.TOKEN_BLOCK: "a scale for every block of input channels of a weight",
     Granularity.FIRST_APART: "a scale of its own for the first position of what a layer reads",
 }
 

@@ -17,11 +17,14 @@ Spelling, for example ``w4g128a8``:
 ``s``        symmetric (default for integer activations: affine, with a zero point)
 ``d``        dynamic: one scale per token, found while running (default: one static scale per
              tensor, calibrated)
+``dg128``    dynamic: one scale for every token and 128 consecutive input channels
 ``c``        static, one scale per input channel
 ``f``        static, the first position of a sequence with a scale of its own
-``[2,4]``    integers with bits for every output channel; behind all else of the weight a colon and
-             a digit for each, which of these it has: ``w[2,4]g64:0110a16``; ``:i512/128x0110`` is
-             of blocks of 128 inputs, ``:g128/64x0110`` of every group of two rows of 128
+``[2,4]``    integers with bits for every output channel (``1``: signs); behind all else of the
+             weight a colon and a digit for each, which of these it has: ``w[2,4]g64:0110a16``;
+             ``:i512/128x0110`` is of blocks of 128 inputs, ``:g128/64x0110`` of every group of two
+             rows of 128. Of what is read: ``a[4,8]dg128:512/128x0010`` has a digit for every 128
+             input channels
 ===========  =======================================================================
 
 A name alone stands for both: ``fp8``, ``bf16``, ``fp32``, ``int8`` (which is ``w8a8``). The
@@ -38,7 +41,7 @@ from typing import Self, final
 
 from mpq._support.json_object import quoted
 from mpq.errors import PrecisionError
-from mpq.quantization.channel_bits import MARKS, ChannelBits
+from mpq.quantization.channel_bits import INPUTS, MARKS, ChannelBits
 from mpq.quantization.formats import NUMBER_FORMATS, shown_names, spelled_format, spellings
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.scale_formats import SCALE_FORMATS
@@ -49,6 +52,8 @@ ORIGINAL_WEIGHTS = 32
 """How weights that stay as they came are written, after ``w``."""
 _LONGEST = 20
 """Digits of a group's size that are read as a number at all."""
+_NUMBER = rf"[0-9]{{1,{_LONGEST}}}"
+_BITS = "[0-9](?:,[0-9])+"
 
 
 @cache
@@ -59,12 +64,13 @@ def _pattern() -> re.Pattern[str]:
         for names in (spellings(), SCALE_FORMATS)
     )
     return re.compile(
-        rf"w(?:(?P<weight>{number})|\[(?P<bits>[0-9](?:,[0-9])+)\])"
-        rf"(?P<tensor>t?)(?P<zero>(?:zf?)?)(?:g(?P<group>[0-9]{{1,{_LONGEST}}}))?"
+        rf"w(?:(?P<weight>{number})|\[(?P<bits>{_BITS})\])"
+        rf"(?P<tensor>t?)(?P<zero>(?:zf?)?)(?:g(?P<group>{_NUMBER}))?"
         rf"(?:s(?P<scale>{scale}))?(?:\+{BRANCH})?"
-        rf"(?::(?P<axis>[ig]?)(?:(?P<count>[0-9]{{1,{_LONGEST}}})/(?P<block>[0-9]{{1,{_LONGEST}}})x)?(?P<codes>[0-9]+))?"
-        rf"(?:a(?P<activation>{number})(?P<symmetric>s?)"
-        r"(?:(?P<dynamic>d)|(?P<channels>c)|(?P<first>f))?)?"
+        rf"(?::(?P<axis>[ig]?)(?:(?P<count>{_NUMBER})/(?P<block>{_NUMBER})x)?(?P<codes>[0-9]+))?"
+        rf"(?:a(?:(?P<activation>{number})|\[(?P<read_bits>{_BITS})\])(?P<symmetric>s?)"
+        rf"(?:(?P<dynamic>d)(?:g(?P<read_group>{_NUMBER}))?|(?P<channels>c)|(?P<first>f))?"
+        rf"(?::(?:(?P<read_count>{_NUMBER})/(?P<read_block>{_NUMBER})x)?(?P<read_codes>[0-9]+))?)?"
     )
 
 
@@ -73,7 +79,8 @@ def _help() -> str:
     return (
         f"write w<bits>a<bits> such as w4a8 (2 to {widest}, or {original} bits), w4g128a16 "
         f"for groups of 128, w4g64sfp8 for their scales in fp8, w3g64+s1% or w3g64+r16 for "
-        f"branches, w8a8d for dynamic inputs, or one of {', '.join(shown_names())}"
+        f"branches, w8a8d for dynamic inputs, w4a8dg128 for those by block, or one of "
+        f"{', '.join(shown_names())}"
     )
 
 
@@ -159,8 +166,22 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
     return TensorFormat(number, granularity, symmetric, size, scale, has_fraction, channels, branch)
 
 
+def _blocks(match: re.Match[str]) -> ChannelBits | None:
+    """Of what a layer reads."""
+    bits, codes = match["read_bits"], match["read_codes"]
+    if (bits is None) != (codes is None):
+        raise PrecisionError(
+            f"{quoted(match[0])}: bits of blocks of inputs go with a digit for each"
+        )
+    if bits is None:
+        return None
+    count, block = int(match["read_count"] or len(codes)), int(match["read_block"] or 1)
+    return ChannelBits.parse(bits, codes, count, block, INPUTS)
+
+
 def _activation_format(match: re.Match[str]) -> TensorFormat:
-    number = spelled_format(match["activation"] or "fp32")
+    blocks, group = _blocks(match), match["read_group"]
+    number = blocks.numbers[-1] if blocks else spelled_format(match["activation"] or "fp32")
     if number.is_for_weights:
         raise PrecisionError(f"{match[0]!r}: {number.name} is for weights; write w{number.name}a32")
     if not number.needs_scale:
@@ -172,9 +193,16 @@ def _activation_format(match: re.Match[str]) -> TensorFormat:
             f"{match[0]!r}: {number.name} has calibrated scales for the whole input; write "
             f"a{number.name}"
         )
-    granularity = _SCALES[letter]
+    if blocks and not group:
+        raise PrecisionError(
+            f"{quoted(match[0])}: blocks of inputs with bits of their own have scales of their "
+            f"own: write a[4,8]dg128 and so on"
+        )
+    granularity = Granularity.TOKEN_BLOCK if group else _SCALES[letter]
+    size = int(group) if group else None
     # Inputs are one-sided after a ReLU, where a symmetric format would waste half of its codes.
-    return TensorFormat(number, granularity, number.is_float or bool(match["symmetric"]))
+    symmetric = number.is_float or bool(match["symmetric"])
+    return TensorFormat(number, granularity, symmetric, size, channels=blocks)
 
 
 _SCALES = {
@@ -223,8 +251,11 @@ def spell_weight(weight: TensorFormat) -> str:
 def spell_activation(activation: TensorFormat) -> str:
     """The input's part of a precision, such as ``a8d``."""
     number = activation.number
-    text = "a" + number.spellings[0]
+    bits, _, codes = str(activation.channels or number.spellings[0]).partition(":")
+    text = "a" + bits
     text += "s" if activation.symmetric and not number.is_float else ""
+    if activation.granularity is Granularity.TOKEN_BLOCK:
+        return f"{text}dg{activation.group_size}" + (f":{codes[1:]}" if codes else "")
     letters = {granularity: letter for letter, granularity in _SCALES.items()}
     return text + letters.get(activation.granularity, "")
 

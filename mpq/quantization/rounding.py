@@ -24,6 +24,7 @@ from mpq.quantization.range_search import NUMBERS_AT_ONCE
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.second_scales import SecondScales, stored_scale
 from mpq.quantization.tensor_format import Granularity, TensorFormat
+from mpq.quantization.token_blocks import from_blocks, to_blocks, widths_of
 
 LARGEST_POINT: Final = 2.0**15
 """Of zero points of groups, by scales before storing: half of what fp16 holds."""
@@ -249,12 +250,9 @@ def quantize_activation(
         return round_float(x.float(), number).to(x.dtype)
     if tensor_format.granularity is Granularity.TOKEN:
         rows = x.reshape(-1, x.shape[-token_axes:].numel())
-        # The extremes, whatever the range method: a runtime has no time to search for every token.
-        low, high = rows.amin(dim=1), rows.amax(dim=1)
-        grid = make_grid(number, tensor_format.symmetric, low, high)
-        if grid.symmetric and not number.is_float and numerics.symmetric_dynamic == "amax/127.5":
-            grid = _half_a_code_more(grid, torch.maximum(-low, high))
-        return _rounding(grid, numerics).round(rows).reshape(x.shape)
+        return _dynamic(rows, tensor_format, numerics).reshape(x.shape)
+    if tensor_format.granularity is Granularity.TOKEN_BLOCK:
+        return _by_block(x, tensor_format, token_axes, numerics, channel_axis)
     assert calibrated is not None
     if calibrated.channels:
         return _by_channel(x, tensor_format, calibrated, numerics, channel_axis)
@@ -263,6 +261,37 @@ def quantize_activation(
         apart = _static(x[..., :1, :], tensor_format, ActivationRange(*calibrated.first), numerics)
         return torch.cat([apart, found[..., 1:, :]], dim=-2)
     return found
+
+
+def _dynamic(rows: Tensor, tensor_format: TensorFormat, numerics: Numerics) -> Tensor:
+    """``[R, K]`` each row on the grid from its smallest to its largest number."""
+    number = tensor_format.number
+    # The extremes, whatever the range method: a runtime has no time to search for every token.
+    low, high = rows.amin(dim=1), rows.amax(dim=1)
+    grid = make_grid(number, tensor_format.symmetric, low, high)
+    if grid.symmetric and not number.is_float and numerics.symmetric_dynamic == "amax/127.5":
+        grid = _half_a_code_more(grid, torch.maximum(-low, high))
+    return _rounding(grid, numerics).round(rows)
+
+
+def _by_block(
+    x: Tensor,
+    tensor_format: TensorFormat,
+    token_axes: int,
+    numerics: Numerics,
+    channel_axis: int,
+) -> Tensor:
+    """Every token's blocks of input channels, each at its width and on a grid of its own."""
+    size = tensor_format.group_size
+    assert size is not None
+    blocks = to_blocks(x, size, token_axes, channel_axis)
+    found = torch.empty_like(blocks)
+    widths = widths_of(tensor_format, x.shape[channel_axis])
+    for own, places in zip(tensor_format.by_channel, widths, strict=True):
+        here = places.to(x.device)
+        rows = blocks[:, here]
+        found[:, here] = _dynamic(rows.flatten(0, 1), own, numerics).view(rows.shape)
+    return from_blocks(found, x, size, channel_axis)
 
 
 def _static(

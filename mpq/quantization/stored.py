@@ -17,6 +17,7 @@ from mpq._support.json_object import quoted
 from mpq._support.tensor_file import array_entries, file_parts
 from mpq.errors import FileFormatError, PrecisionError
 from mpq.quantization.branch_numbers import OF_LOW_RANK, OF_SPARSE, BranchNumbers, branch_of
+from mpq.quantization.part_codes import beside_integers, by_themselves, why_not_codes
 from mpq.quantization.precision import spell_weight
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.tensor_format import TensorFormat
@@ -44,7 +45,8 @@ class StoredWeight:
 
     Args:
         codes: ``[O, K]`` in the first of ``CODE_TYPES`` that holds them; of a floating-point format
-            numbers in units of their scale, of a table or codebook the place of each.
+            numbers in units of their scale, of a table or codebook the place of each
+            (``mpq.quantization.part_codes``: but for signs beside integers).
         scale: ``[O, G]`` float32, as ``mpq.quantization.codes.Codes`` has them.
         zero_point: ``[O, G]`` int32, or float32 where it may be a fraction; 0 where the format is
             symmetric.
@@ -75,6 +77,10 @@ class StoredWeight:
             levels=None if self.levels is None else self.levels[rows],
             branch=None if self.branch is None else self.branch.part(rows),
         )
+
+    def by_itself(self, tensor_format: TensorFormat) -> Self:
+        """A part of a weight, all in one format, as a weight of that format is kept."""
+        return replace(self, codes=by_themselves(self.codes, tensor_format.number))
 
     def is_of(self, tiles: "Iterable[np.ndarray[Any, Any]]") -> bool:
         """Whether these are codes of a weight, and not of another checkpoint's.
@@ -123,17 +129,7 @@ class StoredWeight:
         )
         if why:
             return why
-        if tensor_format.channels is None:
-            return _why_not_codes(self.codes, *self._reach(tensor_format))
-        cells, shape = tensor_format.channels.cells, self.codes.shape
-        if (cells.shape[0] not in (1, shape[0])) or (cells.shape[1] not in (1, shape[1])):
-            return f"are of {channels} channels, not {len(cells)}, or of other inputs"
-        every = np.broadcast_to(cells, shape)
-        found = (
-            _why_not_codes(self.codes[every == column], *self._reach(own))
-            for column, own in enumerate(tensor_format.by_channel)
-        )
-        return next(filter(None, found), "")
+        return why_not_codes(self.codes, tensor_format)
 
     def _why_not_scales(self, tensor_format: TensorFormat) -> str:
         """Why the second scales are not those of the format; empty: they are."""
@@ -168,18 +164,6 @@ class StoredWeight:
             return self.branch.why_not(branch, (channels, num_inputs))
         return "" if branch is None else f"have no branch (+{branch})"
 
-    @staticmethod
-    def _reach(tensor_format: TensorFormat) -> tuple[float, float]:
-        number = tensor_format.number
-        if number.table:
-            return 0, len(number.table) - 1
-        if number.has_codebook:
-            return 0, 2**number.bits - 1
-        if number.is_float:
-            return -number.max_value, number.max_value
-        half = 2 ** (number.bits - 1)
-        return (-half, half - 1) if tensor_format.symmetric else (0, 2 * half - 1)
-
     def parts(self) -> "dict[str, np.ndarray[Any, Any]]":
         """The arrays by name."""
         found = {part: getattr(self, part) for part in (*_PARTS, *_MORE_PARTS)}
@@ -191,12 +175,6 @@ class StoredWeight:
         """Inverse of ``parts``."""
         own: dict[str, Any] = {n: array for n, array in parts.items() if n not in _OF_BRANCH}
         return cls(**own, branch=branch_of(parts))
-
-
-def _why_not_codes(codes: "np.ndarray[Any, Any]", low: float, high: float) -> str:
-    if low <= codes.min() and codes.max() <= high:
-        return ""
-    return f"reach from {codes.min()} to {codes.max()}, not {low} to {high}"
 
 
 def joined(
@@ -231,9 +209,11 @@ def of_channels(parts: Sequence[StoredWeight], tensor_format: TensorFormat) -> S
         return parts[0]
     size = tensor_format.numbers_per_scale(parts[0].codes.shape[1])
     cells, of_scales = tensor_format.channels.cells, tensor_format.channels.of_scales(size)
-    codes, scale, point = (
-        _chosen([part.parts()[name] for part in parts], index)
-        for name, index in (("codes", cells), ("scale", of_scales), ("zero_point", of_scales))
+    pairs = zip(parts, tensor_format.by_channel, strict=True)
+    codes = _chosen([beside_integers(part.codes, own.number) for part, own in pairs], cells)
+    scale, point = (
+        _chosen([part.parts()[name] for part in parts], of_scales)
+        for name in ("scale", "zero_point")
     )
     return StoredWeight(codes, scale, point, parts[0].signature)
 

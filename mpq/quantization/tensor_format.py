@@ -7,7 +7,7 @@ from typing import final
 
 from mpq._support.json_object import quoted
 from mpq.errors import PrecisionError
-from mpq.quantization.channel_bits import GROUPS, INPUTS, MOST_BITS, OUTPUTS, ChannelBits
+from mpq.quantization.channel_bits import GROUPS, INPUTS, OUTPUTS, ChannelBits, is_of_parts
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.side_branch import SideBranch
@@ -32,6 +32,7 @@ class Granularity(Enum):
     CHANNEL = "per_channel"
     GROUP = "per_group"
     TOKEN = "per_token"
+    TOKEN_BLOCK = "per_token_and_block"
     INPUT_CHANNEL = "per_input_channel"
     FIRST_APART = "first_position_apart"
 
@@ -45,13 +46,15 @@ class TensorFormat:
         number: The number format that every element is stored in.
         granularity: How many numbers share a scale; ``NONE`` for floats of 16 bits and more.
         symmetric: Whether zero is the middle of the range (no zero point).
-        group_size: Numbers per scale, for ``Granularity.GROUP`` only.
+        group_size: Numbers per scale, for ``Granularity.GROUP``; for ``TOKEN_BLOCK`` consecutive
+            input channels, which share one in every token.
         scale: What scales are stored in, one of ``SCALE_FORMATS``; ``None``: fp16 for those of
             groups and fp32 for others, or what a target's numerics say.
         float_zero: Whether the zero point is a fraction, and need not be one of the codes: it is
             stored in fp16 for groups, in fp32 for channels and tensors.
-        channels: Which format every output channel, input or group has, where they differ;
-            ``number`` is then the widest of them. Inputs of a format with a scale for every channel
+        channels: Which format every output channel, input or group of a weight has, or every block
+            of what a layer reads (``TOKEN_BLOCK``), where they differ; ``number`` is then the
+            widest of them. Inputs of a weight whose format is one with a scale for every channel
             have this scale times a factor of their width (``mpq.quantization.tied_scales``).
         branch: What a weight has beside its codes, which is added to what they stand for.
 
@@ -72,15 +75,13 @@ class TensorFormat:
         if self.number.needs_scale == (self.granularity is Granularity.NONE):
             need = "needs a scale" if self.number.needs_scale else "has no scale"
             raise PrecisionError(f"{self.number.name} {need}; got {self.granularity.value!r}")
-        if (self.granularity is Granularity.GROUP) != (self.group_size is not None):
-            raise PrecisionError("a group size goes with granularity 'per_group', and only there")
-        if self.group_size is not None and self.group_size < 1:
-            raise PrecisionError(f"a group has at least 1 weight; got {self.group_size}")
-        if self.group_size is not None and self.group_size > LARGEST_GROUP:
-            raise PrecisionError(
-                f"a group has at most {LARGEST_GROUP} weights; got {self.group_size}"
-            )
-        of_inputs = (Granularity.TOKEN, Granularity.INPUT_CHANNEL, Granularity.FIRST_APART)
+        self._check_group()
+        of_inputs = (
+            Granularity.TOKEN,
+            Granularity.TOKEN_BLOCK,
+            Granularity.INPUT_CHANNEL,
+            Granularity.FIRST_APART,
+        )
         if self.number.is_for_inputs and self.granularity in of_inputs:
             raise PrecisionError(f"{self.number.name} has calibrated scales for the whole input")
         if self.number.is_float and not self.symmetric:
@@ -108,7 +109,20 @@ class TensorFormat:
                 f"+{self.branch} out"
             )
 
+    def _check_group(self) -> None:
+        has_groups = self.granularity in (Granularity.GROUP, Granularity.TOKEN_BLOCK)
+        if has_groups != (self.group_size is not None):
+            raise PrecisionError("a group size goes with granularity 'per_group', and only there")
+        if self.group_size is not None and self.group_size < 1:
+            raise PrecisionError(f"a group has at least 1 weight; got {self.group_size}")
+        if self.group_size is not None and self.group_size > LARGEST_GROUP:
+            raise PrecisionError(
+                f"a group has at most {LARGEST_GROUP} weights; got {self.group_size}"
+            )
+
     def _check_channels(self, channels: ChannelBits) -> None:
+        if self.granularity is Granularity.TOKEN_BLOCK and channels.axis != INPUTS:
+            raise PrecisionError(f"what a layer reads has blocks of inputs, and no {channels.axis}")
         if not self.has_channels:
             raise PrecisionError(
                 "channels with bits of their own have scales of their own, which nothing else is "
@@ -116,6 +130,11 @@ class TensorFormat:
             )
         if self.number != channels.numbers[-1]:
             raise PrecisionError(f"the widest of {channels} is not {self.number.name}")
+        if not self.symmetric and any(number.is_float for number in channels.numbers):
+            raise PrecisionError(
+                f"signs have no zero point: with parts of 1 bit ({channels.numbers[0].name}) take "
+                "symmetric formats"
+            )
         size, is_inputs = self.group_size, channels.axis == INPUTS
         if channels.axis == GROUPS and size != channels.block:
             raise PrecisionError(
@@ -169,6 +188,8 @@ class TensorFormat:
         return {
             Granularity.INPUT_CHANNEL: "no kernel here has a scale for every input channel",
             Granularity.FIRST_APART: "no kernel here has a scale for the first position alone",
+            Granularity.TOKEN_BLOCK: "no kernel here has a scale for every token and block of "
+            "input channels",
         }.get(self.granularity, "")
 
     @property
@@ -215,12 +236,17 @@ class TensorFormat:
 
     @property
     def has_channels(self) -> bool:
-        """Whether output channels of such a weight may have bits of their own."""
-        number, scale = self.number, self.scale
-        is_integer = not number.is_float and number.bits <= MOST_BITS
+        """Whether channels of such a weight, or blocks of what is read, may have their own bits."""
+        scale = self.scale
         has_second = scale is not None and SCALE_FORMATS[scale].second_scale
-        is_by_row = self.granularity in (Granularity.CHANNEL, Granularity.GROUP)
-        return is_integer and is_by_row and not has_second and self.branch is None
+        with_scales = (Granularity.CHANNEL, Granularity.GROUP, Granularity.TOKEN_BLOCK)
+        is_by_row = self.granularity in with_scales
+        return is_of_parts(self.number) and is_by_row and not has_second and self.branch is None
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether blocks of what is read may have bits of their own."""
+        return self.granularity is Granularity.TOKEN_BLOCK and self.has_channels
 
     def has_parts(self, axis: str) -> bool:
         """Whether parts of such a weight, as ``ChannelBits`` has them, may have their own bits."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from shlex import quote
 from typing import Final, TypeAlias, final
 
 from mpq.errors import InputError
@@ -10,7 +11,9 @@ from mpq.errors import InputError
 NOT_STATED: Final = "not stated"
 """Source of a choice that a paper, as far as we know it, leaves open: what is taken is ours."""
 
-Value: TypeAlias = str | bool | tuple[str, ...] | None
+Allowed: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
+"""Globs of layers, and what these may take."""
+Value: TypeAlias = str | bool | int | tuple[str, ...] | Allowed | None
 """Of a setting."""
 _OPTIONS: Final = {
     "sensitivity": "--sensitivity",
@@ -20,14 +23,23 @@ _OPTIONS: Final = {
     "weight_range": "--weight-range",
     "activation_range": "--activation-range",
     "rounding": "--rounding",
+    "transforms": "--transform",
     "ends": "--ends",
     "find_ties": "--find-ties",
+    "tie": "--tie",
     "tie_blocks": "--tie-blocks",
     "bias_correction": "--bias-correction",
     "tune": "--tune",
+    "split": "--split",
     "safeguard": "--safeguard",
+    "allow": "--allow",
+    "kv_cache": "--kv-cache",
+    "kv_first": "--kv-first",
+    "kv_before_rotation": "--kv-before-rotation",
 }
 """Setting to the option of ``mpq search`` that says the same."""
+CACHE_SETTINGS: Final = ("allow", "kv_cache", "kv_first", "kv_before_rotation")
+"""Settings of recipes of a key-value cache."""
 
 
 @final
@@ -89,14 +101,22 @@ class Recipe:
         rounding: How weights become codes, for ``ROUNDINGS.build``.
         source: Of calibration examples that need no data, for ``DATA_SOURCES.build``, without
             their shape; empty: the user's examples.
+        transforms: What the network goes through before, for ``TRANSFORMS.build``.
         ends: Precision of the first and the last layer; ``None``: they are chosen as all are.
         find_ties: Whether layers that read one tensor share a precision.
+        tie: All layers that one of these globs matches share a precision; ``*``: every layer.
         tie_blocks: Whether the layers of a block share a precision.
         bias_correction: As in ``mpq.Task``.
         tune: As in ``mpq.Task``.
+        split: As in ``mpq.Task``.
         steps: What the paper does with the answer, in order, in words.
         orders_tuning: Whether it says in which order layers are fine-tuned: that of what they lose
             in the answer, the most first.
+        allow: Globs of layers, and what these may take instead of the candidates.
+        kv_cache: What keys and values of earlier tokens may be stored in; none: the recipe is of no
+            cache. For how many tokens is the user's.
+        kv_first: First tokens that the cache keeps as they came.
+        kv_before_rotation: Whether keys are held before positions are rotated into them.
 
     Raises:
         InputError: If it has no candidates or no choices, or its version is no number from 1 on.
@@ -117,13 +137,20 @@ class Recipe:
     activation_range: str = "minmax"
     rounding: str = "nearest"
     source: str = ""
+    transforms: tuple[str, ...] = ()
     ends: str | None = None
     find_ties: bool = True
+    tie: tuple[str, ...] = ()
     tie_blocks: bool = False
     bias_correction: bool = False
     tune: str | None = None
+    split: str = "none"
     steps: tuple[str, ...] = ()
     orders_tuning: bool = False
+    allow: Allowed = ()
+    kv_cache: tuple[str, ...] = ()
+    kv_first: int = 0
+    kv_before_rotation: bool = False
 
     def __post_init__(self) -> None:
         if self.version < 1 or not self.candidates or not self.choices:
@@ -136,8 +163,8 @@ class Recipe:
     def settings(self) -> Mapping[str, Value]:
         """All that it settles of a search, by the names that ``mpq.Task`` and ``mpq.search`` have.
 
-        Examples are settled where the paper makes its own. No other answer may take the place of
-        the recipe's (``safeguard``).
+        Examples are settled where the paper makes its own, caches where it is of them. No other
+        answer may take the place of the recipe's (``safeguard``).
         """
         found: dict[str, Value] = {
             "sensitivity": self.sensitivity,
@@ -146,13 +173,18 @@ class Recipe:
             "weight_range": self.weight_range,
             "activation_range": self.activation_range,
             "rounding": self.rounding,
+            "transforms": self.transforms,
             "ends": self.ends,
             "find_ties": self.find_ties,
+            "tie": self.tie,
             "tie_blocks": self.tie_blocks,
             "bias_correction": self.bias_correction,
             "tune": self.tune,
+            "split": self.split,
             "safeguard": False,
         }
+        if self.kv_cache:
+            found |= {name: getattr(self, name) for name in CACHE_SETTINGS}
         return found | ({"calibration": self.source} if self.source else {})
 
     @property
@@ -169,10 +201,17 @@ def _words(name: str, value: Value) -> str:
     option = _OPTIONS[name]
     if isinstance(value, bool):
         return option if value else option.replace("--", "--no-") if name in _BOTH else ""
-    if value is None:
+    if value is None or value == ():
         return ""
-    return f"{option} {value if isinstance(value, str) else ','.join(value)}"
+    if not isinstance(value, tuple):
+        return f"{option} {quote(str(value))}"
+    each = [x if isinstance(x, str) else f"{x[0]}={','.join(x[1])}" for x in value]
+    if name in _REPEATED:  # quoted, as a shell would take a glob for files
+        return " ".join(f"{option} {quote(x)}" for x in each)
+    return f"{option} {quote(','.join(each))}"
 
 
+_REPEATED: Final = ("tie", "allow")
+"""Settings whose option is given once for each glob."""
 _BOTH: Final = ("find_ties", "safeguard")
 """Settings whose default is yes."""

@@ -168,7 +168,7 @@ def draw_bits(assignment: Assignment, axes: Axes | None = None) -> Axes:
     """
     names = [for_picture(layer.name) for layer in assignment.layers]
     weights = [layer.precision.weight.mean_bits for layer in assignment.layers]
-    inputs = [layer.precision.activation.number.bits for layer in assignment.layers]
+    inputs = [layer.precision.activation.mean_bits for layer in assignment.layers]
     # Width by the number of layers, so that rotated names do not overlap.
     axes = new_axes(max(6.0, 0.28 * len(names) + 2), 4.5) if axes is None else axes
     axes.bar(range(len(names)), weights, color="C0", label="weight")

@@ -1,11 +1,11 @@
 """A result, a frontier, a comparison as a folder of files."""
 
-import warnings
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from mpq._support.events import warn
 from mpq._support.files import Content, remove_files, write_files
 from mpq._support.names import for_people
 from mpq.errors import InputError
@@ -81,7 +81,7 @@ def write_drawn(
             drawn[name] = draw()
         # Whatever a library for pictures stumbles over: the numbers are on disk already.
         except Exception as error:
-            warnings.warn(
+            warn(
                 f"{name} could not be drawn ({type(error).__name__}: {for_people(str(error))}); "
                 "all data is written",
                 stacklevel=3,

@@ -12,10 +12,11 @@ from mpq.rounding.coordinate_descent import CoordinateDescent
 from mpq.rounding.gptq import Gptq
 from mpq.rounding.nearest import Nearest
 from mpq.rounding.quantease import QuantEase
+from mpq.rounding.weighted_nearest import WeightedNearest
 
 ROUNDINGS: Registry[WeightRounding] = Registry(
     "rounding",
-    (Nearest, AutoRounding, Gptq, CoordinateDescent, QuantEase, AdaRound),
+    (Nearest, AutoRounding, Gptq, CoordinateDescent, QuantEase, AdaRound, WeightedNearest),
     group="mpq.roundings",
 )
 """Every rounding of weights, by the name that ``--rounding`` takes."""
@@ -29,4 +30,5 @@ __all__ = [
     "Nearest",
     "QuantEase",
     "WeightRounding",
+    "WeightedNearest",
 ]

@@ -164,6 +164,8 @@ def beyond(stack: Stack, near: Tensor) -> Tensor:
     is_above = stack.target >= stack.all_numbers(near)
     if stack.number is None:
         step = torch.where(is_above, 1.0, -1.0).to(near)  # not the default dtype
+        if stack.signs is not None:
+            step = torch.where(stack.signs, 2 * step, step)
         return stack.nearest(stack.units(near + step) * stack.scale[..., stack.group_of, :])
     if stack.levels is not None:
         codebooks = stack.levels.mT.contiguous()

@@ -26,12 +26,14 @@ class MixedInputs:
         low: ``[O, K]`` float32, the smallest code of each weight.
         high: ``[O, K]`` float32, the largest.
         factor: ``[O, K]`` what the channel's scale is multiplied by; unset: 1.
+        signs: ``[O, K]`` whether a weight's codes are -1 and 1; unset: none is.
     """
 
     start: Codes
     low: Tensor
     high: Tensor
     factor: Tensor | None
+    signs: Tensor | None
 
     @classmethod
     def of(
@@ -45,16 +47,18 @@ class MixedInputs:
         assert tensor_format.channels is not None
         cells = torch.from_numpy(tensor_format.channels.cells).expand(rows.shape)
         own = tensor_format.by_channel
-        ends = torch.tensor([integer_range(x.number, x.symmetric) for x in own])
+        ends = torch.tensor([_ends(x) for x in own])
         low, high = (ends[:, i].float()[cells] for i in range(2))
+        # The fewest bits come first, and of one bit there are signs alone.
+        signs = cells == 0 if own[0].number.is_float else None
         pairs = zip(own, grids, strict=True)
         start = Codes.of_channels([Codes.of(rows, *each) for each in pairs], tensor_format)
         if not tensor_format.has_tied_scales:
-            return cls(start, low, high, None)
+            return cls(start, low, high, None, signs)
         row, factors = channel_scales(tensor_format, grids, numerics)
         codes, point = start.codes[:, : rows.shape[1]], start.zero_point[:, :1]
         start = replace(start, codes=codes, scale=row[:, None], zero_point=point)
-        return cls(start, low, high, factors[cells[0]].mT)
+        return cls(start, low, high, factors[cells[0]].mT, signs)
 
     def stack(self, stack: Stack, cut: Callable[[Tensor], Tensor]) -> Stack:
         """Some rows, with what is known of each of their weights.
@@ -64,8 +68,8 @@ class MixedInputs:
             cut: Those rows of ``[O, K]``.
         """
         low, high = (cut(ends).mT for ends in (self.low, self.high))
-        factor = None if self.factor is None else cut(self.factor).mT
-        return replace(stack, low=low, high=high, factor=factor)
+        factor, signs = (None if x is None else cut(x).mT for x in (self.factor, self.signs))
+        return replace(stack, low=low, high=high, factor=factor, signs=signs)
 
     def stored(self, found: Codes) -> Codes:
         """Codes with a scale for every block of inputs, as such weights are kept."""
@@ -78,3 +82,9 @@ class MixedInputs:
         codes = torch.nn.functional.pad(found.codes[:, :num_inputs], (0, missing))
         point = found.zero_point.expand_as(scale).clone()
         return replace(found, codes=codes, scale=scale, zero_point=point)
+
+
+def _ends(tensor_format: TensorFormat) -> tuple[int, int]:
+    """Smallest and largest code of integers, or of signs."""
+    number = tensor_format.number
+    return (-1, 1) if number.is_float else integer_range(number, tensor_format.symmetric)

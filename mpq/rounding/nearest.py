@@ -20,9 +20,13 @@ class Nearest(WeightRounding):
 
     def prepared(self, moment: Tensor) -> StackSolver:  # noqa: ARG002
         """See ``WeightRounding.prepared``."""
-        return _NearestSolver()
+        return NearestSolver()
 
 
-class _NearestSolver(StackSolver):
+@final
+class NearestSolver(StackSolver):
+    """Looks at no other weight."""
+
     def solve(self, stack: Stack) -> tuple[Tensor, Stack]:
+        """See ``StackSolver.solve``."""
         return stack.nearest(), stack

@@ -44,6 +44,8 @@ class Stack:
         levels: ``[..., N, R]`` float32, ascending, where every row has a codebook.
         has_points: Whether zero points may be others than 0.
         factor: ``[..., K, R]`` what the scale of each weight is multiplied by; unset: 1.
+        signs: ``[..., K, R]`` which weights have the codes -1 and 1 alone; unset: none beside
+            integers.
     """
 
     target: Tensor
@@ -61,6 +63,7 @@ class Stack:
     levels: Tensor | None = None
     has_points: bool = True
     factor: Tensor | None = None
+    signs: Tensor | None = None
 
     @classmethod
     def of(
@@ -146,15 +149,18 @@ class Stack:
             high=torch.cat([first.high] * count, dim=-1),
             second=_joined([first.second] * count if first.second else []),
             factor=_side_by_side([] if first.factor is None else [first.factor] * count),
+            signs=_side_by_side([] if first.signs is None else [first.signs] * count),
             levels=_side_by_side([] if first.levels is None else [first.levels] * count),
         )
 
     def of_inputs(self, part: slice) -> Self:
         """Some consecutive inputs of the same rows, with all scales."""
         low, high = (x if x.ndim == 1 else x[..., part, :] for x in (self.low, self.high))
-        factor = None if self.factor is None else self.factor[..., part, :]
+        factor, signs = (None if x is None else x[..., part, :] for x in (self.factor, self.signs))
         target, group_of = self.target[..., part, :], self.group_of[part]
-        return replace(self, target=target, low=low, high=high, group_of=group_of, factor=factor)
+        return replace(
+            self, target=target, low=low, high=high, group_of=group_of, factor=factor, signs=signs
+        )
 
     def units(self, codes: Tensor) -> Tensor:
         """``[..., K, R]`` numbers of all codes, in units of their scales."""
@@ -178,6 +184,7 @@ class Stack:
             self.number,
             self.fractions_of is not None,
             self.levels,
+            None if self.signs is None else _of_inputs(self.signs, inputs),
         )
 
     def all_numbers(self, codes: Tensor) -> Tensor:
@@ -204,6 +211,7 @@ class Cells:
         number: A floating-point format, or one with a table; ``None``: integers.
         has_fractions: Whether zero points may be fractions.
         levels: As in ``Stack``.
+        signs: As ``scale``, see ``Stack``.
     """
 
     scale: Tensor
@@ -214,6 +222,7 @@ class Cells:
     number: NumberFormat | None
     has_fractions: bool
     levels: Tensor | None
+    signs: Tensor | None
 
     def one_by_one(self) -> "list[Cells]":
         """Those of each input."""
@@ -224,11 +233,12 @@ class Cells:
         lows, highs = (
             [x] * len(scales) if x.ndim == 1 else x.unbind(-2) for x in (self.low, self.high)
         )
+        signs: Sequence[Tensor | None] = [None] * len(scales)
+        if self.signs is not None:
+            signs = self.signs.unbind(-2)
         return [
-            replace(self, scale=scale, inverse=inverse, zero_point=point, low=low, high=high)
-            for scale, inverse, point, low, high in zip(
-                scales, inverses, points, lows, highs, strict=True
-            )
+            replace(self, scale=a, inverse=b, zero_point=c, low=d, high=e, signs=f)
+            for a, b, c, d, e, f in zip(scales, inverses, points, lows, highs, signs, strict=True)
         ]
 
     def codes(self, values: Tensor) -> Tensor:
@@ -238,6 +248,9 @@ class Cells:
         if self.number is not None:
             return round_float(values / self.scale, self.number)
         found = values * self.inverse
+        if self.signs is not None:
+            # Of the two that 0 is as near to, the lower one, as places of a table go.
+            found = torch.where(self.signs, torch.where(found > 0, 1.0, -1.0).to(found), found)
         if self.zero_point is None:
             found.round_()
         elif self.has_fractions:

@@ -10,8 +10,11 @@ from mpq.sensitivity._base import (
     Sensitivity,
     SensitivityEstimator,
 )
+from mpq.sensitivity.augmented_hessian import AugmentedHessian
 from mpq.sensitivity.auto import AutoEstimator
 from mpq.sensitivity.checked import CheckedCell, SpotCheck
+from mpq.sensitivity.column_loss import ColumnLoss
+from mpq.sensitivity.decoupled import Decoupled
 from mpq.sensitivity.entropy import ActivationEntropy, HistogramKL
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.first_order import FirstOrder
@@ -40,6 +43,11 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
         HessianTrace,
         Relevance,
         ActivationEntropy,
+        AugmentedHessian,
+        ColumnLoss,
+        ColumnLoss,
+        AugmentedHessian,
+        Decoupled,
         DiagonalFisher,
         FirstOrder,
         HessianEigenvalue,
@@ -61,8 +69,11 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
 __all__ = [
     "ESTIMATORS",
     "ActivationEntropy",
+    "AugmentedHessian",
     "AutoEstimator",
     "CheckedCell",
+    "ColumnLoss",
+    "Decoupled",
     "DiagonalFisher",
     "DivisibleEstimator",
     "Estimation",

@@ -19,7 +19,7 @@ from mpq.network.signs import ExampleSigns
 from mpq.quantization.precision import Precision
 from mpq.sensitivity._base import DivisibleEstimator, Sensitivity
 from mpq.sensitivity.estimation import Estimation
-from mpq.sensitivity.own_score import score_drops
+from mpq.sensitivity.own_score import drops, own_drop
 from mpq.sensitivity.passes.cell_tasks import CellTask, Shipped, cut, measured_by, place_name
 from mpq.sensitivity.passes.checkpoint import Resumable, State
 from mpq.sensitivity.passes.factor_rows import FactorRows
@@ -116,6 +116,11 @@ class Measured(DivisibleEstimator):
                 "with score=divergence and tolerance=0"
             )
 
+    @property
+    def asks_score(self) -> bool:
+        """See ``SensitivityEstimator.asks_score``."""
+        return self.score == OWN
+
     def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``; targets are used by ``loss``.
 
@@ -137,7 +142,7 @@ class Measured(DivisibleEstimator):
             cells: Layer to the columns that are measured, the others cost 0; ``None``: all.
         """
         if self.score == OWN and cells is None:
-            return score_drops(on, self.name)
+            return Sensitivity(on.table(drops(on, own_drop(on)), self.name, "score"))
         return self._run(on, purpose, cells).sensitivity()
 
     def collect(self, on: Estimation) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mpq.errors import UnknownNameError
+from mpq.errors import InputError, UnknownNameError
 from mpq.network.examples import Batch
 from mpq.network.modules import weight_of
 from mpq.network.network import Network
@@ -17,6 +17,7 @@ from mpq.network.targets import cross_entropy
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.curvature.hessian_products import own_weights
 from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.formula import Formula
 from mpq.sensitivity.importance import importance_table
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.differentiation import (
@@ -32,6 +33,7 @@ from mpq.sensitivity.passes.labels import (
 )
 from mpq.sensitivity.passes.layer_response import response
 from mpq.sensitivity.passes.weight_gradients import WholeGradients
+from mpq.sensitivity.passes.weight_statistics import weight_statistics
 
 
 @final
@@ -58,8 +60,12 @@ class ZeroCost(SensitivityEstimator):
     =============  =========================================================================
 
     The selection is that of Abdelfattah et al. (2021, arXiv:2101.08134) for architecture search,
-    which EMQ (Dong et al. 2023, arXiv:2307.10554) compares, too; the proxy that EMQ's own search
-    found is not among them.
+    which EMQ (Dong et al. 2023, arXiv:2307.10554) compares, too. Like its proxies, ``formula`` is
+    any expression over the weight ``w``, its gradient ``g``, the size ``a`` of what it meets and
+    the diagonal ``h`` of its curvature (``mpq.sensitivity.formula``), such as ``sum(abs(g*w))``,
+    which is ``snip``, or ``mean(h)*sum(square(w))``; ``mpq evolve-proxy`` finds one by what was
+    measured.
+
     Departs from the papers in making a table of them (see ``importance_table``), in reading all
     calibration examples instead of one batch, in labels that are by default drawn from the network
     (then the expected ``g`` is 0, so that ``snip``, ``plain``, ``grad-norm`` and ``grasp`` see the
@@ -71,9 +77,11 @@ class ZeroCost(SensitivityEstimator):
         proxy: One of the above.
         labels: ``sampled`` or ``targets``; see ``loss_gradient``.
         seed: Seed of drawn labels.
+        formula: Takes the place of the proxy; empty: none.
 
     Raises:
         UnknownNameError: If there is no such proxy, or ``labels`` is neither.
+        InputError: If it is no formula, or there is a proxy beside it.
     """
 
     name: ClassVar[str] = "zero-cost"
@@ -82,11 +90,18 @@ class ZeroCost(SensitivityEstimator):
     proxy: str = "snip"
     labels: str = "sampled"
     seed: int = 0
+    formula: str = ""
 
     def __post_init__(self) -> None:
         check_labels(self.labels)
         if self.proxy not in PROXIES:
             raise UnknownNameError("proxy", self.proxy, PROXIES)
+        if self.formula and self.proxy != ZeroCost.proxy:
+            raise InputError(
+                f"zero-cost is by a proxy or by a formula: leave out proxy={self.proxy} or formula="
+            )
+        if self.formula:
+            Formula.parse(self.formula)
 
     def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
@@ -95,8 +110,16 @@ class ZeroCost(SensitivityEstimator):
             DataError: If targets are wanted and there are none.
             InputError: If ``grasp`` is wanted of a network without classes.
         """
-        importance = PROXIES[self.proxy](_Examples(on, self.labels, self.seed))
+        if self.formula:
+            importance = self._by_formula(on)
+        else:
+            importance = PROXIES[self.proxy](_Examples(on, self.labels, self.seed))
         return Sensitivity(importance_table(on, importance, self.name))
+
+    def _by_formula(self, on: Estimation) -> list[float]:
+        formula = Formula.parse(self.formula)
+        found = weight_statistics(on, formula.inputs, self.labels, self.seed)
+        return [formula.importance(found[name]) for name in on.names]
 
 
 @dataclass(frozen=True)

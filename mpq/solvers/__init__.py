@@ -9,12 +9,15 @@ from mpq.solvers.auto import Auto
 from mpq.solvers.baselines.bisection import Bisection
 from mpq.solvers.baselines.greedy import Greedy
 from mpq.solvers.baselines.ordered import Ordered
+from mpq.solvers.baselines.threshold import Threshold
 from mpq.solvers.baselines.water_filling import WaterFilling
 from mpq.solvers.black_box._base import MeasuringSolver
 from mpq.solvers.black_box.bayesian import Bayesian
 from mpq.solvers.black_box.evolutionary import Evolutionary
 from mpq.solvers.black_box.level_switch import LevelSwitch
+from mpq.solvers.black_box.measured_greedy import MeasuredGreedy
 from mpq.solvers.black_box.surrogate import Surrogate
+from mpq.solvers.black_box.swept_budgets import SweptBudgets
 from mpq.solvers.quadratic.branch_and_bound import BranchAndBound
 from mpq.solvers.quadratic.local_search import LocalSearch
 from mpq.solvers.quadratic.outer_approximation import OuterApproximation
@@ -33,10 +36,13 @@ SOLVERS: Registry[Solver] = Registry(
         Bayesian,
         Surrogate,
         LevelSwitch,
+        MeasuredGreedy,
+        SweptBudgets,
         Greedy,
         WaterFilling,
         Bisection,
         Ordered,
+        Threshold,
     ),
     group="mpq.solvers",
 )
@@ -55,10 +61,13 @@ __all__ = [
     "Lagrangian",
     "LevelSwitch",
     "LocalSearch",
+    "MeasuredGreedy",
     "MeasuringSolver",
     "Ordered",
     "OuterApproximation",
     "Solver",
     "Surrogate",
+    "SweptBudgets",
+    "Threshold",
     "WaterFilling",
 ]

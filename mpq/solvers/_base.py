@@ -59,7 +59,7 @@ class Solver(Bounded, ABC):
 
         Args:
             losses: ``[P]`` of a batch of assignments ``[P, L]``; never more at once than the
-                solver's ``batch_size``, and none that breaks a budget.
+                solver's ``batch_size``; some may break a budget, on the way to an answer.
 
         Raises:
             InputError: If this solver knows predicted losses only.
@@ -100,5 +100,15 @@ class Solver(Bounded, ABC):
     def found_frontier(self, problem: Problem) -> tuple[Solution, ...] | None:
         """What one run found for all amounts of what budgets count; ``None``: not looked for."""
         # Read only by solvers whose single run covers all limits.
+        del problem
+        return None
+
+    def path(self, problem: Problem) -> tuple[Columns, ...] | None:
+        """Steps ``[L]`` of the only way that it goes, from the most precise one on.
+
+        Where there is such a way, a measured criterion is bisected over its steps within the
+        budgets, and not over a frontier; ``None``: it looks at all assignments.
+        """
+        # Read only by solvers that go by a fixed order.
         del problem
         return None

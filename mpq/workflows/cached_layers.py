@@ -1,10 +1,10 @@
 """Layers without weights, caches and operands: what they may become, and who prices them."""
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, final
 
+from mpq._support.events import warn
 from mpq.errors import InputError
 from mpq.hardware_profiles.pricing import DEVICE_RESOURCES, Pricing
 from mpq.network.layer import Layer
@@ -89,14 +89,14 @@ def warn_of_cache(pricing: Pricing, resources: Iterable[str]) -> None:
     if cache is None or not limited:
         return
     if not pricing.decodes:
-        warnings.warn(
+        warn(
             f"{' and '.join(limited)} leave out the key-value cache and the products with it, "
             "which are counted for estimated devices that multiply floating point numbers, where a "
             "token is decoded (phase='decode', --phase decode)",
             stacklevel=3,
         )
     elif cache.batch_size > at_once:
-        warnings.warn(
+        warn(
             f"the key-value cache holds {cache.batch_size} sequences (--kv-batch-size), and "
             f"{' and '.join(limited)} are of decoding {at_once} at once (--batch-size)",
             stacklevel=3,

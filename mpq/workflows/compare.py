@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any, final
@@ -13,14 +14,16 @@ import torch
 
 from mpq._support.arrays import Columns
 from mpq._support.bounds import check_whole
+from mpq._support.events import Callback, listening, tell
 from mpq._support.files import prepare_folder
 from mpq._support.journal import Journal
 from mpq._support.phases import phase, recorded_phases
-from mpq._support.progress import showing_progress, track
+from mpq._support.progress import track
 from mpq._support.ray_workers import task_workers
 from mpq._support.rows import Memory, Rows, remember
 from mpq._support.workers import TaskWorkers
-from mpq.errors import InputError, MpqError
+from mpq.callbacks.results import Solved as SolvedOne
+from mpq.errors import CallbackError, InputError, MpqError
 from mpq.network.examples import Calibration
 from mpq.network.halving import halved
 from mpq.problem.constraints import Constraints
@@ -28,14 +31,17 @@ from mpq.problem.limits import Limits, written_limits
 from mpq.problem.problem import Problem
 from mpq.quantization.fingerprint import measurement_key
 from mpq.report.estimators import EstimatorComparison
+from mpq.report.loss_benchmark import RANDOM, LossBenchmark, MeasuredAssignment
 from mpq.report.page.made import Made
 from mpq.report.trials import Score, Solved, Trial
 from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.comparable import refuse_uncompared
 from mpq.workflows.defaults import ESTIMATORS_COMPARED, MAX_COMPARED_LOSS, NUM_RANDOM, SOLVER
+from mpq.workflows.outcome import announced
 from mpq.workflows.peak_memory import peak_memory_bytes
-from mpq.workflows.random_assignments import random_assignments
+from mpq.workflows.random_assignments import random_assignments, structured_assignments
 from mpq.workflows.refine import refine as refine_solution
 from mpq.workflows.search import estimated
 from mpq.workflows.session import Session
@@ -59,7 +65,8 @@ def compare(
     num_random: int = NUM_RANDOM,
     max_loss: float = MAX_COMPARED_LOSS,
     folder: Path | str | None = None,
-    progress: bool = False,
+    save_bench: Path | str | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> EstimatorComparison:
     """Measures which estimators predict this network's loss, on held-out examples.
 
@@ -75,43 +82,16 @@ def compare(
         num_random: Random assignments near each limit.
         max_loss: Assignments that lose more are not correlated, in the metric's unit.
         folder: Where measurements land as they are made, so that an interrupted run resumes.
-        progress: Whether bars are shown on standard error.
+        save_bench: File for the random assignments, and structured ones near every limit besides,
+            with what each loses; see ``LossBenchmark``.
+        callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
 
     Raises:
         InputError: If something given cannot be used, or the folder holds another comparison.
         InfeasibleError: If a limit cannot be met.
     """
     check_task(task, "compare")
-    if task.sequential_rounding:
-        raise InputError(
-            "compare measures how well losses are predicted, and no prediction is of codes that "
-            "are made again for one answer: leave out sequential_rounding (--sequential-rounding)"
-        )
-    if task.bias_correction:
-        raise InputError(
-            "compare measures how well losses are predicted, and no prediction is of biases that "
-            "are corrected for one answer: leave out bias_correction (--bias-correction)"
-        )
-    if task.tune is not None:
-        raise InputError(
-            "compare measures how well losses are predicted, and no prediction is of an answer "
-            "that is tuned: leave out tune (--tune)"
-        )
-    if task.parts is not None:
-        raise InputError(
-            "compare measures how well losses of layers are predicted, which are whole there: "
-            "leave out split (--split)"
-        )
-    if task.recalibrate:
-        raise InputError(
-            "compare measures how well losses are predicted, and no prediction is of ranges that "
-            "are chosen again for one answer: leave out recalibrate (--recalibrate)"
-        )
-    if task.built_workers is not None and task.built_workers.kind == "torchrun":
-        raise InputError(
-            "the processes of torchrun share a search; estimators and assignments are compared by "
-            "--workers ray, or in one process"
-        )
+    refuse_uncompared(task)
     check_whole("num_random", num_random)
     check_whole("refine", refine)
     for text in estimators:
@@ -121,7 +101,9 @@ def compare(
     # Two points always have a rank correlation of 1 or -1.
     if not parsed or num_random < 3 or refine < 0:
         raise InputError("give at least one limit, num_random >= 3 and refine >= 0")
-    with showing_progress(progress), recorded_phases() as phases:
+    if save_bench is not None:
+        prepare_folder(Path(save_bench).parent)
+    with listening(callbacks), recorded_phases() as phases:
         refuse_streamed(task, "compare")
         with phase("layers and costs"):
             prepared = Prepared.untransformed(task)
@@ -137,6 +119,8 @@ def compare(
                     run.measure_by(workers, run.drawn(num_random))
                 # One set of assignments for all: each has to be judged by the same losses.
                 trials = tuple(run.trials(num_random))
+                if save_bench is not None:
+                    run.benchmark(trials, max_loss).save(save_bench)
             with phase("ranges of weights"):
                 # before the clock runs: the first estimator would pay for what all of them use
                 run.search_weight_ranges()
@@ -148,11 +132,12 @@ def compare(
                     run.score(text, trials, forward_seconds)
                     for text in track(estimators, "estimators")
                 )
-        return EstimatorComparison(
+        found = EstimatorComparison(
             trials, scores, _unit(prepared), max_loss, forward_seconds,
             prepared.calibration.num_examples, prepared.held_out.num_examples,
             Made(phases=phases.in_order, versions=versions()),
         )  # fmt: skip
+        return announced(found)
 
 
 def _rows(prepared: Prepared, folder: Path | str | None) -> Rows:
@@ -167,6 +152,10 @@ def _rows(prepared: Prepared, folder: Path | str | None) -> Rows:
     if prepared.task.own_score is not None:
         key["score"] = prepared.task.own_score.key
     return Journal(prepare_folder(Path(folder)) / JOURNAL, key)
+
+
+def _measured(shape: str, trial: Trial) -> MeasuredAssignment:
+    return MeasuredAssignment(trial.limit, shape, trial.columns, trial.divergence, trial.accuracy)
 
 
 def _name(columns: Columns) -> str:
@@ -262,6 +251,22 @@ class _Comparison:
             row = self.row(columns)
             yield Trial(text, tuple(columns.tolist()), row["divergence"], row["accuracy"])
 
+    def benchmark(self, trials: Sequence[Trial], max_loss: float) -> LossBenchmark:
+        """The trials, and structured assignments near every limit."""
+        prepared, rows = self.prepared, [_measured(RANDOM, trial) for trial in trials]
+        for text, asked in self.constraints.items():
+            shapes = structured_assignments(prepared.indifferent(asked), self.seed)
+            for shape, columns in track(shapes.items(), "structured assignments"):
+                found = self.row(columns)
+                trial = Trial(text, tuple(columns.tolist()), found["divergence"], found["accuracy"])
+                rows.append(_measured(shape, trial))
+        network = prepared.network
+        return LossBenchmark(
+            network.fingerprint, tuple(layer.name for layer in network.layers),
+            tuple(map(str, prepared.candidates)), _unit(prepared), max_loss,
+            prepared.held_out.num_examples, tuple(row for row in rows if isfinite(row.loss)),
+        )  # fmt: skip
+
     def row(self, columns: Columns) -> dict[str, Any]:
         """What an assignment loses on the held-out examples."""
         row: dict[str, Any] = remember(self.rows, _name(columns), lambda: self._measured(columns))
@@ -341,6 +346,8 @@ class _Comparison:
                 lambda: estimated(self.prepared, first, estimator, solver),
                 self.prepared.network.device,
             )
+        except CallbackError:
+            raise
         except MpqError as error:
             return {"estimator": text, "error": str(error)}
         seconds, clock_seconds = time.perf_counter() - start, self.clock() - clock_start
@@ -364,6 +371,7 @@ class _Comparison:
     ) -> dict[str, Any]:
         solver = SOLVERS.build(self.solver, self.seed)
         solution = solve(solver, problem)
+        tell(SolvedOne.of(solution))
         if self.refine and isinstance(estimator, RefinableEstimator):
             solution, _ = refine_solution(
                 estimator, solver, problem, solution,

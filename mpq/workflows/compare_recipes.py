@@ -4,16 +4,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mpq._support.events import Callback, listening
 from mpq._support.paired_gains import standard_error
 from mpq._support.phases import recorded_phases
-from mpq._support.progress import showing_progress, track
-from mpq.errors import InputError, MpqError
+from mpq._support.progress import track
+from mpq.errors import CallbackError, InputError, MpqError
 from mpq.problem.limits import Limit, Limits, written_limits
 from mpq.recipes import recipe_of
 from mpq.report.page.made import Made
 from mpq.report.recipe_rows import DEFAULT, RecipeRow
 from mpq.report.recipes import RecipeComparison
 from mpq.workflows.follow import Way, follow
+from mpq.workflows.outcome import announced
 from mpq.workflows.result import SearchResult
 from mpq.workflows.search import searched
 from mpq.workflows.setup import Prepared
@@ -22,7 +24,7 @@ from mpq.workflows.versions import versions
 
 
 def compare_recipes(
-    task: Task, limits: Limits, recipes: Sequence[str], progress: bool = False
+    task: Task, limits: Limits, recipes: Sequence[str], callbacks: Sequence[Callback] = ()
 ) -> RecipeComparison:
     """Searches by every recipe and by default within every limit, and measures all alike.
 
@@ -32,7 +34,7 @@ def compare_recipes(
         task: As in ``mpq.search``; what it has otherwise than by default stands for all.
         limits: Each a budget of its own, as in ``mpq.compare``.
         recipes: Names of ``mpq.recipes.RECIPES``.
-        progress: Whether bars are shown on standard error.
+        callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
 
     Raises:
         InputError: If there is no limit or no recipe, or something given cannot be used.
@@ -44,18 +46,17 @@ def compare_recipes(
     parsed = dict(written_limits(limits))
     if not parsed or not recipes:
         raise InputError("give at least one limit and one recipe to compare")
-    with showing_progress(progress), recorded_phases() as phases:
+    with listening(callbacks), recorded_phases() as phases:
         # Split once: a recipe with examples of its own would hold out others than the rest.
         prepared = Prepared.untransformed(task)
         calibration, held_out = prepared.calibration, prepared.held_out
         task = replace(task, calibration=calibration, held_out=held_out)
         asked = [(text, name) for text in parsed for name in (DEFAULT, *recipes)]
         rows = [_row(task, text, parsed[text], name) for text, name in track(asked, "recipes")]
-    unit = prepared.network.metric.unit
-    made = Made(phases=phases.in_order, versions=versions())
-    return RecipeComparison(
-        tuple(rows), unit, calibration.num_examples, held_out.num_examples, made
-    )
+        unit, counts = prepared.network.metric.unit, (calibration, held_out)
+        made = Made(phases=phases.in_order, versions=versions())
+        seen, unseen = (x.num_examples for x in counts)
+        return announced(RecipeComparison(tuple(rows), unit, seen, unseen, made))
 
 
 def _row(task: Task, text: str, limit: Limit, name: str) -> RecipeRow:
@@ -64,7 +65,7 @@ def _row(task: Task, text: str, limit: Limit, name: str) -> RecipeRow:
         way = follow(None if name == DEFAULT else name, Way(task))
         result = way.noted(searched(way.task, [limit], way.method())[0])
     except MpqError as error:
-        if name == DEFAULT:
+        if name == DEFAULT or isinstance(error, CallbackError):
             raise
         return RecipeRow(name, text, error=str(error))
     seconds = time.perf_counter() - start

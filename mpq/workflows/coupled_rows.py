@@ -13,6 +13,7 @@ from mpq.network.weight_layout import layout_of
 from mpq.problem.split import Split
 from mpq.quantization.channel_bits import GROUPS
 from mpq.quantization.precision import Precision
+from mpq.quantization.rounding import quantize_rows
 from mpq.quantization.stored import StoredWeight
 from mpq.quantization.tensor_format import TensorFormat
 from mpq.rounding.column_losses import column_losses
@@ -33,7 +34,8 @@ def shares_of_inputs(
     .. math:: \Delta_{o k}^2 / u_k^2
 
     with the steps of the format's scales and ``u`` of ``column_losses``: what GPTQ's order makes of
-    an error. Takes the pass that second moments take.
+    an error. Errors of signs are no parts of a step, as they grow with the weight: of these they
+    stand in the step's place. Takes the pass that second moments take.
 
     Args:
         prepared: The network, its examples, and the codes of all formats.
@@ -82,13 +84,29 @@ def _shares(
     if not tensor_format.has_parts(split.axis):
         return np.full((num_channels, count), 1 / count)
     group = tensor_format.group_size or size
-    sums = np.add.reduceat(counted, np.arange(0, num_inputs, group), axis=1)
-    rows = np.repeat(sums, num_channels // len(counted), axis=0)
-    rows = rows * _steps(on, name, tensor_format) ** 2  # [O, groups]
-    parts = np.add.reduceat(rows, np.arange(0, rows.shape[1], size // group), axis=1)
+    if tensor_format.number.is_float:
+        every = np.repeat(counted, num_channels // len(counted), axis=0)
+        parts = _in_blocks(every * _squared_errors(on, name, tensor_format), size)
+    else:
+        rows = np.repeat(_in_blocks(counted, group), num_channels // len(counted), axis=0)
+        rows = rows * _steps(on, name, tensor_format) ** 2  # [O, groups]
+        parts = _in_blocks(rows, size // group)
     whole = parts.sum(axis=1, keepdims=True)
     evenly = np.full_like(parts, 1 / count)
     return np.asarray(np.divide(parts, whole, out=evenly, where=whole > 0))
+
+
+def _in_blocks(values: Array, size: int) -> Array:
+    """``[O, n]`` sums of so many neighbours of ``[O, K]``; the last block may be short."""
+    return np.asarray(np.add.reduceat(values, np.arange(0, values.shape[1], size), axis=1))
+
+
+def _squared_errors(on: Estimation, name: str, tensor_format: TensorFormat) -> Array:
+    """``[O, K]`` of a weight to nearest."""
+    rows = _rows(on, name).float()
+    grid = on.quantizer.grid(name, rows, tensor_format)
+    errors = quantize_rows(rows, tensor_format, grid).sub_(rows)
+    return np.asarray(errors.double().square_().cpu().numpy())
 
 
 def _steps(on: Estimation, name: str, tensor_format: TensorFormat) -> Array:

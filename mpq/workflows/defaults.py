@@ -23,6 +23,10 @@ NUM_RANDOM: Final = 100
 """Random assignments near each limit of ``compare``: Spearman's rho is then known to 0.1 or so."""
 MAX_COMPARED_LOSS: Final = 0.5
 """Loss above which networks are broken, so that their order says nothing of an estimator."""
+NUM_GENERATIONS: Final = 40
+"""Generations of ``evolve_proxy``."""
+NUM_PROXIES: Final = 40
+"""Formulas in each of them."""
 NUM_POINTS: Final = 20
 """Limits that a frontier is solved for."""
 RUNTIME: Final = "onnxruntime"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import final
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy.typing as npt
 
 from mpq._support.arrays import Columns
 from mpq._support.cache import Cache
+from mpq._support.events import audience, tell
+from mpq.callbacks.results import Measured
 from mpq.network.network import Network
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer, quantized
@@ -38,6 +41,8 @@ class Evaluator:
         cache: Where measurements are kept on disk; ``None``: nowhere.
         shared: Ranks that measure together; ``None``: this process measures alone.
         judge: The user's own score of a network; ``None``: there is none.
+        examples: ``HELD_OUT`` or ``CALIBRATION``, for whoever is told of measurements; empty:
+            nobody is.
     """
 
     network: Network
@@ -47,6 +52,7 @@ class Evaluator:
     cache: Cache | None = None
     shared: SharedMeasurements | None = None
     judge: Judge | None = None
+    examples: str = ""
     _known: dict[frozenset[tuple[str, Precision]], Measurement] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -66,7 +72,18 @@ class Evaluator:
         # Codes and ranges of its own may be others the next time.
         if quantizer is self.quantizer:
             self._known[key] = found
+        self._tell(precisions, found)
         return found
+
+    def _tell(self, precisions: Mapping[str, Precision], found: Measurement) -> None:
+        # Trials of roundings and the like, which have no name, are not what anybody asked for.
+        if audience() is not None and self.examples:
+            tell(
+                Measured(
+                    self.examples, MappingProxyType(dict(precisions)), found.divergence,
+                    found.metric.unit, found.accuracy, found.score,
+                )
+            )  # fmt: skip
 
     def _measured(self, precisions: Mapping[str, Precision], quantizer: Quantizer) -> Measurement:
         def measured() -> Measurement:

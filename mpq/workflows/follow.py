@@ -9,6 +9,7 @@ from mpq.network.arguments import tensors_in
 from mpq.network.examples import Calibration
 from mpq.network.synthetic import DATA_SOURCES
 from mpq.problem.metadata import UsedRecipe
+from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.ranges import Ranges
 from mpq.recipes import Recipe, recipe_of
 from mpq.sensitivity import SensitivityEstimator
@@ -101,6 +102,8 @@ def follow(recipe: str | Recipe | None, way: Way, keep: Collection[str] = ()) ->
             overrides.append(f"{name}: {_spelled(asked[name])} instead of {_spelled(own)}")
     try:
         task = _task(way.task, taken, "calibration" in recipe.settings.keys() - set(keep))
+        if recipe.kv_cache:
+            task = replace(task, kv_cache=_cache(task.kv_cache, taken))
     except InputError as error:
         # What is wrong with the network or its data is no matter of the recipe.
         if type(error) is not InputError:
@@ -128,13 +131,24 @@ _DEFAULTS: Mapping[str, Any] = {
     "weight_range": Ranges.weight,
     "activation_range": Ranges.activation,
     "rounding": Task.rounding,
+    "transforms": (),
     "ends": Rules.ends,
     "find_ties": Rules.find_ties,
+    "tie": (),
     "tie_blocks": Rules.tie_blocks,
     "bias_correction": Task.bias_correction,
     "tune": Task.tune,
+    "split": Task.split,
     "safeguard": True,
+    "allow": (),
+    "kv_cache": tuple(map(str, KVCache(1).precisions)),
+    "kv_first": KVCache.first,
+    "kv_before_rotation": KVCache.before_rotation,
 }
+
+
+_RULES = ("ends", "find_ties", "tie", "tie_blocks", "allow")
+"""Settings that are rules of the task."""
 
 
 def _asked(way: Way) -> dict[str, Any]:
@@ -148,13 +162,28 @@ def _asked(way: Way) -> dict[str, Any]:
         "weight_range": task.ranges.weight,
         "activation_range": task.ranges.activation,
         "rounding": task.rounding,
+        "transforms": tuple(task.transforms),
         "ends": None if task.rules.ends is None else str(task.rules.fixed_ends),
         "find_ties": task.rules.find_ties,
+        "tie": tuple(task.rules.tie),
         "tie_blocks": task.rules.tie_blocks,
         "bias_correction": task.bias_correction,
         "tune": task.tune,
+        "split": task.split,
         "safeguard": way.safeguard,
         "calibration": "the user's examples",
+        "allow": tuple((p, tuple(map(str, some))) for p, some in task.rules.allowed),
+        **_asked_cache(task.kv_cache),
+    }
+
+
+def _asked_cache(cache: KVCache | None) -> dict[str, Any]:
+    """As by default where there is none: whether there has to be one, ``_cache`` says."""
+    cache = KVCache(1) if cache is None else cache
+    return {
+        "kv_cache": tuple(map(str, cache.precisions)),
+        "kv_first": cache.first,
+        "kv_before_rotation": cache.before_rotation,
     }
 
 
@@ -169,11 +198,24 @@ def _task(task: Task, taken: Mapping[str, Any], own_data: bool) -> Task:
         calibration=calibration,
         held_out=held_out,
         candidates=taken["candidates"],
+        transforms=taken["transforms"],
         ranges=Ranges(taken["weight_range"], taken["activation_range"]),
-        rules=replace(
-            task.rules, **{name: taken[name] for name in ("ends", "find_ties", "tie_blocks")}
-        ),
-        **{name: taken[name] for name in ("rounding", "bias_correction", "tune")},
+        rules=replace(task.rules, **{name: taken[name] for name in _RULES}),
+        **{name: taken[name] for name in ("rounding", "bias_correction", "tune", "split")},
+    )
+
+
+def _cache(cache: KVCache | None, taken: Mapping[str, Any]) -> KVCache:
+    if cache is None:
+        raise InputError(
+            "it is of the key-value cache of a language model: say for how many tokens "
+            "(kv_cache=mpq.KVCache(tokens=32768), --kv-tokens 32768)"
+        )
+    return replace(
+        cache,
+        candidates=taken["kv_cache"],
+        first=taken["kv_first"],
+        before_rotation=taken["kv_before_rotation"],
     )
 
 
@@ -193,4 +235,7 @@ def _own_examples(task: Task, source: str) -> Calibration:
 
 
 def _spelled(value: Any) -> str:
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    if not isinstance(value, tuple):
+        return str(value)
+    pairs = (x if isinstance(x, tuple) else (x,) for x in value)
+    return ",".join("=".join(map(_spelled, pair)) for pair in pairs) or "none"

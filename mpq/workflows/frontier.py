@@ -1,8 +1,10 @@
 """The least loss for every amount of one resource."""
 
+from collections.abc import Sequence
+
 from mpq._support.bounds import check_whole
+from mpq._support.events import Callback, listening
 from mpq._support.phases import phase
-from mpq._support.progress import showing_progress
 from mpq.errors import InputError
 from mpq.problem.limits import Limits, parse_limits
 from mpq.report.frontier import Frontier
@@ -10,6 +12,7 @@ from mpq.sensitivity import SensitivityEstimator
 from mpq.solvers import Solver
 from mpq.workflows.defaults import ESTIMATOR, NUM_POINTS, SOLVER
 from mpq.workflows.method import Method
+from mpq.workflows.outcome import announced
 from mpq.workflows.result import SearchResult
 from mpq.workflows.search import searched
 from mpq.workflows.task import Task, check_task
@@ -25,7 +28,7 @@ def frontier(
     hull: bool = False,
     sensitivity: str | SensitivityEstimator = ESTIMATOR,
     solver: str | Solver = SOLVER,
-    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Frontier:
     """Finds what every amount of a resource buys: the least predicted loss, limits held.
 
@@ -41,16 +44,19 @@ def frontier(
             evenly spaced amounts.
         sensitivity: A name of ``mpq.ESTIMATORS`` with options, or an estimator.
         solver: A name of ``mpq.SOLVERS`` with options, or a solver.
-        progress: Whether bars are shown on standard error.
+        callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
 
     Raises:
         InputError: If something given cannot be used; its subclasses say what.
         InfeasibleError: If no assignment meets the limits.
         SolverError: If the solver fails or finds nothing.
     """
-    return searched_frontier(
-        task, resource, limits, num_points, measure, hull, sensitivity, solver, progress
-    )[1]
+    with listening(callbacks):
+        return announced(
+            searched_frontier(
+                task, resource, limits, num_points, measure, hull, sensitivity, solver
+            )[1]
+        )
 
 
 def searched_frontier(
@@ -62,7 +68,6 @@ def searched_frontier(
     hull: bool,
     sensitivity: str | SensitivityEstimator,
     solver: str | Solver,
-    progress: bool = False,
 ) -> tuple[SearchResult, Frontier]:
     """The frontier, and the search that it is of; parameters and errors as of ``frontier``."""
     check_task(task, "frontier")
@@ -88,10 +93,11 @@ def searched_frontier(
             "recalibrate (--recalibrate), or search at the point that you take"
         )
     method = Method.of(sensitivity, solver, task.seed)
-    with showing_progress(progress):
-        # A whole search, for what lies beside the curve: the uniform precisions, measured.
-        result, session = searched(task, parse_limits(limits), method, resource)
-        with phase("frontier"):
-            found = result.frontier(resource, num_points, hull)
-        with phase("measuring points"):
-            return result, session.measured(found) if measure else found
+    # A whole search, for what lies beside the curve: the uniform precisions, measured.
+    result, session = searched(task, parse_limits(limits), method, resource)
+    with phase("frontier"):
+        found = result.frontier(resource, num_points, hull)
+    if not measure:
+        return result, found
+    with phase("measuring points"):
+        return result, session.measured(found)

@@ -1,21 +1,22 @@
 """Bits inside layers: the answer, with parts of its layers at weights of different bits."""
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Self, final
+from typing import Final, Self, TypeAlias, final
 
 import numpy as np
 
 from mpq._support.arrays import Array, Columns, Mask
+from mpq._support.events import warn
 from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles.part_costs import check_part_resource, part_costs
+from mpq.network.heads import Heads
 from mpq.network.layer import Layer
 from mpq.problem.constraints import Constraints
 from mpq.problem.parts import Parts, can_split
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
-from mpq.problem.split import BLOCKS, Split
+from mpq.problem.split import Split
 from mpq.quantization.channel_bits import MOST_BITS, OUTPUTS
 from mpq.quantization.precision import Precision
 from mpq.quantization.tensor_format import tied_bits
@@ -23,9 +24,12 @@ from mpq.report.safeguard import AnswerCheck, Excess, Verdict
 from mpq.sensitivity import ESTIMATORS, Sensitivity
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.activation_blocks import solved_in_blocks
 from mpq.workflows.coupled_rows import round_parts, shares_of_inputs
 from mpq.workflows.defaults import SOLVER
+from mpq.workflows.heads_inside import heads_of, tied_rows
 from mpq.workflows.method import Method
+from mpq.workflows.part_prices import by_channels, channel_losses, in_company
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
 from mpq.workflows.uniform import uniform_within
@@ -35,6 +39,15 @@ PROVED_PARTS: Final = 2000
 QUICK: Final = "lagrangian:gap=0.0001"
 FEW: Final = 2
 """Widths of a layer, by which it is asked first which ones pay."""
+Answer: TypeAlias = tuple[Problem, Solution]
+_WHY_WHOLE: Final = (
+    "none has two formats of weights that differ in bits alone and a price of each channel, or "
+    "what names the parts' bits is more than the limits leave"
+)
+_WHY_READ_WHOLE: Final = (
+    "none has two formats of inputs with scales of blocks that differ in bits alone, beside the "
+    "same weight"
+)
 
 
 def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
@@ -52,10 +65,10 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
         return
     task.parts.check([*task.precisions, *(p for _, own in task.rules.allowed for p in own)])
     for resource in resources:
-        check_part_resource(resource)
+        check_part_resource(resource, task.parts.axis)
     if task.streamed:
         raise InputError(f"{task.streamed}. split (--split) is not done so: allow more memory")
-    if not method.estimator.prices_channels:
+    if task.parts.of_weights and not method.estimator.prices_channels:
         able = ", ".join(part.name for part in ESTIMATORS if part.prices_channels)
         raise InputError(
             f"split (--split) needs prices of channels, which the estimator "
@@ -78,13 +91,19 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
 
 
 def answer_in_parts(
-    prepared: Prepared, split: Split, problem: Problem, solution: Solution, found: Sensitivity
+    prepared: Prepared,
+    split: Split,
+    problem: Problem,
+    solution: Solution,
+    found: Sensitivity,
+    is_checked: bool = True,
 ) -> tuple[Problem, Solution, AnswerCheck | None]:
     """The answer in parts, unless held-out examples say that it is worse than that of whole layers.
 
     Worse is what loses more beyond the standard error, and on most examples; so is an answer that a
-    uniform precision within the budgets betters so. Takes a solve, and a forward pass over the
-    held-out examples.
+    uniform precision within the budgets betters so. Where channels have two kinds of prices
+    (``solved_in_parts``), that answer is compared which loses less on these examples. Takes a solve
+    and a forward pass over the held-out examples for each.
 
     Args:
         prepared: Network, prices and examples.
@@ -92,42 +111,65 @@ def answer_in_parts(
         problem: That of whole layers.
         solution: Its answer.
         found: The estimate.
+        is_checked: Whether held-out examples are asked at all; else the answer in parts stands.
 
     Returns:
-        The problem and its answer, and the answers beside each other; where no layer is divided,
-        which is told, the answer that was given, and ``None``.
+        The problem and its answer, and the answers beside each other, if they were measured; where
+        no layer is divided, which is told, the answer that was given, and ``None``.
     """
-    parted = solved_in_parts(prepared, split, problem, solution, found)
-    if parted is None:
-        why = (
-            "none has two formats of weights that differ in bits alone and a price of each "
-            "channel, or what names the parts' bits is more than the limits leave"
-        )
-        return _undivided(split, why, problem, solution)
-    asked, inside = parted
-    precisions = inside.precisions(asked)
-    if all(precision.weight.channels is None for precision in precisions.values()):
-        is_whole = len(asked.loss.layers) == len(problem.loss.layers)
-        why = "each is one part" if is_whole else "by the prices of parts whole ones lose least"
-        # Parts may differ at other points of its frontier.
-        is_same = precisions == solution.precisions(problem)
-        return _undivided(split, why, *((asked, inside) if is_same else (problem, solution)))
-    round_parts(prepared, [precisions])
-    measured = prepared.on_held_out.measure
-    lost = measured(precisions).by_example
-    beside = [measured(solution.precisions(problem)).by_example]
-    uniform = uniform_within(problem).values()
-    beside += [measured(problem.precisions_of(columns)).by_example for columns in uniform]
-    is_worse = any(_is_worse(Excess.of(lost, other)) for other in beside)
-    check = AnswerCheck(Excess.of(beside[0], lost), not is_worse)
-    return (problem, solution, check) if is_worse else (asked, inside, check)
+    if split.of_weights:
+        parted = solved_in_parts(prepared, split, problem, solution, found)
+    else:
+        parted = solved_in_blocks(prepared, split, problem, solution)
+    divided = [each for each in parted if _is_divided(split, *each)]
+    if not divided:
+        return _undivided(split, parted, problem, solution)
+    if is_checked:
+        return _best_in_parts(prepared, divided, problem, solution)
+    asked, inside = divided[0]
+    round_parts(prepared, [inside.precisions(asked)])
+    return asked, inside, None
+
+
+def _is_divided(split: Split, asked: Problem, inside: Solution) -> bool:
+    """Whether some layer's weights, or inputs, have more than one width."""
+    chosen = inside.precisions(asked).values()
+    formats = (x.weight if split.of_weights else x.activation for x in chosen)
+    return any(tensor_format.channels is not None for tensor_format in formats)
 
 
 def _undivided(
-    split: Split, why: str, problem: Problem, solution: Solution
+    split: Split, parted: Sequence[Answer], problem: Problem, solution: Solution
 ) -> tuple[Problem, Solution, None]:
-    warnings.warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
-    return problem, solution, None
+    """The answer where no layer has parts of different bits, and a warning why."""
+    if not parted:
+        why = _WHY_WHOLE if split.of_weights else _WHY_READ_WHOLE
+        warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
+        return problem, solution, None
+    asked, inside = parted[0]
+    is_whole = len(asked.loss.layers) == len(problem.loss.layers)
+    why = "each is one part" if is_whole else "by the prices of parts whole ones lose least"
+    warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
+    # Parts may differ at other points of its frontier.
+    is_same = inside.precisions(asked) == solution.precisions(problem)
+    return *((asked, inside) if is_same else (problem, solution)), None
+
+
+def _best_in_parts(
+    prepared: Prepared, divided: Sequence[Answer], problem: Problem, solution: Solution
+) -> tuple[Problem, Solution, AnswerCheck]:
+    """Of answers in parts the one that loses least on held-out examples, unless it is worse."""
+    chosen = [inside.precisions(asked) for asked, inside in divided]
+    round_parts(prepared, chosen)
+    measured = prepared.on_held_out.measure
+    losses = [measured(precisions).by_example for precisions in chosen]
+    best = min(range(len(losses)), key=lambda place: float(losses[place].mean()))
+    beside = [measured(solution.precisions(problem)).by_example]
+    uniform = uniform_within(problem).values()
+    beside += [measured(problem.precisions_of(columns)).by_example for columns in uniform]
+    is_worse = any(_is_worse(Excess.of(losses[best], other)) for other in beside)
+    check = AnswerCheck(Excess.of(beside[0], losses[best]), not is_worse)
+    return (problem, solution, check) if is_worse else (*divided[best], check)
 
 
 def _is_worse(excess: Excess) -> bool:
@@ -136,21 +178,32 @@ def _is_worse(excess: Excess) -> bool:
 
 def solved_in_parts(
     prepared: Prepared, split: Split, problem: Problem, solution: Solution, found: Sensitivity
-) -> tuple[Problem, Solution] | None:
-    """The problem of parts and its optimum; ``None`` where no part can be chosen.
+) -> tuple[Answer, ...]:
+    """Problems of parts and their optima; none where no part can be chosen.
 
-    Inputs keep their precisions: rows are parts of weights. Prices are those of channels by
-    themselves, which add up like noise where codes fit data; where weights are rounded to nearest
-    they are scaled so that a layer's add up to its own. Arguments as above.
+    Inputs keep their precisions: rows are parts of weights. The first prices channels by
+    themselves: errors add up like noise where codes fit data; where weights are rounded to nearest
+    they are scaled so that a layer's add up to its own. Where these two differ, output channels
+    are priced so as well, beside what the other layers' errors do. Arguments as above.
     """
     dividing = Dividing.of(prepared, split, problem, solution, found)
     if dividing is None:
-        return None
+        return ()
+    divisions = [dividing]
+    if split.axis == OUTPUTS and found.by_channels is not None:
+        divisions.append(dividing.in_company(solution, found))
+    answers = (_solved(each) for each in divisions)
+    return tuple(answer for answer in answers if answer is not None)
+
+
+def _solved(dividing: "Dividing") -> Answer | None:
+    """``None``: saying which part has which bits takes too much."""
+    axis = dividing.split.axis
     # Tens of thousands of parts that cost the same take minutes to 0.001 %.
-    is_quick = split.axis != OUTPUTS and len(dividing.losses) > PROVED_PARTS
-    solver = SOLVERS.build(QUICK if is_quick else SOLVER, prepared.task.seed)
+    is_quick = axis != OUTPUTS and len(dividing.losses) > PROVED_PARTS
+    solver = SOLVERS.build(QUICK if is_quick else SOLVER, dividing.prepared.task.seed)
     try:
-        if split.axis == OUTPUTS:
+        if axis == OUTPUTS:
             asked = dividing.posed(dividing.open_to)
             return asked, solve(solver, asked)
         # What names the widths of many small parts is much beside what they gain, and is little
@@ -159,7 +212,7 @@ def solved_in_parts(
         used = dividing.used(solve(solver, dividing.posed(used)))
         asked = dividing.posed(used)
         return asked, solve(solver, asked)
-    except InfeasibleError:  # saying which part has which bits is what is too much
+    except InfeasibleError:
         return None
 
 
@@ -174,8 +227,10 @@ class Dividing:
         problem: That of whole layers.
         precisions: Its answer.
         parts: The rows, without what names their bits.
+        channels: Layer name to ``[O, B]``, what each channel loses.
         losses: ``[R, B]``.
         open_to: ``[L, B]`` what a weight's parts may take.
+        ties: Names of rows that share their bits.
     """
 
     prepared: Prepared
@@ -183,8 +238,10 @@ class Dividing:
     problem: Problem
     precisions: Mapping[str, Precision]
     parts: Parts
+    channels: Mapping[str, Array]
     losses: Array
     open_to: Mask
+    ties: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def of(
@@ -199,25 +256,40 @@ class Dividing:
         layers = prepared.pricing.layers
         assert solution.columns is not None
         owners = {x.name: x.weight_of for x in layers if x.weight_of is not None}
-        losses = _channel_losses(found, owners)
+        losses = channel_losses(found, owners)
         open_to = _open_columns(problem, solution.columns, split.axis)
         rows, precisions = enumerate(problem.loss.layers), solution.precisions(problem)
         names = {name for row, name in rows if name in losses and open_to[row].sum() > 1}
-        blocks = {x.name: _block(x, split, precisions) for x in layers if x.name in names}
+        heads = heads_of(prepared, split)
+        names &= names if heads is None else heads.parts.keys()
+        blocks = {x.name: _block(x, split, precisions, heads) for x in layers if x.name in names}
         inputs = {x.name: x.num_weights // x.num_channels for x in layers if x.name in names}
         if split.axis != OUTPUTS and prepared.quantizer.stored:
             losses = shares_of_inputs(prepared, split, losses, blocks)
             names &= losses.keys()
         if not names:
             return None
-        of_channels = {x.name: split.parts(losses[x.name]) for x in layers if x.name in names}
+        of_channels = {
+            x.name: split.parts(losses[x.name]) if heads is None else heads.parts[x.name]
+            for x in layers
+            if x.name in names
+        }
         parts = Parts(
             problem.loss.layers, of_channels, {name: blocks[name] for name in of_channels}, owners,
             axis=split.axis,
             inputs={} if split.axis == OUTPUTS else {name: inputs[name] for name in of_channels},
         )  # fmt: skip
-        values = _row_losses(parts, losses, found, problem)
-        return cls(prepared, split, problem, precisions, parts, values, open_to)
+        values = by_channels(parts, losses, found, problem)
+        ties = tied_rows(heads, parts, open_to) if heads is not None and split.is_tied else ()
+        return cls(prepared, split, problem, precisions, parts, losses, values, open_to, ties)
+
+    def in_company(self, solution: Solution, found: Sensitivity) -> Self:
+        """Priced beside the errors that other layers have in the answer by layers."""
+        assert solution.columns is not None
+        values = in_company(
+            self.parts, self.channels, self.problem, found.interactions, solution.columns
+        )
+        return replace(self, losses=values)
 
     def posed(self, open_to: Mask, most_widths: int | None = None) -> Problem:
         """The problem of parts that may take these formats, ``[L, B]``.
@@ -236,7 +308,7 @@ class Dividing:
         )
         return Problem(
             replace(self.problem.loss, layers=parts.row_names, values=self.losses, scores={}),
-            Constraints(tuple(budgets)),
+            Constraints(tuple(budgets), self.ties),
             mask=np.repeat(open_to, parts.counts, axis=0),
             parts=parts,
         )
@@ -262,7 +334,9 @@ class Dividing:
         for layer, widths in zip(self._layers, num_widths, strict=True):
             if layer.name in of_channels:
                 own = of_channels[layer.name]
-                count = len(own) if self.split.kind == BLOCKS else int(own.max()) + 1
+                # Of channels that are no neighbours each says what it has.
+                is_single = self.parts.blocks[layer.name] == 1
+                count = len(own) if is_single else int(own.max()) + 1
                 total += count * (widths - 1).bit_length()
                 total += self._scale_bits(layer, widths)
         return total
@@ -278,8 +352,12 @@ class Dividing:
         return 0 if weight.symmetric else layer.num_channels * MOST_BITS
 
 
-def _block(layer: Layer, split: Split, precisions: Mapping[str, Precision]) -> int:
+def _block(
+    layer: Layer, split: Split, precisions: Mapping[str, Precision], heads: Heads | None
+) -> int:
     """Consecutive channels, or inputs, that are a part."""
+    if heads is not None:
+        return heads.block(layer.name)
     if split.axis == OUTPUTS:
         return split.block
     return split.inputs_per_part(layer.weight_shape, precisions[layer.name].weight.group_size)
@@ -301,33 +379,3 @@ def _open_columns(problem: Problem, columns: Columns, axis: str) -> Mask:
             found[row, other] = allowed[row, other] and is_alike and is_same
         found[row, column] = True
     return found
-
-
-def _channel_losses(found: Sensitivity, owners: dict[str, str]) -> dict[str, Array]:
-    """Layer name to ``[O, B]``; what shares a weight is priced with its owner."""
-    losses = dict(found.channels)
-    for name, owner in owners.items():
-        if name in losses and owner in losses:
-            losses[owner] = losses[owner] + losses.pop(name)
-        else:  # one of them was measured as a whole
-            losses.pop(owner, None)
-    return losses
-
-
-def _row_losses(
-    parts: Parts, losses: dict[str, Array], found: Sensitivity, problem: Problem
-) -> Array:
-    """``[R, B]`` whose sums over a layer are what the layer is priced at."""
-    table = problem.loss if found.by_channels is None else found.by_channels
-    rows = parts.spread(table.values)
-    for name, of_channel in parts.of_channels.items():
-        some = parts.rows_of(name)
-        by_part = np.zeros_like(rows[some])
-        np.add.at(by_part, of_channel, losses[name])
-        whole, weights = rows[some].sum(axis=0), by_part.sum(axis=0)
-        if found.by_channels is None:
-            scale = np.divide(whole, weights, out=np.ones_like(whole), where=weights > 0)
-            rows[some] = by_part * scale
-        else:  # what is left is the input's
-            rows[some] = by_part + (whole - weights) * parts.shares[some, None]
-    return rows

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import final
 
 import numpy as np
 
 from mpq._support.arrays import Array, Columns
+from mpq._support.events import audience, tell
 from mpq._support.workers import TaskWorkers
+from mpq.callbacks.results import Measured
 from mpq.quantization.precision import Precision
 from mpq.sensitivity.passes.cell_tasks import require_cpu
 from mpq.workflows.evaluator import Evaluator
@@ -46,7 +49,18 @@ class LossesByWorkers:
         losses = np.empty(len(assignments))
         for index, loss in self._results(list(enumerate(assignments.tolist()))):
             losses[index] = loss
+            self._tell(assignments[index], loss)
         return losses
+
+    def _tell(self, columns: Columns, loss: float) -> None:
+        if audience() is None:
+            return
+        names = (layer.name for layer in self.evaluator.network.layers)
+        chosen = (self.candidates[column] for column in columns.tolist())
+        is_scored = self.evaluator.judge is not None
+        unit = "score_drop" if is_scored else self.evaluator.reference.metric.unit
+        precisions = MappingProxyType(dict(zip(names, chosen, strict=True)))
+        tell(Measured(self.evaluator.examples, precisions, loss, unit))
 
     @cached_property
     def _results(self) -> Callable[[Sequence[Row]], Iterator[tuple[int, float]]]:

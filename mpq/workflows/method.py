@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Self, final
 
 from mpq._support.bounds import check_whole
+from mpq._support.events import tell
 from mpq._support.workers import TaskWorkers
+from mpq.callbacks.results import Solved
 from mpq.errors import InputError
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
@@ -106,10 +108,15 @@ class Method:
     ) -> tuple[Problem, Solution]:
         """The problem that was solved in the end, and its solution."""
         if self.objective is None or table is None:
-            return problem, solve(self.solver, problem)
-        # What may be lost is promised for examples that no estimate has seen.
-        solver = hurried(self.solver)
-        return minimize(self.objective, problem, table, solver, prepared.on_held_out)
+            found = problem, solve(self.solver, problem)
+        else:
+            # What may be lost is promised for examples that no estimate has seen.
+            solver = hurried(self.solver)
+            found = minimize(
+                self.objective, problem, table, solver, prepared.on_held_out, self.safeguard
+            )
+        tell(Solved.of(found[1]))
+        return found
 
     def accepts(self, problem: Problem, prepared: Prepared) -> Accepts:
         """Whether a choice ``[L]`` within the budgets keeps what the objective says of the loss."""

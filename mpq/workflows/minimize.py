@@ -28,7 +28,12 @@ Accepts = Callable[[Columns], bool]
 
 
 def minimize(
-    objective: Objective, problem: Problem, table: CostTable, solver: Solver, evaluator: Evaluator
+    objective: Objective,
+    problem: Problem,
+    table: CostTable,
+    solver: Solver,
+    evaluator: Evaluator,
+    safeguard: bool = True,
 ) -> tuple[Problem, Solution]:
     """The problem with the least cost as one more budget, and its solution.
 
@@ -38,6 +43,7 @@ def minimize(
         table: ``[L, B]`` of the objective's resource.
         solver: Finds the least loss at a cost, and the points of the frontier.
         evaluator: Measures assignments on the held-out examples.
+        safeguard: Whether a uniform precision that costs less and is acceptable takes the place.
 
     Raises:
         InputError: If accuracy cannot be measured.
@@ -52,13 +58,13 @@ def minimize(
         found = least_cost_measured(problem, table, solver, accepts, FRONTIER_POINTS)
     except InfeasibleError as error:
         # The frontier is only predicted to lose least: what one takes without it may do.
-        uniform = _least_uniform(problem, table, solver, accepts)
+        uniform = _least_uniform(problem, table, solver, accepts) if safeguard else None
         if uniform is None:
-            tried = ", ".join(map(str, uniform_within(problem)))
+            tried = ", ".join(map(str, uniform_within(problem))) if safeguard else ""
             also = f"; nor, as measured, is any uniform precision: {tried}" if tried else ""
             raise InfeasibleError(f"{error}{also}") from error
         return uniform
-    uniform = _least_uniform(problem, table, solver, accepts, found.cost)
+    uniform = _least_uniform(problem, table, solver, accepts, found.cost) if safeguard else None
     why = f"least {table.name}: {found.num_tried} points of the frontier were measured"
     return uniform or (found.problem, replace(found.solution, why=why))
 

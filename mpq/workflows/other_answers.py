@@ -1,6 +1,5 @@
 """What the estimate says is best beside what else may be: unseen examples say which is better."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
@@ -8,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from mpq._support.arrays import Array, Columns
+from mpq._support.events import warn
 from mpq.errors import InfeasibleError, SolverError
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
@@ -106,7 +106,7 @@ def _solved(prepared: Prepared, name: str, problem: Problem) -> Columns | None:
     except InfeasibleError:  # by integers alone there need be no answer
         return None
     except SolverError as error:  # there is an answer all the same
-        warnings.warn(f"no answer by {_OTHER[name]} to compare with: {error}", stacklevel=3)
+        warn(f"no answer by {_OTHER[name]} to compare with: {error}", stacklevel=3)
         return None
 
 

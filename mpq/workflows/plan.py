@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 import torch
 
-from mpq._support.progress import showing_progress
+from mpq._support.events import Callback, listening
 from mpq.errors import GradientError
 from mpq.network.mapped import streaming
 from mpq.network.randomness import random_state_kept
@@ -133,7 +133,7 @@ def plan(
     sensitivity: str | SensitivityEstimator = ESTIMATOR,
     solver: str | Solver = SOLVER,
     refine: int = 0,
-    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Plan:
     """Does a search on its first batch, and says what the whole of it will take.
 
@@ -153,7 +153,7 @@ def plan(
         solver: As in ``mpq.search``; of one that measures, its measurements alone, if it says how
             many.
         refine: As in ``mpq.search``.
-        progress: Whether bars are shown on standard error.
+        callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
 
     Raises:
         InputError: As ``mpq.search``.
@@ -161,7 +161,7 @@ def plan(
     """
     check_task(task, "workflows.plan.plan")
     method = Method.of(sensitivity, solver, task.seed, objective, refine)
-    with showing_progress(progress):
+    with listening(callbacks):
         return planned(task, limits, method)[0]
 
 

@@ -1,8 +1,9 @@
 """Measuring a task's network on this machine."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from mpq._support.progress import showing_progress
+from mpq._support.events import Callback, listening
 from mpq.errors import InputError
 from mpq.hardware_profiles import NetworkProfile
 from mpq.hardware_profiles.profiling import RUNTIMES, Profiling, Runtime, Timer
@@ -10,6 +11,7 @@ from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.precision import Precision
 from mpq.workflows.defaults import MAX_INTERVAL, NUM_NETWORKS, ROUNDS, RUNTIME
+from mpq.workflows.outcome import announced
 from mpq.workflows.streamable import refuse_streamed
 from mpq.workflows.task import Task, check_task
 
@@ -24,7 +26,7 @@ def profile(
     clock: str | None = None,
     journal: Path | None = None,
     name: str = "this-machine",
-    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> NetworkProfile:
     """Measures a network on this machine: every layer at every precision, then whole networks.
 
@@ -40,7 +42,7 @@ def profile(
         clock: ``cpu`` or ``wall``; default: ``cpu`` where the runtime has one thread.
         journal: A file that finished rounds are kept in: an interrupted run resumes from it.
         name: Name of the profile, which results call the device by.
-        progress: Whether bars are shown on standard error.
+        callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
 
     Raises:
         InputError: If something given cannot be used.
@@ -61,13 +63,13 @@ def profile(
     batch_size = task.workload.batch_size
     run = Profiling(chosen, timer, num_networks, batch_size, task.ranges, journal, task.seed)
     given, rules, data = task.given_precisions, task.rules, Calibration.of(task.calibration)
-    with showing_progress(progress):
+    with listening(callbacks):
         # Prepared as in a search, so that a profile's layers are called as those that it is for.
         network = Network.of(
             task.model, data, rules.include, rules.exclude, rules.fold, task.output_metric,
             task.allow_randomness,
         )  # fmt: skip
-        return run.run(name, network, data, given or default_precisions(chosen))
+        return announced(run.run(name, network, data, given or default_precisions(chosen)))
 
 
 def default_precisions(runtime: Runtime) -> tuple[Precision, ...]:

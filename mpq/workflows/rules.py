@@ -118,6 +118,12 @@ def read_precisions(name: str, values: Iterable[Spelled]) -> tuple[Precision, ..
                 f"{name}: {shortened(str(each))} is of the channels of one weight, which a search "
                 "finds with split (--split channels): name whole formats, such as w2 and w4"
             )
+        if each.activation.channels is not None:
+            raise InputError(
+                f"{name}: {shortened(str(each))} is of the channels that one layer reads, which a "
+                "search finds with split (--split activations:128): name whole formats, such as "
+                "w4a4dg128 and w4a8dg128"
+            )
     return found
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
+from mpq._support.events import Callback, listening
 from mpq._support.phases import phase, recorded_phases
-from mpq._support.progress import showing_progress
 from mpq._support.ray_workers import task_workers
 from mpq.errors import InputError
 from mpq.network.mapped import streaming
@@ -26,6 +27,8 @@ from mpq.workflows.cached_layers import check_prices_caches
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.finish import finished
 from mpq.workflows.follow import Way, follow
+from mpq.workflows.forecast import COMPARING, ESTIMATE, MEASURING, tell_forecast
+from mpq.workflows.heads_inside import heads_of
 from mpq.workflows.inside import answer_in_parts, check_split
 from mpq.workflows.kept_estimates import kept_estimate
 from mpq.workflows.measured_share import MeasuredShare
@@ -33,6 +36,7 @@ from mpq.workflows.method import Method
 from mpq.workflows.never_worse import never_worse
 from mpq.workflows.objective import Objective
 from mpq.workflows.other_answers import INTEGERS, PRICES, best_answer
+from mpq.workflows.outcome import announced
 from mpq.workflows.result import SearchResult
 from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
@@ -49,7 +53,7 @@ def search(
     sensitivity: str | SensitivityEstimator = ESTIMATOR,
     solver: str | Solver = SOLVER,
     refine: int = 0,
-    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
     safeguard: bool = True,
     recipe: str | Recipe | None = None,
     keep: Collection[str] = (),
@@ -76,7 +80,7 @@ def search(
         refine: At most so many rounds in which the estimate is made anew at the assignment that
             was found, and solved again, while the loss measured on calibration examples falls. The
             result is refined, the points of its frontier are not.
-        progress: Whether bars are shown on standard error.
+        callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
         safeguard: Whether an answer that the estimate says is worse, and that loses less on
             held-out examples, takes the place of the solver's (docs/sensitivity.md).
         recipe: A published system, of ``mpq recipes``, whose settings are taken. What ``task`` and
@@ -90,10 +94,10 @@ def search(
     """
     check_task(task, "search")
     parsed = goal(limits, objective)
-    with showing_progress(progress), recorded_phases() as phases:
+    with listening(callbacks), recorded_phases() as phases:
         way = follow(recipe, Way(task, sensitivity, solver, safeguard), keep)
-        result = way.noted(searched(way.task, parsed, way.method(objective, refine))[0])
-    return replace(result, made=Made(phases=phases.in_order))
+        found = way.noted(searched(way.task, parsed, way.method(objective, refine))[0])
+        return announced(replace(found, made=Made(phases=phases.in_order)))
 
 
 def goal(limits: Limits, objective: Objective | None) -> tuple[Limit, ...]:
@@ -150,16 +154,20 @@ def _searched(
             prepared.pricing.table(axis, prepared.candidates)
         return constraints, method.minimized(prepared)
 
-    # what cannot be met, minimized or drawn is refused before what takes long: trying
+    # what cannot be met, minimized, divided or drawn is refused before what takes long: trying
     # transformations, which may change what layers there are, and the estimate
+    start = perf_counter()
     with phase("layers and costs"):
         prepared = Prepared.untransformed(task)
         constraints, table = asked(prepared)
+        heads_of(prepared, task.parts)
+    layers_s = perf_counter() - start
     if task.transforms:
         with phase("transformations"):
             prepared = prepared.with_transforms()
             constraints, table = asked(prepared)
-    with phase("ranges, codes, estimate"):
+    tell_forecast(prepared, method, constraints, layers_s)
+    with phase(ESTIMATE):
         found = _estimate(prepared, method)
 
     def answered() -> SearchResult:
@@ -194,7 +202,7 @@ def _answered(
     accepts = method.accepts(problem, prepared)
     others: dict[str, AnswerCheck] = {}
     safeguard: Safeguard | None = None
-    with phase("comparing with other answers"):
+    with phase(COMPARING):
         if method.safeguard and not method.solver.is_measuring:
             solution, others = best_answer(prepared, problem, solution, found.by_channels, accepts)
         finish = finished(prepared, problem, solution, accepts)
@@ -206,9 +214,12 @@ def _answered(
             finish = finished(prepared, problem, solution, accepts)
         split = prepared.task.parts
         if split is not None:
-            problem, solution, inside = answer_in_parts(prepared, split, problem, solution, found)
-            safeguard = replace(safeguard or Safeguard(), inside=inside)
-    with phase("measuring"):
+            problem, solution, inside = answer_in_parts(
+                prepared, split, problem, solution, found, method.safeguard
+            )
+            if method.safeguard:
+                safeguard = replace(safeguard or Safeguard(), inside=inside)
+    with phase(MEASURING):
         result = Session(prepared).record(
             problem, solution, method.solver, method.estimator.name, rounds, found.check,
             safeguard, finish,

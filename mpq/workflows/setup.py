@@ -1,6 +1,6 @@
 """A task made ready: own copy of the network, split data, candidates and prices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Self, final
@@ -44,7 +44,7 @@ from mpq.workflows.room_for_branches import with_room
 from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
 from mpq.workflows.ruled import all_ties, by_layer, check_fixed, fixed_ends
 from mpq.workflows.rules import Rules
-from mpq.workflows.score import Judge
+from mpq.workflows.score import Judge, Score
 from mpq.workflows.shared_measurements import CALIBRATION, HELD_OUT, SharedMeasurements
 from mpq.workflows.shippable import Shippable
 from mpq.workflows.step_plan import StepPlan, along_steps
@@ -178,7 +178,7 @@ class Prepared:
     @cached_property
     def quantizer(self) -> Quantizer:
         """With calibrated ranges, and weights as the task's rounding has them."""
-        return replace(self._nearest, stored=self.rounded.stored)
+        return replace(self.nearest, stored=self.rounded.stored)
 
     @cached_property
     def ranks(self) -> Ranks | None:
@@ -195,7 +195,7 @@ class Prepared:
     def rounded(self) -> RoundedWeights:
         """What the task's rounding makes of all weights; nothing where that is to nearest."""
         on = Estimation(
-            self.network, self.calibration, self._nearest, self.candidates, ranks=self.ranks
+            self.network, self.calibration, self.nearest, self.candidates, ranks=self.ranks
         )
         rounding, seed = self.task.weight_rounding, self.task.seed
         return rounded_weights(on, rounding, seed, self.kept_codes, self.most_moment_bytes)
@@ -214,8 +214,13 @@ class Prepared:
         judge = self._judge(self.calibration)
         return Estimation(
             self.network, self.calibration, self.quantizer, self.candidates, ranks=self.ranks,
-            split=self.task.parts, score_drop=judge and judge.drop_of,
+            split=self.task.parts_of_weights, score_drop=judge and judge.drop_of,
+            score_key="" if judge is None else judge.score.key, named_drop=self._named_drop,
         )  # fmt: skip
+
+    def _named_drop(self, name: str) -> Callable[[nn.Module], float]:
+        model = share_parameters(self.task.model)
+        return Judge(Score.built_in(name), self.calibration, model).drop_of
 
     @cached_property
     def calibrated(self) -> CalibratedRanges:
@@ -240,7 +245,7 @@ class Prepared:
         return StepPlan.of(self.network, self.calibration, self.held_out, steps)
 
     @cached_property
-    def _nearest(self) -> Quantizer:
+    def nearest(self) -> Quantizer:
         """With calibrated ranges, and all weights to nearest."""
         target = self.task.target
         numerics = OWN if target is None else target.arithmetic
@@ -273,8 +278,9 @@ class Prepared:
         shared = SharedMeasurements.of(ranks, name, reference.num_batches)
         judge = self._judge(data)
         return Evaluator(
-            self.network, self.quantizer, reference, self.own_codes, shared=shared, judge=judge
-        )
+            self.network, self.quantizer, reference, self.own_codes, shared=shared, judge=judge,
+            examples=name,
+        )  # fmt: skip
 
     def _judge(self, data: Calibration) -> Judge | None:
         score = self.task.own_score

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpq._support.cache import Cache
-from mpq._support.progress import showing_progress
+from mpq._support.events import Callback, listening
 from mpq._support.shard import Shard
 from mpq.errors import InputError
 from mpq.network.halving import halved
@@ -26,7 +26,7 @@ def estimate_shard(
     limits: Limits = (),
     *,
     sensitivity: str | SensitivityEstimator = ESTIMATOR,
-    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Does one share of an estimate's batches; the part that it writes lands in the task's cache.
 
@@ -40,7 +40,7 @@ def estimate_shard(
         shard: Which share of how many, such as ``1/4``.
         limits: As in ``mpq.search``: what cannot be met is refused before the work.
         sensitivity: As in ``mpq.search``; one that adds up over batches.
-        progress: Whether bars are shown on standard error.
+        callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
 
     Returns:
         The part's file; the estimate's, where that was there before.
@@ -66,7 +66,7 @@ def estimate_shard(
             "a shard's part has to be kept where the others are: name a folder that all of them "
             "share (--cache DIR)"
         )
-    with showing_progress(progress):
+    with listening(callbacks):
         return _collected(task, share, limits, estimator, Cache(task.cache))
 
 

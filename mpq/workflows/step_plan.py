@@ -1,11 +1,11 @@
 """Which clusters the steps of a diffusion are put into, and the examples of each."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Self, final
 
+from mpq._support.events import warn
 from mpq.errors import DataError, InputError
 from mpq.network.examples import Calibration
 from mpq.network.halving import halved
@@ -137,7 +137,7 @@ def check_covered(numbers: Sequence[float], steps: Steps) -> None:
     missing = [(a, b) for a, b in pairwise(ends) if b - a > widest]
     if missing:
         told = ", ".join(f"{a:g} to {b:g}" for a, b in missing)
-        warnings.warn(
+        warn(
             f"calibration examples leave out steps {told} of {low:g} to {high:g}, where ranges and "
             "prices are those of other steps: spread the examples over all steps",
             stacklevel=2,

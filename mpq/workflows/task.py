@@ -95,7 +95,8 @@ class Task:
             Default: they stay as they came.
         split: Parts of layers that get weights of different bits: ``channels``, ``channels:16``
             (blocks of 16 neighbours), ``blocks:4`` (of channels that are alike), ``columns:128``
-            (blocks of inputs), ``groups`` (weights that share a scale), or ``none``.
+            (blocks of inputs), ``groups`` (weights that share a scale), ``heads``, ``heads:tied``
+            (of attention), ``activations:128`` (blocks of what layers read), or ``none``.
         steps: Where a diffusion network is told its step: inputs of layers have ranges for every
             cluster of steps then, and splits of the examples are spread over steps. Default: it
             has none.
@@ -319,6 +320,11 @@ class Task:
         from mpq.problem.split import Split  # loads numpy
 
         return Split.parse(self.split)
+
+    @property
+    def parts_of_weights(self) -> "Split | None":
+        """The split, where it is of weights."""
+        return self.parts if self.parts and self.parts.of_weights else None
 
     @cached_property
     def built_workers(self) -> Workers | None:

@@ -1,10 +1,11 @@
 """An answer of a search, tuned on the calibration examples afterwards."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mpq._support.events import Callback, listening
 from mpq._support.phases import phase, recorded_phases
-from mpq._support.progress import showing_progress
 from mpq.backends import quantize
 from mpq.errors import InputError
 from mpq.network.examples import Calibration
@@ -13,6 +14,7 @@ from mpq.network.network import Network
 from mpq.report.page.made import Made
 from mpq.tuning import TUNINGS, Tuning
 from mpq.workflows.defaults import TUNING
+from mpq.workflows.outcome import announced
 from mpq.workflows.result import SearchResult
 from mpq.workflows.setup import split_held_out
 from mpq.workflows.task import Task, check_task
@@ -25,7 +27,7 @@ def tune(
     what: str | Tuning = TUNING,
     *,
     folder: Path | str | None = None,
-    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> SearchResult:
     """Trains what is left to move in a quantized network to answer as the original does.
 
@@ -43,7 +45,7 @@ def tune(
         what: A name of ``mpq.TUNINGS`` with options, such as ``all:epochs=12``.
         folder: Where the state after each epoch is kept until the end, so that a run that was
             killed goes on there, with the same outcome; default: nowhere.
-        progress: Whether bars are shown on standard error.
+        callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
 
     Returns:
         The result with another assignment and measurement, or with the record alone.
@@ -59,15 +61,17 @@ def tune(
             f"a {type(result).__name__}"
         )
     built = TUNINGS.build(what) if isinstance(what, str) else what
-    with showing_progress(progress), recorded_phases() as phases, phase("tuning"):
-        # First of all, since a result of another network is refused without a pass over the data.
-        quantize(task.model, result.assignment)
-        examples = _examples(task, result)
-        tuned = Tuner(
-            task.model, examples, built, task.seed, None if folder is None else Path(folder)
-        ).result(result)
-    # What the search took is in its own folder.
-    return replace(tuned, made=Made(phases=phases.in_order))
+    with listening(callbacks), recorded_phases() as phases:
+        with phase("tuning"):
+            # First of all, since a result of another network is refused without a pass over data.
+            quantize(task.model, result.assignment)
+            tuner = Tuner(
+                task.model, _examples(task, result), built, task.seed,
+                None if folder is None else Path(folder),
+            )  # fmt: skip
+            tuned = tuner.result(result)
+        # What the search took is in its own folder.
+        return announced(replace(tuned, made=Made(phases=phases.in_order)))
 
 
 def _examples(task: Task, result: SearchResult) -> Examples:

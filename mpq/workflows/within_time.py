@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, final
 
-from mpq._support.progress import showing_progress
+from mpq._support.events import Callback, listening
 from mpq.errors import InputError
 from mpq.network.examples import Calibration
 from mpq.problem.limits import Limits
@@ -52,7 +52,7 @@ def within_time(
     sensitivity: Estimator = ESTIMATOR,
     solver: str | Solver = SOLVER,
     refine: int = 0,
-    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Fitted:
     """Plans a search (``plan``), and gives up what does not fit into a time.
 
@@ -68,7 +68,7 @@ def within_time(
         sensitivity: As in ``mpq.search``.
         solver: As in ``mpq.search``.
         refine: As in ``mpq.search``; an estimate by gradients is then not given up.
-        progress: Whether bars are shown on standard error.
+        callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
 
     Raises:
         InputError: As ``mpq.search``; and if nothing fits: how long the least would take.
@@ -80,7 +80,7 @@ def within_time(
     method = Method.of(sensitivity, solver, task.seed, objective, refine)
     # Gradients are what rounds of refinement and workers need.
     has_choice = not refine and task.workers is None
-    with showing_progress(progress):
+    with listening(callbacks):
         whole, prepared = planned(task, limits, method)
         least = whole
         for plan, asked, estimator, told in _variants(whole, task, sensitivity, has_choice):

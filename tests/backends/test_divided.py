@@ -138,6 +138,7 @@ def test_every_tool_refuses_channels_of_different_bits(name: str, tmp_path: Path
         ("w[2,8]g3:i6/3x01a32", "w8g3a32"),
         ("w[2,4,8]zg2:g6/2x010212102001020102012012012a32", "w8zg2a32"),
         ("w[2,8]:i6/2x010a32", "w8g2sfp32a32"),
+        ("w[1,8]:i6/2x010a32", "w8g2sfp32a32"),
     ],
 )
 def test_inputs_of_different_bits_are_written_in_the_widest(text: str, expected: str) -> None:
@@ -170,6 +171,8 @@ def test_inputs_of_different_bits_are_written_in_the_widest(text: str, expected:
         ),
         ("conv", "w[2,8]zg3:i24/6x0110a32", {"conv.parts.0": (6, 4, 3)}),
         ("head", "w[2,8]g2:i6/4x01a32", {"head.parts.0": (9, 4), "head.parts.1": (9, 2)}),
+        ("head", "w[1,8]g2:i6/4x01a32", {"head.parts.0": (9, 4), "head.parts.1": (9, 2)}),
+        ("head", "w[1,8]:101010010a32", {"head.parts.0": (5, 6), "head.parts.1": (4, 6)}),
     ],
 )
 def test_inputs_of_different_bits_are_added_up(

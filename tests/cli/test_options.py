@@ -134,10 +134,11 @@ def test_values_are_gathered_into_groups() -> None:
 
 
 def test_a_cache_is_said_with_its_tokens() -> None:
-    """Formats and length go together; nothing of either is no cache."""
+    """Formats go with a length, which has formats by default; nothing of either is no cache."""
     found = KVCacheOptions(kv_cache="a8d,a4d", kv_tokens=100, kv_window=3).cache()
 
     assert found == KVCache(100, ["a8d", "a4d"], window=3)
+    assert KVCacheOptions(kv_tokens=100).cache() == KVCache(100)
     assert KVCacheOptions().cache() is None
 
 
@@ -145,7 +146,6 @@ def test_a_cache_is_said_with_its_tokens() -> None:
     ("options", "message"),
     [
         (KVCacheOptions(kv_cache="a8d"), "give both"),
-        (KVCacheOptions(kv_tokens=100), "give both"),
         (KVCacheOptions(kv_window=3), "go with --kv-cache and --kv-tokens"),
     ],
 )

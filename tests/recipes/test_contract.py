@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,14 +15,13 @@ import mpq
 from mpq import demo
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, UnknownNameError
+from mpq.problem.split import Split
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.recipes import NOT_STATED, RECIPES, Choice, Paper, Recipe, recipe_of
-from tests.recipes.cases import QUICK
+from tests.recipes.cases import DEMO, NETWORKS, QUICK
 from tests.recipes.reference import data, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
-FEW = ("--include", "stem.conv", "--include", "blocks.0.*", "--include", "head")
-"""Layers of the demo that are searched, so that a test takes a second."""
 
 
 def call(*arguments: str | Path) -> Result:
@@ -53,7 +53,10 @@ def test_its_parts_can_be_built(recipe: Recipe) -> None:
     assert RANGE_METHODS.build(recipe.weight_range)
     assert RANGE_METHODS.build(recipe.activation_range)
     assert all(map(mpq.Precision.parse, recipe.candidates))
+    assert not recipe.kv_cache or mpq.KVCache(1, recipe.kv_cache)
+    assert all(mpq.Precision.parse(x) for _, some in recipe.allow for x in some)
     assert recipe.tune is None or mpq.TUNINGS.build(recipe.tune)
+    assert f"--split {Split.parse(recipe.split) or 'none'}" in recipe.command
     assert not recipe.source or mpq.DATA_SOURCES.build(recipe.source)
 
 
@@ -72,8 +75,10 @@ def test_it_says_where_it_is_from(recipe: Recipe) -> None:
 @pytest.mark.usefixtures("few_examples")
 @pytest.mark.parametrize("name", list(QUICK))
 def test_it_runs_by_its_name(name: str, tmp_path: Path) -> None:
-    """On the demo, and both files say so."""
-    words = ("--limit", "bit_operations=0.6x:w8a8", *FEW, *QUICK[name])
+    """On the demo or a network that has what it is of, and both files say so."""
+    words = (*NETWORKS.get(name, DEMO), *QUICK[name])
+    if name in NETWORKS:
+        pytest.importorskip("transformers")
 
     call("search", "--recipe", name, *words, "--output", tmp_path, "--points", "2", "--quiet")
 
@@ -92,7 +97,7 @@ def test_it_runs_by_its_name(name: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("few_examples")
 def test_the_long_command_is_the_same(tmp_path: Path) -> None:
     """What ``--show`` prints finds the same bits without the recipe."""
-    asked = ("--limit", "bit_operations=0.6x:w8a8", *FEW, "--points", "2", *QUICK["hawq-v3"])
+    asked = (*DEMO, "--points", "2", *QUICK["hawq-v3"])
     words = shlex.split(RECIPES["hawq-v3"].command)[1:]
 
     call("search", "--recipe", "hawq-v3", *asked, "--output", tmp_path / "a")
@@ -141,7 +146,7 @@ def test_what_is_asked_for_stands() -> None:
 @pytest.mark.usefixtures("few_examples")
 def test_an_option_that_is_written_out_stands(tmp_path: Path) -> None:
     """Also where it says what would be done without a recipe."""
-    asked = ("--limit", "bit_operations=0.6x:w8a8", *FEW, "--points", "2", "--output", tmp_path)
+    asked = (*DEMO, "--points", "2", "--output", tmp_path)
     cheap = ("--sensitivity", "weight-error", "--weight-range", "mse")
 
     printed = call("search", "--recipe", "hawq-v3", *asked, *cheap).stdout
@@ -173,6 +178,27 @@ def test_what_does_not_fit_is_the_recipes() -> None:
 
     with pytest.raises(InputError, match=r"recipe hawq: cortex-m7 runs no layer at w3a4.*--precis"):
         mpq.search(task, ["bit_operations=4000"], recipe="hawq")
+
+
+@pytest.mark.parametrize("split", ["none", "channels:2"])
+def test_parts_of_layers_are_settled_too(split: str) -> None:
+    """No held-out examples take the recipe's parts away; what is asked otherwise stands."""
+    recipe = replace(
+        recipe_of("layer-wise-quantization"), split="channels", sensitivity="weight-error",
+        solver="ilp", candidates=("w2a8", "w4a8"),
+    )  # fmt: skip
+    task = mpq.Task(tiny(), data, data, split=split)
+
+    found = mpq.search(task, {"bit_operations": "0.8x:w4a8"}, recipe=recipe)
+
+    mixed = [p.weight.channels for p in found.assignment.precisions.values()]
+    blocks = {each.block for each in mixed if each is not None}
+    assert blocks == ({1} if split == "none" else {2})
+    assert found.safeguard is None
+    used = found.provenance.recipe
+    assert used is not None
+    said = () if split == "none" else ("split: channels:2 instead of channels",)
+    assert used.overrides == said
 
 
 def test_time_does_not_go_with_a_recipe() -> None:

@@ -1,4 +1,4 @@
-"""ZeroQ, CalibTIP and OHQ: bits of a tiny network, from single layers that a reference measures."""
+"""ZeroQ, CalibTIP, OHQ, PD-Quant: bits of a tiny network by single layers, measured."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -55,10 +55,12 @@ def rise(p: Tensor, q: Tensor, labels: Tensor) -> Tensor:
     return (F.cross_entropy(q, labels) - F.cross_entropy(p, labels)).clamp(min=0)
 
 
+RANGES = mpq.Ranges("minmax", "minmax")
 CASES: dict[str, tuple[list[tuple[int, int]], Rounding, Score]] = {
     "zeroq": ([(2, 8), (4, 8), (8, 8)], affine, divergence),
     "ohq": ([(4, 8), (8, 8)], rounded, divergence),
     "calibtip": ([(4, 4), (8, 8)], rounded, rise),
+    "pd-quant": ([(2, 2), (2, 4), (4, 2), (4, 4)], rounded, divergence),
 }
 
 
@@ -74,8 +76,10 @@ def test_bits_of_a_tiny_network(name: str, share: float) -> None:
     task = mpq.Task(tiny(), data, data)
 
     # Without BatchNorm nothing can be distilled; and a script rounds to nearest.
-    keep = {"calibtip": ["rounding", "bias_correction"]}.get(name, ["calibration"])
-    task = replace(task, rounding="nearest") if name == "calibtip" else task
+    keeps = {"calibtip": ["rounding", "bias_correction"],
+             "pd-quant": ["rounding", "activation_range", "ends"]}  # fmt: skip
+    keep = keeps.get(name, ["calibration"])
+    task = replace(task, rounding="nearest", ranges=RANGES) if name in keeps else task
     found = mpq.search(task, {"bit_operations": limit}, recipe=name, keep=keep)
 
     chosen = (found.assignment.precisions[layer] for layer in LAYERS)

@@ -1,5 +1,7 @@
 """Roundings with a codebook for every row: what they share with other formats, and the weights."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,10 @@ from mpq.quantization.kmeans import kmeans_levels
 from mpq.rounding import ROUNDINGS
 from tests.rounding.cases import errors, formats_of, grids_of, layer, rounded
 
-TEXTS = ["quantease", "nearest", "gptq", "coordinate-descent", "adaround:iterations=30", "auto"]
+TEXTS = [
+    *("quantease", "nearest", "gptq", "coordinate-descent", "adaround:iterations=30", "auto"),
+    "weighted-nearest",
+]
 NAMES = ["cb2", "cb3", "cb4"]
 
 
@@ -100,3 +105,34 @@ def test_to_nearest_all_weights_count_the_same() -> None:
 
     expected = Codes.of(rows, formats[0], grids_of(rows, formats)[0])
     assert torch.equal(found.numbers(), expected.numbers())
+
+
+def test_weighted_levels_and_the_nearest_of_each() -> None:
+    """Found by a search of every partition of the sorted numbers; no number looks at another."""
+    rows, moment = layer(3, 7)
+    (found,) = rounded(ROUNDINGS.build("weighted-nearest"), rows, moment, formats_of("cb2"))
+
+    counted = moment[0].diagonal().double().numpy()
+    counted = counted + 0.01 * counted.mean()
+    for row, numbers in zip(rows.double().numpy(), found.numbers().numpy(), strict=True):
+        order, best = np.argsort(row), np.inf
+        for borders in combinations(range(1, 7), 3):
+            parts = np.split(order, borders)
+            levels = np.array([np.average(row[p], weights=counted[p]) for p in parts])
+            nearest = levels[np.abs(row[:, None] - levels).argmin(axis=1)]
+            best = min(best, float((counted * (row - nearest) ** 2).sum()))
+        assert float((counted * (row - numbers) ** 2).sum()) == pytest.approx(best, rel=1e-3)
+
+
+def test_other_formats_are_those_to_nearest() -> None:
+    """Whatever inputs count."""
+    rows, moment = layer(4, 12)
+    formats = formats_of("w3", "w4zg4", "nf4")
+
+    found, nearest = (
+        rounded(ROUNDINGS.build(text), rows, moment, formats)
+        for text in ("weighted-nearest", "nearest")
+    )
+
+    for ours, other in zip(found, nearest, strict=True):
+        assert torch.equal(ours.numbers(), other.numbers())

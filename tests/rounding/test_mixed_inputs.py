@@ -15,7 +15,10 @@ from mpq.rounding import ROUNDINGS, CoordinateDescent, Gptq, Nearest
 from mpq.rounding.column_losses import column_losses
 from tests.rounding.cases import Array, grids_of, layer
 
-MIXED = ["w[2,4]:i8/3x010", "w[2,4]:i01110010", "w[2,8]zg2:i8/4x01", "w[2,4,8]g3:g8/3x012210121212"]
+MIXED = [
+    "w[2,4]:i8/3x010", "w[2,4]:i01110010", "w[2,8]zg2:i8/4x01", "w[2,4,8]g3:g8/3x012210121212",
+    "w[1,4]:i8/3x010", "w[1,2]:i00110010", "w[1,2,8]g3:g8/3x012210121212",
+]  # fmt: skip
 
 
 def starts(rows: Tensor, weight: TensorFormat) -> list[Grid]:
@@ -41,7 +44,10 @@ def one_after_another(target: Array, form: Array, steps: Array, ends: Array) -> 
     found, left = np.zeros_like(target), target.copy()
     for turn, here in enumerate(order):
         low, high = ends[here]
-        found[here] = steps[here] * np.clip(np.rint(left[here] / steps[here]), low, high)
+        code = np.clip(np.rint(left[here] / steps[here]), low, high)
+        if (low, high) == (-1, 1):  # signs
+            code = 1.0 if left[here] > 0 else -1.0
+        found[here] = steps[here] * code
         done, rest = order[: turn + 1], order[turn + 1 :]
         errors = found[done] - target[done]
         if len(rest):
@@ -50,7 +56,16 @@ def one_after_another(target: Array, form: Array, steps: Array, ends: Array) -> 
     return found
 
 
-@pytest.mark.parametrize("text", ["w[2,4]:i8/3x010", "w[2,4]:i01110010", "w[2,4]g2:i8/4x10"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "w[2,4]:i8/3x010",
+        "w[2,4]:i01110010",
+        "w[2,4]g2:i8/4x10",
+        "w[1,4]:i8/3x010",
+        "w[1,3]g2:i8/4x10",
+    ],
+)
 def test_gptq_is_that_of_each_column_at_its_bits(text: str) -> None:
     """Against one input after another, the others fitted anew each time."""
     rows, moment = layer(4, 8)
@@ -65,7 +80,7 @@ def test_gptq_is_that_of_each_column_at_its_bits(text: str) -> None:
     size = weight.group_size or 8
     widths = weight.channels.columns
     bits = [number.bits for number in weight.channels.numbers]
-    ends = np.array([(-(2 ** (bits[w] - 1)), 2 ** (bits[w] - 1) - 1) for w in widths])
+    ends = np.array([(-(2 ** (bits[w] - 1)), max(2 ** (bits[w] - 1) - 1, 1)) for w in widths])
     for row in range(4):
         scales = [grid.scale.reshape(4, -1)[row].double().numpy() for grid in grids]
         steps = np.array([scales[w][k // size] for k, w in enumerate(widths)])

@@ -4,6 +4,8 @@ from mpq import ESTIMATORS
 
 WITHOUT_GRADIENTS = (
     "activation-entropy",
+    "column-loss",
+    "decoupled",
     "histogram-kl",
     "layer-input-modification",
     "layer-output",
@@ -19,4 +21,5 @@ DIFFERENTIATING = (
     *(name for name in ESTIMATORS.names() if name not in (*WITHOUT_GRADIENTS, "auto")),
     "hessian-trace:matrix=hessian",
     *(f"zero-cost:proxy={x}" for x in ("synflow", "fisher", "grasp", "grad-norm", "plain")),
+    "zero-cost:formula=sum(abs(g)+h*square(a*w))",
 )

@@ -35,6 +35,7 @@ VARIANTS = (
     "sketch:temperature=1",
     "zero-cost:proxy=grasp",
     "zero-cost:proxy=snip",
+    "zero-cost:formula=sum(abs(g)+h*square(a*w))",
 )
 SPLITS = ((4, 4, 4, 4), (5, 5, 6))
 CHOICES = tuple(map(Precision.parse, ("w2", "w4a8", "w8a8d", "w4g4a4s", "fp8")))

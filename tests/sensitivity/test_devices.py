@@ -80,6 +80,7 @@ def test_a_backward_pass_reads_layers_where_they_run() -> None:
     [
         ("sketch", "none"), ("sketch", "columns:4"), ("fisher", "none"), ("fisher", "columns:4"),
         ("first-order", "none"), ("layer-output", "none"), ("orthogonality", "none"),
+        ("column-loss", "columns:4"),
     ],
 )  # fmt: skip
 def test_batches_do_not_wait_for_transfers_layer_by_layer(

@@ -31,6 +31,7 @@ DATA_FREE = ("weight-error", "z-score")
 # Look at what a layer reads or gives, not at what becomes of it: no gradient, no further layer.
 FORWARD_ONLY = (
     "activation-entropy",
+    "column-loss",
     "histogram-kl",
     "layer-input-modification",
     "layer-output",
@@ -39,6 +40,7 @@ FORWARD_ONLY = (
 # Price the rounding of an input by that of standard normal numbers, so that they need no range.
 RANGE_FREE = (
     "activation-entropy",
+    "column-loss",
     "layer-input-modification",
     "orthogonality",
     "relevance",
@@ -50,6 +52,7 @@ EXACT_TABLE = {"measured": "measured:interactions=true"}
 OWN_UNIT = (
     "first-order",
     "activation-entropy",
+    "column-loss",
     "histogram-kl",
     "layer-input-modification",
     "layer-output",
@@ -78,6 +81,7 @@ CHOICES = tuple(map(Precision.parse, ("w2", "w4a8", "w8a8d", "w4g4a4s", "fp8", "
 def build(name: str, seed: int = 0) -> SensitivityEstimator:
     """The estimator, with few probes."""
     options = {
+        "augmented-hessian": "augmented-hessian:num_probes=1",
         "hessian-eigenvalue": "hessian-eigenvalue:max_iterations=3",
         "hessian-trace": "hessian-trace:num_probes=1",
     }
@@ -280,7 +284,8 @@ def test_outputs_need_not_be_classes(name: str, metric: OutputMetric) -> None:
     assert (table.values >= 0).all()
     assert (table.values[:, CHOICES.index(Precision.parse("fp32"))] == 0).all()
     assert table.values[:, 0].sum() > table.values[:, 2].sum()
-    assert table.unit == ("relative" if name in OWN_UNIT else metric.unit)
+    own = "squared_output" if name == "column-loss" else "relative"
+    assert table.unit == (own if name in OWN_UNIT else metric.unit)
 
 
 @pytest.mark.parametrize("metric", [SquaredError(), CosineDistance()], ids=lambda m: m.name)

@@ -38,6 +38,7 @@ from mpq.solvers import (
     Ordered,
     Solver,
     Surrogate,
+    Threshold,
     WaterFilling,
 )
 from mpq.solvers.additive.default import additive_solver
@@ -51,7 +52,14 @@ EXACT: list[Solver] = [
     IntegerLinearProgram("CBC"),
     Lagrangian(),
 ]
-BASELINES: list[Solver] = [Greedy(), Greedy("down"), WaterFilling(), Bisection(), Ordered()]
+BASELINES: list[Solver] = [
+    Greedy(),
+    Greedy("down"),
+    WaterFilling(),
+    Bisection(),
+    Ordered(),
+    Threshold(),
+]
 ONE_BUDGET: list[Solver] = [DynamicProgramming(), WaterFilling()]
 APART = set(map(type, [*EXACT, *BASELINES, *ONE_BUDGET]))
 OTHERS: list[Solver] = [part() for part in mpq.SOLVERS if part not in APART]

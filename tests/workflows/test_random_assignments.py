@@ -9,7 +9,7 @@ from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
-from mpq.workflows.random_assignments import random_assignments
+from mpq.workflows.random_assignments import random_assignments, structured_assignments
 
 CHOICES = tuple(map(Precision.parse, ("w2", "w4", "w8")))
 NAMES = tuple("abcdefgh")
@@ -67,3 +67,28 @@ def test_limit_that_nothing_uses_up() -> None:
     """More than everything at 8 bits: there is nothing near."""
     with pytest.raises(InputError, match="97% to 100 % of weight_bytes = 1000"):
         random_assignments(problem(1000.0), 1, seed=0)
+
+
+def test_structured_assignments_have_their_shapes() -> None:
+    """Near the budget, and each as its name says."""
+    asked = problem(54.0)
+
+    found = structured_assignments(asked, seed=0)
+
+    used = [asked.budgets[0].used(columns) for columns in found.values()]
+    assert all(0.97 * 54 <= amount <= 54 for amount in used)
+    rising, falling, ends = (found[name] for name in ("rising", "falling", "ends"))
+    assert rising[:4].sum() < rising[4:].sum()
+    assert falling[:4].sum() > falling[4:].sum()
+    assert ends[[0, 1, 6, 7]].sum() > ends[2:6].sum()
+    again = structured_assignments(asked, seed=0)
+    assert {n: x.tolist() for n, x in again.items()} == {n: x.tolist() for n, x in found.items()}
+
+
+def test_shapes_that_cannot_be_had_are_left_out() -> None:
+    """All layers but one are fixed: there is one assignment, whatever its shape."""
+    fixed = dict.fromkeys(NAMES[1:], CHOICES[1])
+
+    found = structured_assignments(problem(55.0, fixed=fixed), seed=0)
+
+    assert [columns.tolist() for columns in found.values()] == [[1, *[1] * 7]]

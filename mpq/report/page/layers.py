@@ -13,7 +13,7 @@ class Choice:
     Args:
         precision: As it is spelled; shortened where parts of the layer have bits of their own.
         weight_bits: Mean bits of a weight.
-        input_bits: Bits of an input.
+        input_bits: Mean bits of an input.
         loss: Its own part of the predicted loss.
         costs: ``[shown resources]`` its part of each; ``None`` where it cannot run.
         parts: Where channels have bits of their own, how many have which.
@@ -21,7 +21,7 @@ class Choice:
 
     precision: str
     weight_bits: float
-    input_bits: int
+    input_bits: float
     loss: float
     costs: tuple[float | None, ...]
     parts: str = ""

@@ -194,7 +194,8 @@ def _input_draw(
         # them.
         elements = sum(x.tensor.numel() for x in calls) / batch_size
         total = sum(float(next(drawn)) for _ in calls)
-        values.append(total / elements if calls else 0.0)
+        # A batch may reach no row of an expert.
+        values.append(total / elements if elements else 0.0)
     return torch.tensor(values, dtype=torch.float64)
 
 

@@ -1,16 +1,21 @@
 """A baseline: layers in the order of their sensitivity, and a bisection for how many to lower."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
+from math import nan
 from typing import ClassVar, final
 
 import numpy as np
 
 from mpq._support.arrays import Columns
 from mpq.problem.problem import Problem
-from mpq.problem.solution import Solution
+from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
+from mpq.solvers.additive.answers import require_additive, require_no_pairs
+from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.additive.presolve import Reduced
 from mpq.solvers.baselines._base import solved_by
+from mpq.solvers.baselines.tensor_path import TensorPath
 
 
 @final
@@ -25,6 +30,13 @@ class Bisection(Solver):
     table orders them, by what their cheapest precision loses above the best, and in that the
     budgets end it; ``mpq search --max-accuracy-drop`` bisects on a measured accuracy, as they do.
     The order is the same for all budgets, whatever a layer costs: hence a baseline.
+
+    With ``tensors=true`` weights and inputs are lowered apart, as they do: an order of ``2L``
+    tensors, by what each loses at its fewest bits (``TensorPath``). Then a measured criterion is
+    bisected over the very steps of that order.
+
+    Args:
+        tensors: Whether weights and inputs of a layer are lowered apart.
     """
 
     name: ClassVar[str] = "bisection"
@@ -32,13 +44,44 @@ class Bisection(Solver):
     takes_pairs: ClassVar[bool] = False
     summary: ClassVar[str] = "baseline: least sensitive layers first (Augmenting Hessians)"
 
+    tensors: bool = False
+
     def solve(self, problem: Problem) -> Solution:
         """See ``Solver.solve``; several budgets may leave it without an answer.
 
         Raises:
-            InputError: If the problem has interactions or costs of pairs of layers.
+            InputError: If the problem has interactions or costs of pairs of layers, or tensors are
+                lowered apart and a layer may not take every pair of their formats.
         """
-        return solved_by(_bisected, problem, self.name)
+        if not self.tensors:
+            return solved_by(_bisected, problem, self.name)
+        start = time.perf_counter()
+        path = self.path(problem)
+        exact = solve_additive(problem)
+        if exact.columns is None:
+            return replace(exact, solver=self.name)
+        seconds = time.perf_counter() - start
+        if not path:
+            why = "no step of the order of tensors is within the budgets"
+            return Solution(Status.UNKNOWN, None, nan, exact.bound, self.name, seconds, why=why)
+        loss = problem.loss_of(path[0])
+        bound = None if exact.bound is None else min(exact.bound, loss)
+        is_best = exact.status is Status.OPTIMAL and loss <= exact.loss
+        status = Status.OPTIMAL if is_best else Status.FEASIBLE
+        return Solution(status, path[0], loss, bound, self.name, seconds)
+
+    def path(self, problem: Problem) -> tuple[Columns, ...] | None:
+        """See ``Solver.path``: the steps of the order of tensors.
+
+        Raises:
+            InputError: As ``solve``.
+        """
+        if not self.tensors:
+            return None
+        require_additive(problem, self.name)
+        require_no_pairs(problem, self.name)
+        steps = TensorPath.of(problem).layers(problem.grouped)
+        return tuple(step for step in steps if problem.is_feasible(step))
 
 
 def _bisected(reduced: Reduced) -> Columns:

@@ -85,7 +85,8 @@ def least_cost_measured(
     """The least cost at which a measured criterion still holds: bisection over the frontier.
 
     As Schaefer et al. (2023, arXiv:2306.04879) bisect a list of layers until the accuracy is
-    acceptable; here every step is the proved best assignment of its cost. Bisection takes for
+    acceptable; here every step is the proved best assignment of its cost, but for a solver that
+    has a list of its own (``Solver.path``). Bisection takes for
     granted that what costs more is no worse; what is returned was measured and is acceptable.
 
     Args:
@@ -96,9 +97,10 @@ def least_cost_measured(
         num_points: Points of the frontier that are bisected over.
 
     Raises:
-        InfeasibleError: If the assignment that has the least loss is not acceptable.
+        InfeasibleError: If the assignment that has the least loss is not acceptable, or a solver's
+            list has none within the budgets.
     """
-    assignments, statuses = solve_frontier(problem, table, solver, num_points)
+    assignments, statuses = _listed(problem, table, solver, num_points)
     low, high, tried = 0, len(assignments) - 1, 1
     # Bisection never looks at its upper end, which has to be known to be acceptable.
     if not is_acceptable(assignments[high]):
@@ -118,6 +120,18 @@ def least_cost_measured(
     cost, loss = table.total(columns), problem.loss_of(columns)
     found = Solution(statuses[high], columns, loss, None, f"{solver.name}, bisected", 0.0)
     return LeastCost(problem.limited(table, cost), _unproved(found), cost, None, tried)
+
+
+def _listed(
+    problem: Problem, table: CostTable, solver: Solver, num_points: int
+) -> tuple[list[Columns], list[Status]]:
+    """What is bisected over, from the least cost on."""
+    path = solver.path(problem)
+    if path is None:
+        return solve_frontier(problem, table, solver, num_points)
+    if not path:
+        raise InfeasibleError(f"no step that {solver.name} goes is within the budgets")
+    return list(reversed(path)), [Status.FEASIBLE] * len(path)
 
 
 def _bisected(problem: Problem, table: CostTable, solver: Solver, max_loss: float) -> LeastCost:

@@ -1,12 +1,12 @@
 """Every layer of a result, with what it is at the points that the page shows."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
-from typing import final
+from typing import Final, final
 
 from mpq._support.arrays import Columns
+from mpq.quantization.channel_bits import GROUPS, INPUTS, OUTPUTS, ChannelBits
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.report.page.layers import Choice, LayerFacts, groups_of
 from mpq.report.page.numbers import rounded
@@ -53,16 +53,24 @@ class Choices:
 
 
 def _choice(precision: Precision, loss: float, costs: tuple[float | None, ...]) -> Choice:
-    weight, channels = precision.weight, precision.weight.channels
+    weight, read = precision.weight, precision.activation
     spelled, parts = str(precision), ""
-    if channels is not None:
-        # Its spelling has a letter for every channel; the page says how many have which bits.
-        spelled = f"{spelled.partition(':')[0]}a{precision.activation.number.bits}"
-        bits = Counter(channels.numbers[x].bits for x in channels.columns.tolist())
-        parts = ", ".join(f"{bits[width]} channels at {width} bits" for width in sorted(bits))
-    return Choice(
-        spelled, weight.mean_bits, precision.activation.number.bits, loss, costs, parts
-    )  # fmt: skip
+    # Its spelling has a letter for every part; the page says how many have which bits.
+    if weight.channels is not None:
+        spelled = f"{spelled.partition(':')[0]}a{read.mean_bits:g}"
+        parts = _counted(weight.channels)
+    elif read.channels is not None:
+        spelled, parts = spelled.partition(":")[0], _counted(read.channels)
+    return Choice(spelled, weight.mean_bits, read.mean_bits, loss, costs, parts)
+
+
+_WORDS: Final = {OUTPUTS: "channels", INPUTS: "inputs", GROUPS: "weights"}
+
+
+def _counted(channels: ChannelBits) -> str:
+    pairs = zip(channels.numbers, channels.counts, strict=True)
+    what = _WORDS[channels.axis]
+    return ", ".join(f"{count} {what} at {number.bits} bits" for number, count in pairs)
 
 
 def layer_facts(result: Searched, accounts: Accounts, choices: Choices) -> list[LayerFacts]:

@@ -18,10 +18,18 @@ from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Status
 from mpq.quantization.precision import Precision
-from mpq.solvers import Bisection, DynamicProgramming, Greedy, Lagrangian, Solver, WaterFilling
+from mpq.solvers import (
+    Bisection,
+    DynamicProgramming,
+    Greedy,
+    Lagrangian,
+    Solver,
+    Threshold,
+    WaterFilling,
+)
 
 Make = Callable[..., Problem]
-BASELINES: list[Solver] = [Greedy(), Greedy("down"), WaterFilling(), Bisection()]
+BASELINES: list[Solver] = [Greedy(), Greedy("down"), WaterFilling(), Bisection(), Threshold()]
 ONE_BUDGET: list[Solver] = [WaterFilling(), DynamicProgramming(), DynamicProgramming(grid=23)]
 
 
@@ -140,6 +148,31 @@ def test_bisection_lowers_the_least_sensitive_layers(make_problem: Make) -> None
     assert found.columns is not None
     assert found.columns.tolist() == [1, 0, 0]
     assert (found.loss, found.status) == (3.0, Status.FEASIBLE)
+
+
+@pytest.mark.parametrize("limit", [12.0, 14.0, 17.0, 22.0])
+def test_threshold_has_the_least_largest_loss(make_problem: Make, limit: float) -> None:
+    """Of all assignments within one budget; and with a given threshold each layer's cheapest."""
+    rng = np.random.default_rng(7)
+    loss = -np.sort(-rng.random((4, 4)), axis=1)
+    loss -= loss[:, -1:]
+    cost = np.sort(rng.integers(1, 9, (4, 4)), axis=1).astype(float)
+    problem = make_problem(loss, [cost], [limit])
+    rows = range(4)
+    within = [c for c in product(rows, repeat=4) if cost[rows, c].sum() <= limit]
+
+    found = Threshold().solve(problem)
+
+    assert found.columns is not None
+    largest = loss[rows, found.columns].max()
+    assert largest == min(loss[rows, c].max() for c in within)
+    given = Threshold(max_loss=0.3).solve(make_problem(loss, [cost], [100.0]))
+    assert given.columns is not None
+    for row, column in zip(rows, given.columns.tolist(), strict=True):
+        assert loss[row, column] <= 0.3
+        assert cost[row, column] == cost[row, loss[row] <= 0.3].min()
+    with pytest.raises(InputError, match="max_loss >= 0"):
+        Threshold(max_loss=-1.0)
 
 
 def test_greedy_from_both_sides(make_problem: Make) -> None:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import optuna
 import pytest
 
-from mpq._support.progress import showing_progress
+from mpq._support.events import listening
+from mpq._support.progress import Progressed
 from mpq._support.study_file import study_file
 from mpq.errors import (
     FileFormatError,
@@ -34,6 +35,7 @@ from mpq.solvers.black_box._base import MeasuringSolver, predicted
 from mpq.solvers.black_box.bayesian import Bayesian
 from mpq.solvers.black_box.evolutionary import Evolutionary
 from mpq.solvers.black_box.surrogate import Surrogate
+from tests.callbacks.listeners import Kept
 
 PRECISIONS = tuple(map(Precision.parse, ("w2a8", "w4a8", "w6a8", "w8a8")))
 Floats = npt.NDArray[np.float64]
@@ -606,12 +608,15 @@ def test_nothing_global_is_changed(solver: Solvers, capfd: pytest.CaptureFixture
     assert capfd.readouterr() == ("", "")
 
 
-def test_progress_is_shown_where_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
-    """One bar, one step for each trial."""
-    with showing_progress():
+def test_progress_is_told_where_asked_for() -> None:
+    """One kind of work, one step for each trial."""
+    kept = Kept()
+    with listening([kept]):
         EVERY[0].bind(rugged).solve(random_case(0, layers=8).problem())
 
-    assert "evolutionary search" in capfd.readouterr().err
+    told = [event for event in kept.of(Progressed) if event.work == "evolutionary search"]
+    assert [event.done for event in told] == list(range(len(told)))
+    assert len(told) > 1
 
 
 IN_ANOTHER_PROCESS = """

@@ -228,7 +228,7 @@
       precision.textContent = choice.p + (choice.parts ? " " : "");
       if (choice.parts) { const note = document.createElement("span"); note.className = "soft"; note.textContent = choice.parts; precision.append(note); }
       weights.textContent = plain(choice.w);
-      inputs.textContent = String(choice.a);
+      inputs.textContent = plain(choice.a);
       fillCell(ownLoss, share(choice.loss, loss), choice.loss, most);
       resources.forEach((_, k) => fillCell(costs[k], share(choice.costs[k], wholes[k]), choice.costs[k], peaks[k]));
     });

@@ -1,0 +1,154 @@
+"""Every recipe and our default at the same bytes: what the answers lose, and what searching takes.
+
+    python benchmarks/recipes.py resnet20 > benchmarks/recipes/resnet20.json
+    python benchmarks/recipes.py llama --recipes default,hawq-v2 --bits 4
+    python benchmarks/recipes.py --join benchmarks/recipes/*.json
+
+Networks, calibration and fresh examples are those of ``rounding_search.py`` (one seed). The limit
+is the weights' bytes of uniform 3, 4 and 5 bits. Recipes that round weights alone have their own
+candidates; the others are given weights of 2 to 8 bits and inputs that are not rounded, as the
+default has, which their rows name (``overrides``). EfficientNet-Lite0's calibration images have no
+labels: those are what the network says of them. ``forward_passes`` counts examples that came to
+the last layer during the search, measured on by the search itself, per calibration example; a
+search for the first number of bits estimates, later ones find what it left (``--cache`` of a
+search), so that seconds are of the first. ``means`` has what each recipe loses in units of the
+default, as geometric means over bits, and over all networks.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import torch
+from estimators import NETWORKS
+from rounding_search import BUDGET_BITS, CANDIDATES, Batches, network, parts
+from torch import nn
+
+import mpq
+from mpq.errors import MpqError
+from mpq.quantization.precision import Precision
+from mpq.recipes import RECIPES
+from mpq.report.recipes import DEFAULT
+
+ALL: Final = (*NETWORKS, "efficientnet_lite0")
+MARK: Final = "_is_counted"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("networks", nargs="*", default=list(ALL))
+    parser.add_argument("--bits", default=",".join(map(str, BUDGET_BITS)))
+    parser.add_argument("--recipes", default=",".join([DEFAULT, *RECIPES]))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--join", nargs="+", type=Path, help="files of runs, printed as one")
+    given = parser.parse_args()
+    if given.join:
+        rows = [row for file in given.join for row in json.loads(file.read_text())["rows"]]
+    else:
+        torch.set_num_threads(1)
+        bits, names = list(map(int, given.bits.split(","))), given.recipes.split(",")
+        rows = [row for x in given.networks for row in _searches(x, bits, names, given.seed)]
+    header = {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}
+    print(json.dumps({**header, "rows": rows, "means": means(rows)}, indent=1))
+
+
+def _searches(name: str, bits: list[int], recipes: list[str], seed: int) -> Iterator[Any]:
+    model, (calibration, fresh) = network(name, seed)
+    if name not in NETWORKS:
+        with torch.no_grad():
+            calibration = [(x, model(x).argmax(dim=1)) for x, _ in calibration]
+    for recipe in recipes:
+        with TemporaryDirectory() as folder:
+            for budget in bits:
+                row = {"network": name, "bits": budget, "recipe": recipe, "seed": seed}
+                row |= _search(model, (calibration, fresh), row, Path(folder))
+                print(*row.values(), file=sys.stderr, flush=True)
+                yield row
+
+
+def _search(
+    model: nn.Module, data: tuple[Batches, Batches], row: dict[str, Any], cache: Path
+) -> dict[str, Any]:
+    """What one search found, or why it found nothing."""
+    calibration, fresh = data
+    seen, held_out = parts(calibration)
+    name, limit = row["recipe"], f"weight_bytes=1x:w{row['bits']}"
+    task = mpq.Task(model, seen, held_out, seed=row["seed"], cache=cache)
+    if not _is_of_weights(name):
+        task = replace(task, candidates=CANDIDATES)
+    start = time.process_time()
+    with counting(model) as seen_rows:
+        try:
+            recipe = None if name == DEFAULT else name
+            result = mpq.search(task, [limit], recipe=recipe)
+        except MpqError as error:
+            return {"error": str(error).splitlines()[0]}
+        counted = sum(seen_rows) / sum(len(x) for x, _ in seen)
+    seconds = time.process_time() - start
+    used = result.provenance.recipe
+    return {
+        "kl_nats": mpq.evaluate(model, result.assignment, fresh)["quantized"].divergence,
+        "weight_bytes": result.problem.budgets[0].used(result.columns),
+        "processor_seconds": round(seconds, 1),
+        "forward_passes": round(counted, 1),
+        "overrides": [] if used is None else list(used.overrides),
+    }
+
+
+def _is_of_weights(name: str) -> bool:
+    """Whether a recipe's candidates leave inputs alone; the default takes what it is given."""
+    if name == DEFAULT:
+        return False
+    candidates = map(Precision.parse, RECIPES[name].candidates)
+    return all(x.activation.is_exact for x in candidates)
+
+
+@contextmanager
+def counting(model: nn.Module) -> Iterator[list[int]]:
+    """Examples that come to the last layer, of the network and of every copy of it."""
+    last = [part for part in model.modules() if isinstance(part, nn.Linear | nn.Conv2d)][-1]
+    setattr(last, MARK, True)
+    found = list[int]()
+
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if getattr(module, MARK, False) and args:
+            found.append(len(args[0]))
+
+    handle = nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        yield found
+    finally:
+        handle.remove()
+        delattr(last, MARK)
+
+
+def means(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Recipe to what it loses in units of the default: of each network, and of all."""
+    base = {(x["network"], x["bits"]): x["kl_nats"] for x in rows if x["recipe"] == DEFAULT}
+    found: dict[str, Any] = {}
+    for recipe in dict.fromkeys(row["recipe"] for row in rows):
+        ratios: dict[str, list[float]] = {}
+        for row in rows:
+            key = row["network"], row["bits"]
+            if row["recipe"] == recipe and "kl_nats" in row and key in base:
+                ratios.setdefault(row["network"], []).append(row["kl_nats"] / base[key])
+        every = [x for own in ratios.values() for x in own]
+        own = {name: _geometric(values) for name, values in ratios.items()}
+        found[recipe] = {**own, "all": _geometric(every), "num_answers": len(every)}
+    return found
+
+
+def _geometric(values: list[float]) -> float | None:
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else None
+
+
+if __name__ == "__main__":
+    main()

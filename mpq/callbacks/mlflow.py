@@ -1,0 +1,66 @@
+"""A run for MLflow."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, final
+
+from mpq._support.events import Callback, Ended, Event
+from mpq.callbacks.results import Finished
+from mpq.callbacks.tracked import numbers
+from mpq.errors import MissingDependencyError
+
+
+class Tracker(Protocol):
+    """What of the module ``mlflow`` is used; anything else that has it will do."""
+
+    def log_params(self, params: dict[str, Any]) -> Any:
+        """Notes settings of the run."""
+
+    def log_metric(self, key: str, value: float, step: int) -> Any:
+        """Notes a number of the run."""
+
+
+@final
+class MLflow(Callback):
+    """Logs what is measured as metrics, and the outcome with its settings as parameters.
+
+    A run is begun and ended by whoever calls::
+
+        with mlflow.start_run():
+            mpq.search(task, limits, callbacks=[MLflow()])
+
+    Args:
+        tracker: Where it is logged to; default: the module ``mlflow``.
+
+    Raises:
+        MissingDependencyError: Without ``mlflow``, where no tracker is given.
+    """
+
+    def __init__(self, tracker: Tracker | None = None) -> None:
+        self._tracker = _mlflow() if tracker is None else tracker
+        self._steps: dict[str, int] = {}
+
+    def on(self, event: Event) -> None:
+        """See ``Callback.on``."""
+        if isinstance(event, Finished):
+            self._tracker.log_params(_spelled(event.settings))
+        for name, number in numbers(event).items():
+            step = self._steps.get(name, 0)
+            self._tracker.log_metric(name, number, step=step)
+            self._steps[name] = step + 1
+        if isinstance(event, Ended):
+            self._steps.clear()
+
+
+def _mlflow() -> Tracker:
+    try:
+        import mlflow
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the callback MLflow needs mlflow: pip install 'mpq[mlflow]', or give a tracker"
+        ) from error
+    found: Tracker = mlflow
+    return found
+
+
+def _spelled(settings: Mapping[str, str | int | float]) -> dict[str, Any]:
+    return dict(settings)

@@ -1,0 +1,40 @@
+"""GWQ: the weights that the loss says matter most are kept, the others have few bits."""
+
+from typing import Final
+
+from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
+
+GWQ: Final = Recipe(
+    name="gwq",
+    version=1,
+    summary="1 % of the weights kept, guided by gradients; the others in groups at 3 or 4 bits",
+    paper=Paper(
+        "Shao et al.", 2024, "GWQ: Gradient-Aware Weight Quantization for Large Language Models",
+        "2411.00850",
+    ),
+    formula="kept: the top 1 % of |dL/dw|, in 16 bits; all layers alike",
+    sensitivity="first-order",
+    solver="ilp",
+    candidates=("w3g64+s1%a16", "w4g64+s1%a16"),
+    constraint="memory: weight_bytes or effective_bits; the most bits that it holds",
+    rounding="weighted-nearest",
+    tie=("*",),
+    choices=(
+        Choice("estimator", "gradient x error", "on gradients"),
+        Choice("labels", "drawn from the network; the data's: --sensitivity "
+               "first-order:labels=targets", NOT_STATED),
+        Choice("kept weights", "1 %, in 16 bits", "abstract"),
+        Choice("candidates", "3 bits or 4, all layers the same", "on the experiments"),
+        Choice("groups", "64 weights share a scale", "groups on the method; their size: not "
+               "stated"),
+        Choice("weights", "symmetric, each to nearest", NOT_STATED),
+        Choice("solver", "one precision for all layers, by an integer program", NOT_STATED),
+    ),
+    departures=(
+        "Kept weights are chosen by what they cost in the second moment of inputs, half of which "
+        "squared gradients of the layer's outputs weigh, and not by each weight's own gradient.",
+        "Their values are of least squares beside the codes.",
+        "Embeddings and the head are quantized as well, but for those that are left out "
+        "(--exclude).",
+    ),
+)  # fmt: skip

@@ -1,0 +1,40 @@
+"""SqueezeLLM: codebooks weighted by sensitivity, and some weights beside them as they are."""
+
+from typing import Final
+
+from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
+
+SQUEEZELLM: Final = Recipe(
+    name="squeezellm",
+    version=1,
+    summary="codebooks of every channel by weighted k-means, .45 % of the weights kept beside them",
+    paper=Paper("Kim et al.", 2023, "SqueezeLLM: Dense-and-Sparse Quantization", "2306.07629"),
+    formula="min over levels of sum_i F_ii (w_i - Q(w_i))^2 for each channel; all layers alike",
+    sensitivity="fisher",
+    solver="ilp",
+    candidates=("wcb3+s0.45%a16", "wcb4+s0.45%a16"),
+    constraint="memory: weight_bytes or effective_bits; the most bits that it holds",
+    rounding="weighted-nearest",
+    tie=("*",),
+    choices=(
+        Choice("estimator", "diagonal Fisher information x squared error", "on sensitivity"),
+        Choice("labels", "drawn from the network, as texts have none; the data's: "
+               "--sensitivity fisher:labels=targets", "its gradients are of the loss of the data"),
+        Choice("candidates", "3 bits or 4, all layers the same", "on the experiments"),
+        Choice("levels", "8 or 16 for every output channel, by weighted k-means",
+               "on sensitivity-based non-uniform quantization"),
+        Choice("kept weights", "0.45 %: 0.05 % by sensitivity and 0.4 % by magnitude",
+               "on dense-and-sparse decomposition"),
+        Choice("weights", "each at its nearest level", "on the method"),
+        Choice("solver", "one precision for all layers, by an integer program", NOT_STATED),
+    ),
+    departures=(
+        "A number is weighed by what its input's second moment says, half of it by the squared "
+        "gradients of the layer's outputs, and not by its own Fisher information.",
+        "Levels are the optimum of k-means, and not Lloyd's from a random start.",
+        "Kept weights are chosen by what they cost with all of their row, and their values are of "
+        "least squares beside the codes.",
+        "Embeddings and the head are quantized as well, but for those that are left out "
+        "(--exclude).",
+    ),
+)  # fmt: skip

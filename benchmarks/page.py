@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from mpq._support.files import write_files
-from mpq.report.page.made import Made
 from mpq.report.page.vega import vega_script
 from mpq.report.save import save_result
 from mpq.report.sections import frontier_files
 from mpq.workflows.page.report import report
-from mpq.workflows.page.write import write_page
 from tests.report.browser import opened, started
 from tests.report.made_up import blocks, curve, made_up
 
@@ -57,7 +55,6 @@ def measured(count: int) -> dict[str, Any]:
         frontier = curve(result)
         save_result(result, folder, frontier, ())
         write_files(folder, frontier_files(frontier, result.run_id))
-        write_page(result, frontier, folder, Made())
         start = time.perf_counter()
         page = report([folder])
         made_s = time.perf_counter() - start

@@ -54,7 +54,6 @@ def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> No
     from mpq.report.page.made import Made
     from mpq.report.save import save_alternatives
     from mpq.workflows.outcome import announced
-    from mpq.workflows.page.write import write_page
 
     if is_done_instead(options, watch, talk, has_question=True):
         return
@@ -65,9 +64,9 @@ def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> No
             return
         with phase("frontier"):
             curve = options.frontier(result, session)
-        files = result.save(options.output, curve, options.section or [])
         made = Made(phases=phases.in_order).by(options.in_full(command_words()))
-        files += write_page(result, curve, options.output, made)
+        result = replace(result, made=made)
+        files = result.save(options.output, curve, options.section or [])
         if has_others:
             found = options.alternatives(result, session)
             files += save_alternatives(found, options.output, result.run_id)
@@ -91,7 +90,6 @@ def frontier(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> 
     from mpq.report.page.made import Made
     from mpq.report.save import BEHIND, save_frontier
     from mpq.workflows.outcome import announced
-    from mpq.workflows.page.write import write_page
 
     if is_done_instead(options, watch, talk, has_question=False):
         return
@@ -102,9 +100,8 @@ def frontier(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> 
         files = save_frontier(found, options.output)
         # In a folder of its own: beside it may lie the answer of a search.
         behind = options.output / BEHIND
-        files += result.save(behind, found)
         made = Made(phases=phases.in_order).by(options.in_full(command_words()))
-        files += write_page(result, found, behind, made)
+        files += replace(result, made=made).save(behind, found)
         announced(found)
     talk.answer(found.to_json(), lambda console: print_frontier(found, console))
     talk.wrote(files)

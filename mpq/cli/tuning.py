@@ -1,5 +1,6 @@
 """The command that tunes what a search found."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -40,14 +41,11 @@ def tune(
     Killed and called again, it goes on after the last finished epoch.
     """
     from mpq._support.files import prepared_folder
-    from mpq._support.phases import phase
     from mpq.cli.console import print_result
     from mpq.cli.loading import load_data, load_model
     from mpq.errors import InputError
-    from mpq.report.page.made import Made
     from mpq.tuning import TUNINGS
     from mpq.workflows.load import load
-    from mpq.workflows.page.write import write_page
     from mpq.workflows.tune import tune as run_tuning
 
     # First of all what is cheap to find: a name, a folder, data that is not named.
@@ -67,12 +65,9 @@ def tune(
         seed=seed,
     )
     kept = [f"finished epochs, in {folder}"]
-    with prepared_folder(folder), watch.watched(talk, kept) as phases:
-        with phase("tuning"):
-            result = run_tuning(task, found, what, folder=folder)
-        curve = result.frontier()
-        files = result.save(folder, curve)
-        made = Made(phases=phases.in_order).by(command_words())
-        files += write_page(result, curve, folder, made)
+    with prepared_folder(folder), watch.watched(talk, kept):
+        result = run_tuning(task, found, what, folder=folder)
+        result = replace(result, made=result.made.by(command_words()))
+        files = result.save(folder)
     talk.answer(result.assignment.to_json(), lambda console: print_result(result, console))
     talk.wrote(files)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         predictions_table,
         scores_table,
     )
-    from mpq.report.pictures import draw_bits, draw_frontier, png
+    from mpq.report.pictures import draw_bits, draw_frontier, figure_of, png
     from mpq.report.sections import SECTIONS, Section
     from mpq.report.tables import comparison_table, frontier_table, layer_table, measured_columns
 
@@ -27,6 +27,7 @@ _HOME = {
     "scores_table": "estimators",
     "draw_bits": "pictures",
     "draw_frontier": "pictures",
+    "figure_of": "pictures",
     "png": "pictures",
     "comparison_table": "tables",
     "frontier_table": "tables",
@@ -42,6 +43,7 @@ __all__ = [
     "draw_bits",
     "draw_frontier",
     "draw_predictions",
+    "figure_of",
     "frontier_table",
     "layer_table",
     "measured_columns",

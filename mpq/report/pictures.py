@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from mpq._support.names import for_picture
+from mpq.errors import InputError
 from mpq.problem.assignment import Assignment
 
 if TYPE_CHECKING:
@@ -28,25 +29,86 @@ def png(figure: Figure, run_id: str = "") -> bytes:
     return buffer.getvalue()
 
 
-def draw_frontier(frontier: "Frontier") -> Figure:
-    """Loss against cost: the frontier, uniform precisions and the chosen point, measured beside."""
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
-    axes = figure.add_subplot()
+def new_axes(width: float, height: float) -> Axes:
+    """Axes of a figure of their own, in inches."""
+    return Figure(figsize=(width, height), layout="constrained").add_subplot()
+
+
+def figure_of(axes: Axes) -> Figure:
+    """The figure that axes are in."""
+    figure = axes.get_figure(root=True)
+    assert isinstance(figure, Figure)
+    return figure
+
+
+def draw_frontier(
+    frontier: "Frontier",
+    axes: Axes | None = None,
+    upwards: Literal["loss", "score"] = "loss",
+) -> Axes:
+    """Loss against cost: the frontier, uniform precisions and the chosen point, measured beside.
+
+    Args:
+        frontier: What is drawn.
+        axes: Of any figure, to be drawn into; default: new ones.
+        upwards: ``score``: what the task's own score says of the points that were measured.
+
+    Returns:
+        The axes, to be restyled.
+
+    Raises:
+        InputError: If no point has a score that is asked for.
+    """
+    axes = new_axes(7.5, 5) if axes is None else axes
+    if upwards == "score":
+        _draw_scores(axes, frontier)
+    else:
+        _draw_losses(axes, frontier)
+    symbol = _SYMBOLS.get(frontier.unit, frontier.unit)
+    axes.xaxis.set_major_formatter(EngFormatter(unit=symbol))
+    name = for_picture(frontier.resource.replace("_", " "))
+    axes.set_xlabel(name if symbol else f"{name} [{frontier.unit}]")
+    axes.margins(x=0.08)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    return axes
+
+
+def _draw_losses(axes: Axes, frontier: "Frontier") -> None:
     axes.plot(*_line(frontier.points), "o-", color="C0", ms=4, label="frontier, predicted")
     measured = [(p.cost, p.measured.divergence) for p in frontier.points if p.measured]
     if measured:
         axes.plot(*zip(*measured, strict=True), "x--", color="C1", label="frontier, measured")
     _draw_others(axes, frontier.others)
-    symbol = _SYMBOLS.get(frontier.unit, frontier.unit)
-    axes.xaxis.set_major_formatter(EngFormatter(unit=symbol))
-    name = for_picture(frontier.resource.replace("_", " "))
-    axes.set_xlabel(name if symbol else f"{name} [{frontier.unit}]")
     axes.set_ylabel(f"loss [{frontier.loss_unit}]")
     _scale_losses(axes, [*_line(frontier.points)[1], *_line(frontier.others)[1]])
-    axes.margins(x=0.08)
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    return figure
+
+
+def _draw_scores(axes: Axes, frontier: "Frontier") -> None:
+    """Measured points alone: nobody predicts a score."""
+    found = {"frontier": _scored(frontier.points)}
+    found["uniform"] = _scored([p for p in frontier.others if p.label != "result"])
+    found["chosen"] = _scored([p for p in frontier.others if p.label == "result"])
+    if not any(found.values()):
+        raise InputError(
+            "no point of this frontier has a score: search with one (Task.score), and measure its "
+            "points (Session.measured)"
+        )
+    looks = {"frontier": ("x--", "C1", 6), "uniform": ("s", "0.3", 5), "chosen": ("*", "C3", 14)}
+    for label, pairs in found.items():
+        if pairs:
+            marker, color, size = looks[label]
+            places = zip(*pairs, strict=True)
+            axes.plot(*places, marker, color=color, ms=size, label=f"{label}, measured")
+    axes.set_ylabel("score")
+
+
+def _scored(points: Sequence["FrontierPoint"]) -> list[tuple[float, float]]:
+    return [
+        (p.cost, p.measured.score)
+        for p in points
+        if p.measured is not None and p.measured.score is not None and not math.isnan(p.cost)
+    ]
 
 
 def _scale_losses(axes: Axes, losses: Sequence[float]) -> None:
@@ -94,18 +156,25 @@ def _draw_others(axes: Axes, others: Sequence["FrontierPoint"]) -> None:
         )  # fmt: skip
 
 
-def draw_bits(assignment: Assignment) -> Figure:
-    """Bits of every layer's weight (bars) and input activation (marks)."""
+def draw_bits(assignment: Assignment, axes: Axes | None = None) -> Axes:
+    """Bits of every layer's weight (bars) and input activation (marks).
+
+    Args:
+        assignment: What is drawn.
+        axes: Of any figure, to be drawn into; default: new ones.
+
+    Returns:
+        The axes, to be restyled.
+    """
     names = [for_picture(layer.name) for layer in assignment.layers]
     weights = [layer.precision.weight.mean_bits for layer in assignment.layers]
     inputs = [layer.precision.activation.mean_bits for layer in assignment.layers]
     # Width by the number of layers, so that rotated names do not overlap.
-    figure = Figure(figsize=(max(6.0, 0.28 * len(names) + 2), 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    axes = new_axes(max(6.0, 0.28 * len(names) + 2), 4.5) if axes is None else axes
     axes.bar(range(len(names)), weights, color="C0", label="weight")
     axes.plot(range(len(names)), inputs, "_", color="C3", ms=9, mew=2, label="input activation")
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_ylabel("bits")
     axes.set_ylim(0, max(*weights, *inputs) * 1.15)
     axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.12), frameon=False)
-    return figure
+    return axes

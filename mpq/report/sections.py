@@ -90,9 +90,9 @@ class Layers(Section):
 
         def bits() -> bytes:
             # Imported when called: matplotlib takes a second, and lists of sections need none.
-            from mpq.report.pictures import draw_bits, png
+            from mpq.report.pictures import draw_bits, figure_of, png
 
-            return png(draw_bits(result.assignment), result.run_id)
+            return png(figure_of(draw_bits(result.assignment)), result.run_id)
 
         return {"bits.png": bits}
 
@@ -162,9 +162,9 @@ def frontier_pictures(frontier: Frontier, run_id: str = "") -> dict[str, Picture
     """frontier.png."""
 
     def draw() -> bytes:
-        from mpq.report.pictures import draw_frontier, png
+        from mpq.report.pictures import draw_frontier, figure_of, png
 
-        return png(draw_frontier(frontier), run_id)
+        return png(figure_of(draw_frontier(frontier)), run_id)
 
     return {"frontier.png": draw}
 

@@ -1,6 +1,7 @@
 """The files of a search, read again: ``mpq.load``, in another process and without the model."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from mpq.problem.solution import Solution, Status
 from mpq.problem.stored_ranges import range_from_dict
 from mpq.quantization.range_method import ActivationRange
 from mpq.report.measurement import ComparisonRow
+from mpq.report.page.made import Made
 from mpq.report.safeguard import AnswerCheck, Excess, Safeguard, UniformCheck
 from mpq.report.score_check import ScoreCheck
 from mpq.report.stored_measurement import measurement_from_dict
@@ -65,7 +67,8 @@ def load(folder: Path | str) -> SearchResult:
         return _of_version_1(problem, assignment, folder)
     data = read_as(folder / "result.json", _parsed)
     try:
-        return _from_dict(data, problem, assignment)
+        result = _from_dict(data, problem, assignment)
+        return replace(result, made=Made.in_folder(folder))
     except InputError as error:
         raise FileFormatError(f"{folder / 'result.json'}: {error}") from error
 

@@ -66,6 +66,8 @@ class Provenance:
         refinements: Rounds in which the estimate was made anew at the incumbent.
         reach: Layers that a part of the examples reached, or none: these are left as they are.
         unscored: Paths of what the network returns besides what its metric looks at.
+        higher_score_is_better: Of the task's own score; ``None``: it has none, or an older mpq
+            searched.
         allow_randomness: Where the network's generators started in every pass; ``None``: nothing
             was drawn.
         is_mixing: Whether rows of a batch change each other's outputs, so that every batch is one
@@ -108,6 +110,7 @@ class Provenance:
     refinements: tuple[Refinement, ...] = ()
     reach: Reach = field(default_factory=Reach)
     unscored: tuple[str, ...] = ()
+    higher_score_is_better: bool | None = None
     allow_randomness: int | None = None
     is_mixing: bool = False
     unchecked_rows: str = ""

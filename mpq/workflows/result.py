@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
 
-from mpq._support import schema_versions
 from mpq._support.arrays import Array, Columns
+from mpq._support.phases import phase, recorded_phases
 from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles import check_sum
 from mpq.hardware_profiles.kv_cache_bytes import KV_CACHE_BYTES
@@ -27,10 +27,13 @@ from mpq.quantization.precision import ORIGINAL
 from mpq.quantization.range_method import ActivationRange
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.measurement import ComparisonRow, Measurement
+from mpq.report.page.made import Made
 from mpq.report.safeguard import Safeguard
 from mpq.sensitivity import SpotCheck
 from mpq.sensitivity.step_shares import StepShares
 from mpq.solvers import SOLVERS, Solver
+from mpq.workflows.page.summary import summary_facts
+from mpq.workflows.page.write import page_beside
 from mpq.workflows.points import (
     alternative_points,
     found_points,
@@ -39,12 +42,7 @@ from mpq.workflows.points import (
     row_point,
 )
 from mpq.workflows.provenance import Provenance
-from mpq.workflows.result_json import (
-    known_number,
-    layer_to_dict,
-    ranges_to_dict,
-    row_to_dict,
-)
+from mpq.workflows.result_json import result_to_dict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,6 +77,7 @@ class SearchResult:
         ranges: Layer to the spelling of an input's format, such as ``a8``, to its calibrated range:
             what another assignment of the problem needs; but for those of single channels.
         steps: Which steps of a diffusion the prices of layers come from, where the estimate knows.
+        made: How it was called, and what it took; of no matter for the answer.
     """
 
     problem: Problem
@@ -95,6 +94,7 @@ class SearchResult:
     coverage: Coverage | None = None
     ranges: Mapping[str, Mapping[str, ActivationRange]] = field(default_factory=dict)
     steps: StepShares | None = None
+    made: Made = field(default_factory=Made, repr=False)
 
     def __repr__(self) -> str:
         unit, status = self.problem.loss.unit, self.solution.status.name.lower()
@@ -329,17 +329,27 @@ class SearchResult:
     def plot(
         self, what: Literal["frontier", "bits"] = "frontier", frontier: Frontier | None = None
     ) -> "Figure":
-        """A picture: the frontier (given, or with 20 points), or the bits of every layer."""
-        from mpq.report import draw_bits, draw_frontier
+        """A picture: the frontier (given, or with 20 points), or the bits of every layer.
+
+        ``mpq.report.draw_frontier`` and ``draw_bits`` draw into axes of your own.
+        """
+        from mpq.report.pictures import draw_bits, draw_frontier, figure_of
 
         if what == "bits":
-            return draw_bits(self.assignment)
-        return draw_frontier(self.frontier() if frontier is None else frontier)
+            return figure_of(draw_bits(self.assignment))
+        return figure_of(draw_frontier(self.frontier() if frontier is None else frontier))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the answer beside the original and every uniform precision."""
+        from mpq.report.page.render import summary_of
+
+        return summary_of(summary_facts(self))
 
     def save(
         self, folder: Path | str, frontier: Frontier | None = None, sections: Iterable[str] = ()
     ) -> list[Path]:
-        """Writes the files of ``mpq.report.save.save_result``; ``mpq.load`` reads them again.
+        """Writes the files of ``mpq.report.save.save_result``, which ``mpq.load`` reads again,
+        made.json and the page, report.html.
 
         Args:
             folder: Made if it does not exist; files of an earlier result are replaced.
@@ -353,10 +363,15 @@ class SearchResult:
         from mpq.report.save import save_result
         from mpq.report.sections import sections_of
 
-        drawn = self.frontier() if frontier is None else frontier
+        with recorded_phases() as phases, phase("frontier"):
+            drawn = self.frontier() if frontier is None else frontier
+        # One that was given took its time before.
+        spent = phases.in_order if frontier is None else ()
+        result = replace(self, made=self.made.then(spent))
         # What lies in files is copied piece by piece.
         with streaming(bool(self.provenance.streamed)):
-            return save_result(self, folder, drawn, sections_of(sections))
+            files = save_result(self, folder, drawn, sections_of(sections))
+        return files + page_beside(result, drawn, Path(folder))
 
     @cached_property
     def run_id(self) -> str:
@@ -368,33 +383,4 @@ class SearchResult:
 
     def to_json(self) -> str:
         """All that is neither in the problem's JSON nor in the assignment's."""
-        return json.dumps(_to_dict(self), indent=1) + "\n"
-
-
-def _to_dict(result: SearchResult) -> dict[str, Any]:
-    """JSON-ready; a number that is not known (``nan``) is null."""
-    solution = result.solution
-    return {
-        "schema_version": schema_versions.RESULT,
-        "solution": {
-            # ``mpq.load`` looks the member up by its name; the sentence may be reworded.
-            "status": solution.status.name.lower(),
-            "columns": result.columns.tolist(),
-            "loss": solution.loss,
-            "bound": solution.bound,
-            "solver": solution.solver,
-            "seconds": known_number(solution.seconds),
-            "why": solution.why,
-        },
-        "provenance": asdict(result.provenance),
-        "comparisons": [row_to_dict(row) for row in result.comparisons],
-        "layers": [layer_to_dict(layer) for layer in result.layers],
-        "tables": [table.to_dict() for table in result.tables],
-        "half_widths": [table.to_dict() for table in result.half_widths],
-        "ranges": ranges_to_dict(result.ranges),
-        "safeguard": None if result.safeguard is None else asdict(result.safeguard),
-        "coverage": None if result.coverage is None else asdict(result.coverage),
-        "spot_check": None if result.spot_check is None else asdict(result.spot_check),
-        "steps": None if result.steps is None else result.steps.to_dict(),
-        "trials": [{"columns": c.tolist(), "loss": loss} for c, loss in result.trials],
-    }
+        return json.dumps(result_to_dict(self), indent=1) + "\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 from time import perf_counter
 
 from mpq._support.events import Callback, listening
-from mpq._support.phases import phase
+from mpq._support.phases import phase, recorded_phases
 from mpq._support.ray_workers import task_workers
 from mpq.errors import InputError
 from mpq.network.mapped import streaming
@@ -16,6 +16,7 @@ from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
 from mpq.recipes import Recipe
+from mpq.report.page.made import Made
 from mpq.report.safeguard import AnswerCheck, Safeguard
 from mpq.sensitivity import ESTIMATORS, Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.in_memory import in_memory
@@ -93,10 +94,10 @@ def search(
     """
     check_task(task, "search")
     parsed = goal(limits, objective)
-    with listening(callbacks):
+    with listening(callbacks), recorded_phases() as phases:
         way = follow(recipe, Way(task, sensitivity, solver, safeguard), keep)
-        found = searched(way.task, parsed, way.method(objective, refine))[0]
-        return announced(way.noted(found))
+        found = way.noted(searched(way.task, parsed, way.method(objective, refine))[0])
+        return announced(replace(found, made=Made(phases=phases.in_order)))
 
 
 def goal(limits: Limits, objective: Objective | None) -> tuple[Limit, ...]:

@@ -14,10 +14,10 @@ from mpq.quantization.stored import WEIGHTS_FILE
 from mpq.report.amount import amount
 from mpq.report.reasons import with_reasons
 from mpq.report.step_lines import step_lines
-from mpq.workflows.result import SearchResult
+from mpq.workflows.searched import Searched
 
 
-def answer_sentences(result: SearchResult) -> Iterator[str]:
+def answer_sentences(result: Searched) -> Iterator[str]:
     """How the search ended, and whether its prediction holds."""
     solution, recipe = result.solution, result.provenance.recipe
     if recipe is not None:
@@ -37,7 +37,7 @@ def answer_sentences(result: SearchResult) -> Iterator[str]:
         )
 
 
-def cost_sentences(result: SearchResult) -> Iterator[str]:
+def cost_sentences(result: Searched) -> Iterator[str]:
     """What the answer uses of every budget, and what lies besides layers."""
     columns = result.columns
     for budget in result.problem.budgets:
@@ -63,7 +63,7 @@ def cost_sentences(result: SearchResult) -> Iterator[str]:
         yield f"device {device.name}: {' and '.join(device.resources)} {device.basis}"
 
 
-def unshipped_sentences(result: SearchResult) -> Iterator[str]:
+def unshipped_sentences(result: Searched) -> Iterator[str]:
     """Layers that the target has no place for; said first, as they may be most of the network."""
     unshipped = result.provenance.unshipped
     if unshipped:
@@ -73,7 +73,7 @@ def unshipped_sentences(result: SearchResult) -> Iterator[str]:
         )
 
 
-def operand_sentences(result: SearchResult) -> Iterator[str]:
+def operand_sentences(result: Searched) -> Iterator[str]:
     """How many operands between layers were searched, and what is left of them."""
     left = result.provenance.operands_left
     if left is not None:
@@ -82,7 +82,7 @@ def operand_sentences(result: SearchResult) -> Iterator[str]:
         yield f"{count} operands between layers take formats of their own{rest}"
 
 
-def _rounding(result: SearchResult) -> Iterator[str]:
+def _rounding(result: Searched) -> Iterator[str]:
     """How weights became codes and ranges were chosen, where that looked at the loss."""
     made, weights = result.provenance, result.assignment.weights
     num_weights = sum(layer.has_weights for layer in result.layers)
@@ -128,7 +128,7 @@ def _rounding(result: SearchResult) -> Iterator[str]:
         yield from made.tuning.sentences(result.measured.metric.unit)
 
 
-def _steps(result: SearchResult, clusters: StepClusters) -> Iterator[str]:
+def _steps(result: Searched, clusters: StepClusters) -> Iterator[str]:
     """Which layers lose at which steps."""
     losses = result.step_losses
     if losses is not None and result.steps is not None:
@@ -136,7 +136,7 @@ def _steps(result: SearchResult, clusters: StepClusters) -> Iterator[str]:
         yield from step_lines(clusters, names, losses, result.steps.examples, result.columns)
 
 
-def _num_by_data(result: SearchResult, kept: Collection[str]) -> int:
+def _num_by_data(result: Searched, kept: Collection[str]) -> int:
     """Of the weights that are kept, those that are not kept for their branches alone."""
     made, formats = result.provenance, result.assignment.precisions
 
@@ -147,7 +147,7 @@ def _num_by_data(result: SearchResult, kept: Collection[str]) -> int:
     return sum(formats[name].weight.branch is None or not is_to_nearest(name) for name in kept)
 
 
-def _transforms(result: SearchResult) -> Iterator[str]:
+def _transforms(result: Searched) -> Iterator[str]:
     """What was done to the parameters, where it was asked for."""
     made, done = result.provenance, result.assignment.reparametrization
     if done is not None:
@@ -161,7 +161,7 @@ def _transforms(result: SearchResult) -> Iterator[str]:
         yield f"weights that no transformation fits: {with_reasons(made.untransformed)}"
 
 
-def network_sentences(result: SearchResult) -> Iterator[str]:
+def network_sentences(result: Searched) -> Iterator[str]:
     """What of the network was not compared, not covered, not reached."""
     yield from _transforms(result)
     yield from _rounding(result)

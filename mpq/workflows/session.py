@@ -168,6 +168,7 @@ class Session:
     ) -> Provenance:
         profile, rounded = self.prepared.pricing.profile, self.prepared.rounded
         transformed, plan = self.prepared.transformed, self.prepared.step_plan
+        score = self.prepared.task.own_score
         # What is not rounded at all is not rounded to nearest.
         is_rounded = {name for name, p in chosen.items() if p.weight.number.needs_scale}
         return Provenance(
@@ -179,6 +180,7 @@ class Session:
             refinements=refinements,
             reach=self.network.reach,
             unscored=self.network.unscored,
+            higher_score_is_better=None if score is None else score.higher_is_better,
             allow_randomness=self.network.allow_randomness,
             is_mixing=self.network.is_mixing,
             unchecked_rows=self.network.unchecked_rows,

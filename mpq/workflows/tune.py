@@ -1,14 +1,17 @@
 """An answer of a search, tuned on the calibration examples afterwards."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mpq._support.events import Callback, listening
+from mpq._support.phases import phase, recorded_phases
 from mpq.backends import quantize
 from mpq.errors import InputError
 from mpq.network.examples import Calibration
 from mpq.network.metrics import METRICS
 from mpq.network.network import Network
+from mpq.report.page.made import Made
 from mpq.tuning import TUNINGS, Tuning
 from mpq.workflows.defaults import TUNING
 from mpq.workflows.outcome import announced
@@ -58,14 +61,17 @@ def tune(
             f"a {type(result).__name__}"
         )
     built = TUNINGS.build(what) if isinstance(what, str) else what
-    with listening(callbacks):
-        # First of all, since a result of another network is refused without a pass over the data.
-        quantize(task.model, result.assignment)
-        examples = _examples(task, result)
-        tuner = Tuner(
-            task.model, examples, built, task.seed, None if folder is None else Path(folder)
-        )
-        return announced(tuner.result(result))
+    with listening(callbacks), recorded_phases() as phases:
+        with phase("tuning"):
+            # First of all, since a result of another network is refused without a pass over data.
+            quantize(task.model, result.assignment)
+            tuner = Tuner(
+                task.model, _examples(task, result), built, task.seed,
+                None if folder is None else Path(folder),
+            )  # fmt: skip
+            tuned = tuner.result(result)
+        # What the search took is in its own folder.
+        return announced(replace(tuned, made=Made(phases=phases.in_order)))
 
 
 def _examples(task: Task, result: SearchResult) -> Examples:

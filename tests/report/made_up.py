@@ -42,10 +42,12 @@ def blocks(num_layers: int) -> tuple[str, ...]:
     return tuple(f"model.layers.{k // 4}.{parts[k % 4]}" for k in range(num_layers))
 
 
-def made_up(names: Sequence[str], seed: int = 0, interact: bool = False) -> SearchResult:
+def made_up(
+    names: Sequence[str], seed: int = 0, interact: bool = False, score: str = ""
+) -> SearchResult:
     """A result of these layers, solved for half of the bytes of ``w8a8``.
 
-    The first two layers are tied, and the last one is fixed.
+    The first two layers are tied, and the last one is fixed. A score is 50 less what is lost.
     """
     rng, count = np.random.default_rng(seed), len(names)
     names, bits = tuple(names), np.array([2.0, 3.0, 4.0, 6.0, 8.0])
@@ -81,12 +83,19 @@ def made_up(names: Sequence[str], seed: int = 0, interact: bool = False) -> Sear
         rows.append((str(precision), predicted, 1.5 * predicted, bits[column]))
     comparisons = tuple(
         ComparisonRow(
-            label, predicted, Measurement(measured, 0.9, 0.3, 500, standard_error=measured / 10),
+            label, predicted,
+            Measurement(
+                measured, 0.9, 0.3, 500, standard_error=measured / 10,
+                score=50 - measured if score else None,
+            ),
             {"weight_bytes": float(sizes.sum() * each / 8 + 512), "latency_seconds": 1e-3},
         )
         for label, predicted, measured, each in rows
     )  # fmt: skip
-    metadata = Metadata(metric="kl", num_held_out=500, loss_unit="nats")
+    metadata = Metadata(
+        metric="kl", num_held_out=500, loss_unit="nats", score=score or None,
+        measured_score=comparisons[1].measured.score,
+    )  # fmt: skip
     return SearchResult(
         problem,
         solution,
@@ -96,7 +105,13 @@ def made_up(names: Sequence[str], seed: int = 0, interact: bool = False) -> Sear
         (),
         comparisons,
         Provenance(
-            "sketch", "lagrangian", seed, None, rounding="nearest", reach=Reach(num_examples=512)
+            "sketch",
+            "lagrangian",
+            seed,
+            None,
+            rounding="nearest",
+            reach=Reach(num_examples=512),
+            higher_score_is_better=bool(score) or None,
         ),
         ranges={name: {"a8": ActivationRange(-1.0, 2.5)} for name in names},
     )

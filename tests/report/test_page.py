@@ -26,7 +26,7 @@ from mpq.workflows.page.moves import best_moves
 from mpq.workflows.page.pairs import strongest_pairs
 from mpq.workflows.page.report import report
 from mpq.workflows.page.trust import order_of
-from mpq.workflows.page.write import write_page
+from mpq.workflows.page.write import page_beside
 from mpq.workflows.result import SearchResult
 from tests.report.made_up import CANDIDATES, HOSTILE, blocks, curve, made_up
 from tests.report.reading import read
@@ -39,7 +39,7 @@ def saved(result: SearchResult, folder: Path) -> bytes:
     frontier = curve(result)
     save_result(result, folder, frontier, ())
     write_files(folder, frontier_files(frontier, result.run_id))
-    write_page(result, frontier, folder, MADE)
+    page_beside(replace(result, made=MADE), frontier, folder)
     return (folder / "report.html").read_bytes()
 
 
@@ -71,7 +71,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     assert hostile.tags.count("script") == plain.tags.count("script") == 3
     assert set(hostile.tags) <= set(plain.tags) | {"wbr"}
     assert not [name for name, _ in hostile.attributes if name.startswith("on")]
-    assert [layer["name"] for layer in data["file"]["layers"]] == list(HOSTILE)
+    assert data["file"]["names"] == list(HOSTILE)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,30 @@ def test_without_the_scripts_of_pictures_the_page_says_so(
 
     assert "pip install vl-convert-python" in page
     assert "model.<wbr>layers.<wbr>1.<wbr>attention.<wbr>query" in page
+
+
+def test_the_score_of_the_users_own_is_an_axis(tmp_path: Path) -> None:
+    """Of networks that were measured; the file of another point does not have the answer's."""
+    page = saved(made_up(blocks(6), score="judges.py:<b>"), tmp_path)
+    data = json.loads(read(page).data)
+
+    answer = next(point for point in data["points"] if point["kind"] == "answer")
+    assert answer["score"] == pytest.approx(50 - answer["measured"])
+    assert answer["metadata"]["measured_score"] == answer["score"]
+    assert data["points"][0]["score"] is None
+    assert data["points"][0]["metadata"]["measured_score"] is None
+    assert (data["scoreName"], data["higherScoreIsBetter"]) == ("judges.py:<b>", True)
+    assert b"judges.<wbr>py:&lt;b&gt;" in page
+    assert b"Score" not in saved(made_up(blocks(6)), tmp_path).split(b"<script")[0]
+
+
+def test_2000_layers_are_below_3_megabytes() -> None:
+    """With the scripts of the pictures, which are .9 MB: what the page holds of layers is short."""
+    result = made_up(blocks(2000))
+
+    page = render.page_of(facts_of(result, curve(result, 2)))
+
+    assert len(page) < 3_000_000 - 900_000
 
 
 def test_what_a_colleague_would_say() -> None:

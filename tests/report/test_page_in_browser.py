@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from mpq.report.page.vega import vega_script
 from mpq.report.save import save_result
 from mpq.report.sections import frontier_files
 from mpq.workflows.page.report import report
-from mpq.workflows.page.write import write_page
+from mpq.workflows.page.write import page_beside
 from tests.report.browser import Opened, opened, serious, started
 from tests.report.made_up import HOSTILE, blocks, curve, made_up
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 NAMES = {"small": blocks(18), "500 layers": blocks(500), "hostile": HOSTILE}
+SCORE = "judges:<mAP>"
 COMMAND = ("mpq", "search", "--limit", "weight_bytes=20KiB", "--output", "runs/a")
 MIDDLE_OF_THE_FIRST_POINT = """(() => {
   const marks = [...document.querySelectorAll("#frontier g.mark-symbol.role-mark")].pop();
@@ -46,11 +48,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for case, names in NAMES.items():
         folder = tmp_path_factory.mktemp("page")
-        result = made_up(names, interact=case == "small")
+        result = made_up(names, interact=case == "small", score=SCORE if case == "small" else "")
         frontier = curve(result)
         save_result(result, folder, frontier, ())
         write_files(folder, frontier_files(frontier, result.run_id))
-        write_page(result, frontier, folder, Made(COMMAND))
+        page_beside(replace(result, made=Made(COMMAND)), frontier, folder)
         found[case] = report([folder], folder / "again.html")
     return found
 
@@ -119,7 +121,7 @@ def test_runs_are_compared(browser: "Browser", pages: dict[str, Path], tmp_path:
     result = made_up(NAMES["small"], seed=1)
     save_result(result, other, curve(result), ())
     page = report([pages["small"].parent, other], tmp_path / "both.html")
-    results = (made_up(NAMES["small"], interact=True), result)
+    results = (made_up(NAMES["small"], interact=True, score=SCORE), result)
     chosen = [[*found.assignment.precisions.values()] for found in results]
     differing = sum(a != b for a, b in zip(*chosen, strict=True))
 
@@ -146,10 +148,11 @@ def test_a_click_on_a_point_changes_what_follows(small: Opened) -> None:
 
     data = json.loads(small.page.locator("#data").text_content() or "")
     point = data["points"][0]
-    shown = [small.text(f'#layers [data-layer="{k}"] [data-cell="p"]') for k in range(18)]
+    shown = [small.text(f'#layers [data-layer="{k}"] td:nth-child(4)') for k in range(18)]
+    layers = data["layers"]
     expected = [
-        layer["choices"][choice]["p"]
-        for layer, choice in zip(data["layers"], point["choices"], strict=True)
+        layers["precisions"][own[choice]]["p"]
+        for own, choice in zip(layers["choices"], point["choices"], strict=True)
     ]
     assert shown == expected
     assert small.text("#layers tbody:nth-of-type(1) [data-sum=w]") != before
@@ -187,11 +190,19 @@ def test_axes_can_be_switched(small: Opened) -> None:
     titles = small.page.locator("#frontier svg text").all_text_contents()
     assert "loss, measured [nats]" in titles
 
+    small.page.select_option("#axis-y", "score")
+    small.page.wait_for_function(
+        "[...document.querySelectorAll('#frontier text')].some(x => x.textContent.includes('mAP'))"
+    )
+    # The answer and five uniform precisions have one, each drawn and there to be clicked.
+    marks = small.page.locator("#frontier g.mark-symbol.role-mark").last
+    assert marks.locator("path").count() == 6
+
 
 @pytest.mark.parametrize("row", [0, 4, 12])
 def test_a_points_file_is_its_assignment(small: Opened, row: int) -> None:
     """What is downloaded is read by mpq, and equal to what Python would write."""
-    result = made_up(NAMES["small"], interact=True)
+    result = made_up(NAMES["small"], interact=True, score=SCORE)
     frontier = curve(result)
     points = [*frontier.points, *result.beside("weight_bytes")]
     small.page.locator("#points button").nth(row).click()

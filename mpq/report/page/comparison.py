@@ -59,6 +59,8 @@ class Comparison:
             yield "These runs are not of the same layers: compare their losses with care."
         if len({(facts.metric, facts.metric_unit) for facts in found}) > 1:
             yield "Losses were measured by different metrics, and cannot be compared."
+        if len({(facts.score, facts.higher_score_is_better) for facts in found}) > 1:
+            yield "Scores are by different judges, and cannot be compared."
         held_out = {n.measured.num_examples for facts in found for n in facts.networks}
         if len(held_out) > 1:
             counts = " and ".join(f"{count:,}" for count in sorted(held_out))
@@ -76,6 +78,12 @@ class Comparison:
         """What was measured of a run's answer; ``None``: nothing."""
         rows = (network for network in self.runs[name].networks if network.kind == "answer")
         return next(rows, None)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether any answer was judged by a score of the user's own."""
+        answers = (self.answer(name) for name in self.runs)
+        return any(answer is not None and answer.measured.score is not None for answer in answers)
 
     @cached_property
     def layers(self) -> tuple[Compared, ...]:

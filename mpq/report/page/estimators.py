@@ -7,7 +7,7 @@ from math import isnan
 from typing import Any, final
 
 from mpq._support.names import shortened, visible
-from mpq.report.page.script_data import rounded
+from mpq.report.page.script_data import shortest
 from mpq.report.rank_agreement import RankAgreement
 from mpq.report.trials import ComparedEstimators, Score, Solved
 
@@ -157,7 +157,7 @@ class EstimatorFacts:
             "maxLoss": found.max_loss,
             "limits": [shortened(visible(limit)) for limit in found.limits],
             "near": [found.limits.index(trial.limit) for trial in found.trials],
-            "measured": [rounded(trial.divergence) for trial in found.trials],
+            "measured": [shortest(trial.divergence) for trial in found.trials],
             "estimators": [
                 {
                     "name": shortened(visible(each.score.estimator)),
@@ -165,7 +165,7 @@ class EstimatorFacts:
                     "spearman": each.agreement.spearman,
                     "interval": each.agreement.interval,
                     "passes": each.score.forward_passes,
-                    "predicted": list(map(rounded, each.score.predicted)),
+                    "predicted": list(map(shortest, each.score.predicted)),
                     "solved": [
                         [near.solved.predicted, near.solved.divergence] if near.solved else None
                         for near in each.near

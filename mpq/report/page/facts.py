@@ -141,6 +141,8 @@ class Facts:
         loss_unit: Its unit.
         metric: What was measured on held-out examples.
         metric_unit: Its unit.
+        score: Name of the user's own score; empty: there is none.
+        higher_score_is_better: Which way; ``None``: not known.
         budgets: Every limit, and what the answer uses of it.
         resources: What networks cost.
         networks: What was measured: original, answer, uniform precisions.
@@ -170,6 +172,8 @@ class Facts:
     loss_unit: str
     metric: str
     metric_unit: str
+    score: str
+    higher_score_is_better: bool | None
     budgets: tuple[UsedBudget, ...]
     resources: tuple[Resource, ...]
     networks: tuple[NetworkFacts, ...]

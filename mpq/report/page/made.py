@@ -37,6 +37,11 @@ class Made:
         """The same by a command; without the passwords of URLs."""
         return replace(self, command=tuple(_PASSWORD.sub(r"\1:***@", word) for word in command))
 
+    def then(self, phases: Sequence[Spent]) -> Self:
+        """With what came after; a phase that was done again counts as it was last."""
+        spent = {phase.name: phase for phase in (*self.phases, *phases)}
+        return replace(self, phases=tuple(spent.values()))
+
     @classmethod
     def in_folder(cls, folder: Path) -> Self:
         """As it lies in a run's folder; nothing is known where there is none.

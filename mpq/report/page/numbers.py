@@ -7,6 +7,18 @@ from typing import Final
 STEPS: Final = 7
 """Colours of the heat map, from the smallest loss to the largest."""
 
+_DIGITS: Final = 4
+"""Of numbers of which there are as many as layers times points."""
+
+
+def rounded(value: float) -> float:
+    """To as many digits as a table or a picture of many shows.
+
+    >>> rounded(0.00026304), rounded(123456.0)
+    (0.000263, 123500.0)
+    """
+    return float(f"{value:.{_DIGITS}g}")
+
 
 def plain(value: float | None, digits: int = 3) -> str:
     """Significant digits; a dash for what is not known.

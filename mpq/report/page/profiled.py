@@ -7,7 +7,7 @@ from typing import Any, Final, final
 
 from mpq._support.names import shortened, visible
 from mpq.report.amount import amount
-from mpq.report.page.script_data import rounded
+from mpq.report.page.script_data import shortest
 
 _FEWEST: Final = 5
 """Networks of which a rank correlation is told: of fewer it is next to chance."""
@@ -198,28 +198,28 @@ class ProfileFacts:
             "networks": [
                 {
                     "label": x.label,
-                    "measured": rounded(x.measured),
-                    "low": rounded(x.low),
-                    "high": rounded(x.high),
-                    "sum": rounded(x.by_sum),
-                    "unseen": rounded(x.unseen),
-                    "final": rounded(x.final),
+                    "measured": shortest(x.measured),
+                    "low": shortest(x.low),
+                    "high": shortest(x.high),
+                    "sum": shortest(x.by_sum),
+                    "unseen": shortest(x.unseen),
+                    "final": shortest(x.final),
                 }
                 for x in self.networks
             ],
             "layers": [
                 {
                     "name": shortened(visible(x.name)),
-                    "seconds": [None if c is None else rounded(c.seconds) for c in x.cells],
-                    "alone": [None if c is None else rounded(c.alone) for c in x.cells],
+                    "seconds": [None if c is None else shortest(c.seconds) for c in x.cells],
+                    "alone": [None if c is None else shortest(c.alone) for c in x.cells],
                 }
                 for x in self.layers
             ],
             "conversions": [
                 [
                     shortened(visible(f"{x.first} at {x.before}, {x.second} at {x.after}")),
-                    rounded(x.predicted),
-                    rounded(x.measured),
+                    shortest(x.predicted),
+                    shortest(x.measured),
                 ]
                 for x in self.conversions
             ],

@@ -8,7 +8,7 @@ from typing import Any, Self, final
 
 from mpq._support.names import shortened, visible
 from mpq.report.page.numbers import plain
-from mpq.report.page.script_data import rounded
+from mpq.report.page.script_data import shortest
 from mpq.report.recipe_rows import DEFAULT, ComparedRecipes, RecipeRow
 
 
@@ -115,13 +115,13 @@ class RecipeFacts:
             "within": [
                 {
                     "limit": shortened(visible(each.limit)),
-                    "default": rounded(each.default),
+                    "default": shortest(each.default),
                     "rows": [
                         {
                             "name": shortened(visible(row.recipe)),
-                            "loss": rounded(row.divergence),
-                            "error": rounded(row.standard_error),
-                            "seconds": rounded(row.seconds),
+                            "loss": shortest(row.divergence),
+                            "error": shortest(row.standard_error),
+                            "seconds": shortest(row.seconds),
                         }
                         for row in each.rows
                     ],

@@ -17,6 +17,7 @@ from mpq.report.page.numbers import fixed, heat_of, plain, share
 from mpq.report.page.profiled import ProfileFacts
 from mpq.report.page.recipes import RecipeFacts
 from mpq.report.page.script_data import comparing_data, script_data
+from mpq.report.page.summary import Summary
 from mpq.report.page.vega import vega_script
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ def recipes_page(facts: RecipeFacts) -> bytes:
 def profile_page(facts: ProfileFacts) -> bytes:
     """The page of a measured network."""
     return _rendered("profile", facts=facts, data=facts.script_data())
+
+
+def summary_of(facts: Summary) -> str:
+    """A part of a notebook's page: no script, no style, and every name is text."""
+    return _environment().get_template("summary.html").render(facts=facts)
 
 
 def _rendered(kind: str, **values: Any) -> bytes:

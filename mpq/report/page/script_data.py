@@ -1,6 +1,7 @@
 """What the page's script needs to draw, to choose a point, and to write its file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 from mpq._support.names import shortened, visible
@@ -8,9 +9,7 @@ from mpq.report.measurement import Measurement
 from mpq.report.page.comparison import Comparison
 from mpq.report.page.facts import Facts, PointFacts
 from mpq.report.page.layers import LayerFacts
-
-_DIGITS = 5
-"""Of every layer's numbers: there are as many as layers times points."""
+from mpq.report.page.numbers import rounded
 
 
 def script_data(facts: Facts) -> dict[str, Any]:
@@ -21,6 +20,7 @@ def script_data(facts: Facts) -> dict[str, Any]:
         "lossName": facts.loss_name,
         "metric": facts.metric,
         "metricUnit": facts.metric_unit,
+        **_score(facts),
         "axis": facts.axis,
         "answer": facts.answer,
         "resources": [
@@ -42,7 +42,7 @@ def script_data(facts: Facts) -> dict[str, Any]:
             for x in facts.networks
         ],
         "points": [{**_place(x), **_point(x)} for x in facts.points],
-        "layers": [_layer(x) for x in facts.layers],
+        "layers": _layers(facts.layers),
         "checks": [
             {
                 "what": shortened(visible(x.what)),
@@ -59,12 +59,22 @@ def script_data(facts: Facts) -> dict[str, Any]:
 
 def _measured(measured: Measurement | None) -> dict[str, Any]:
     if measured is None:
-        return {"measured": None, "error": None, "accuracy": None, "accuracyError": None}
+        keys = ("measured", "error", "accuracy", "accuracyError", "score")
+        return dict.fromkeys(keys)
     return {
         "measured": measured.divergence,
         "error": measured.standard_error,
         "accuracy": measured.accuracy,
         "accuracyError": measured.accuracy_error,
+        "score": measured.score,
+    }
+
+
+def _score(facts: Facts) -> dict[str, Any]:
+    """How the user's own score is called, and which way is better."""
+    return {
+        "scoreName": shortened(visible(facts.score)),
+        "higherScoreIsBetter": facts.higher_score_is_better,
     }
 
 
@@ -76,6 +86,7 @@ def comparing_data(comparison: Comparison) -> dict[str, Any]:
         "lossUnit": first.loss_unit,
         "lossName": first.loss_name,
         "metricUnit": first.metric_unit,
+        **_score(first),
         "axis": first.axis,
         "resources": [{"name": name, "unit": unit} for name, unit in resources.items()],
         "points": [
@@ -110,23 +121,31 @@ def _point(point: PointFacts) -> Mapping[str, Any]:
     }  # fmt: skip
 
 
-def _layer(layer: LayerFacts) -> Mapping[str, Any]:
-    return {
-        "name": shortened(visible(layer.name)),
-        "choices": [
-            {
-                "p": x.precision,
-                "w": x.weight_bits,
-                "a": x.input_bits,
-                "loss": rounded(x.loss),
-                "costs": list(map(rounded, x.costs)),
-                "parts": x.parts,
-            }
+def _layers(layers: Sequence[LayerFacts]) -> dict[str, Any]:
+    """By columns, as thousands of objects with the same keys would be most of the page.
+
+    ``precisions`` has each one once; of every layer ``choices`` are places in it.
+    """
+    kinds: dict[tuple[str, float, float, str], int] = {}
+    choices = [
+        [
+            kinds.setdefault((x.precision, x.weight_bits, x.input_bits, x.parts), len(kinds))
             for x in layer.choices
-        ],
+        ]
+        for layer in layers
+    ]
+    return {
+        "names": [shortened(visible(layer.name)) for layer in layers],
+        "precisions": [{"p": p, "w": w, "a": a, "parts": parts} for p, w, a, parts in kinds],
+        "choices": choices,
+        "losses": [[shortest(x.loss) for x in layer.choices] for layer in layers],
+        "costs": [[list(map(shortest, x.costs)) for x in layer.choices] for layer in layers],
     }
 
 
-def rounded(value: float | None) -> float | None:
-    """To as many digits as a picture shows."""
-    return None if value is None else float(f"{value:.{_DIGITS}g}")
+def shortest(value: float | None) -> float | int | None:
+    """Rounded, a whole number without its point: as JSON, 544.0 is longer than 544."""
+    if value is None or not isfinite(value):
+        return None
+    found = rounded(value)
+    return int(found) if found.is_integer() else found

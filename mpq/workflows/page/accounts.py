@@ -12,7 +12,7 @@ from mpq._support.arrays import Array, Columns
 from mpq.hardware_profiles.part_costs import PART_RESOURCES
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
-from mpq.workflows.result import SearchResult
+from mpq.workflows.searched import Searched
 
 
 @final
@@ -31,7 +31,7 @@ class Accounts:
     shown: tuple[str, ...]
 
     @classmethod
-    def of(cls, result: SearchResult, axis: str) -> Self:
+    def of(cls, result: Searched, axis: str) -> Self:
         """Of a result; ``axis`` is the resource of its frontier."""
         is_divided = result.problem.parts is not None
         names = (x.name for x in result.tables if not is_divided or x.name in PART_RESOURCES)

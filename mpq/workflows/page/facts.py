@@ -15,7 +15,6 @@ from mpq.problem.tolerances import is_within
 from mpq.quantization.precision import Precision
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.page.facts import DeviceFacts, Facts, NetworkFacts, PointFacts, Resource
-from mpq.report.page.made import Made
 from mpq.workflows.page.accounts import Accounts
 from mpq.workflows.page.commands import command_for
 from mpq.workflows.page.files import file_note, metadata_of, shared_file, why_no_file
@@ -24,7 +23,7 @@ from mpq.workflows.page.moves import best_moves
 from mpq.workflows.page.pairs import strongest_pairs
 from mpq.workflows.page.said import said
 from mpq.workflows.page.trust import checks_of, order_of
-from mpq.workflows.result import SearchResult
+from mpq.workflows.searched import Searched
 from mpq.workflows.sentences import (
     answer_sentences,
     cost_sentences,
@@ -32,24 +31,22 @@ from mpq.workflows.sentences import (
     unshipped_sentences,
 )
 
-UNKNOWN: Final = Made()
-"""Of a search that was called from Python."""
 KINDS: Final = {"original": "original", "result": "answer"}
 """Networks that are no uniform precision."""
 
 
-def facts_of(result: SearchResult, frontier: Frontier, made: Made = UNKNOWN) -> Facts:
+def facts_of(result: Searched, frontier: Frontier) -> Facts:
     """All that the page says.
 
     Args:
         result: As it is saved.
         frontier: The one that is drawn, of the same layers.
-        made: How it was called, and what it took.
     """
+    made = result.made
     accounts = Accounts.of(result, frontier.resource)
     choices = Choices(accounts)
     points = tuple(_points(result, frontier, accounts, choices, made.command))
-    networks = tuple(_networks(result, frontier))
+    networks = tuple(networks_of(result, frontier.others))
     checks = checks_of(result, frontier)
     measured = result.comparisons[0].measured if result.comparisons else None
     volume = frontier.hypervolume
@@ -61,6 +58,8 @@ def facts_of(result: SearchResult, frontier: Frontier, made: Made = UNKNOWN) -> 
         loss_unit=result.problem.loss.unit,
         metric="" if measured is None else measured.metric.name,
         metric_unit="" if measured is None else measured.metric.unit,
+        score=result.assignment.metadata.score or "",
+        higher_score_is_better=result.provenance.higher_score_is_better,
         budgets=tuple(
             UsedBudget(b.resource, b.unit, b.limit, b.used(result.columns))
             for b in result.problem.budgets
@@ -87,7 +86,7 @@ def facts_of(result: SearchResult, frontier: Frontier, made: Made = UNKNOWN) -> 
     )
 
 
-def _resources(result: SearchResult, accounts: Accounts) -> Iterator[Resource]:
+def _resources(result: Searched, accounts: Accounts) -> Iterator[Resource]:
     columns = result.columns
     widths = {table.name: table for table in result.half_widths}
     for name, unit in accounts.units.items():
@@ -99,11 +98,17 @@ def _resources(result: SearchResult, accounts: Accounts) -> Iterator[Resource]:
         yield Resource(name, unit, name in accounts.shown, width)
 
 
-def _networks(result: SearchResult, frontier: Frontier) -> Iterator[NetworkFacts]:
+def networks_of(result: Searched, others: Sequence[FrontierPoint]) -> Iterator[NetworkFacts]:
+    """What was measured: the original, the answer, uniform precisions.
+
+    Args:
+        result: That has them.
+        others: The same but for the original, as points with their precisions.
+    """
     columns = {table.column: table.name for table in result.tables}
     limited = {f"{b.resource}_{b.unit}": b.resource for b in result.problem.budgets}
     names = {**limited, **columns}
-    points = {point.label: point.precisions for point in frontier.others}
+    points = {point.label: point.precisions for point in others}
     for row in result.comparisons:
         costs = {names.get(x, x): None if isnan(cost) else cost for x, cost in row.costs.items()}
         label = "answer" if row.label == "result" else row.label
@@ -129,7 +134,7 @@ def _is_within(
 
 
 def _points(
-    result: SearchResult,
+    result: Searched,
     frontier: Frontier,
     accounts: Accounts,
     choices: Choices,
@@ -170,7 +175,7 @@ def _label(point: FrontierPoint) -> str:
     return "answer" if point.label == "result" else f"uniform {point.label}"
 
 
-def _command(result: SearchResult, point: FrontierPoint, axis: str, command: Sequence[str]) -> str:
+def _command(result: Searched, point: FrontierPoint, axis: str, command: Sequence[str]) -> str:
     budgets = {budget.resource: budget.limit for budget in result.problem.budgets}
     if point.label == "result":
         return shlex.join(command) if command else command_for((), budgets, "")
@@ -179,7 +184,7 @@ def _command(result: SearchResult, point: FrontierPoint, axis: str, command: Seq
     return command_for(command, limits, "point")
 
 
-def _device(result: SearchResult) -> DeviceFacts | None:
+def _device(result: Searched) -> DeviceFacts | None:
     device = result.provenance.device
     if device is None:
         return None
@@ -188,7 +193,7 @@ def _device(result: SearchResult) -> DeviceFacts | None:
     return DeviceFacts(device.name, device.title, priced, device.notes, numbers)
 
 
-def _made(result: SearchResult) -> Iterator[tuple[str, str]]:
+def _made(result: Searched) -> Iterator[tuple[str, str]]:
     made, solution, known = result.provenance, result.solution, result.assignment.metadata
     yield "mpq", made.mpq_version
     yield "torch", made.torch_version

@@ -3,23 +3,29 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
+from mpq._support.names import shortened, visible
 from mpq.problem.metadata import UsedBudget
 from mpq.problem.stored_formats import format_to_dict
 from mpq.problem.stored_ranges import RANGE_KEYS
 from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import Precision, spell_activation
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.report.frontier import FrontierPoint
-from mpq.workflows.result import SearchResult
 from mpq.workflows.result_json import ranges_to_dict
+from mpq.workflows.searched import Searched
+
+_OF_A_POINT: Final = ("name", "precision", "weight", "activation")
+"""Keys of a layer's entry that are not the same in all assignments, and its name."""
 
 
-def shared_file(result: SearchResult, precisions: Iterable[Precision]) -> dict[str, Any]:
+def shared_file(result: Searched, precisions: Iterable[Precision]) -> dict[str, Any]:
     """What all assignments share, and what each layer's entry is made of.
 
     ``answer`` has the keys that are the answer's alone: its codes, its tuned parameters, and the
-    ranges that were chosen again for it.
+    ranges that were chosen again for it (``None``: those that any point has). Ranges and entries
+    are ``[L]``, and so are ``names`` where one is shown otherwise than it is called.
     """
     if result.problem.parts is not None:
         return {}
@@ -29,13 +35,14 @@ def shared_file(result: SearchResult, precisions: Iterable[Precision]) -> dict[s
         if key in data:
             own[key] = data.pop(key)
     del data["metadata"]
+    names, known = [layer["name"] for layer in layers], ranges_to_dict(result.ranges)
+    ranges = [known.get(name, {}) for name in names]
+    chosen = [x.precision.activation for x in result.assignment.layers]
     return {
         "shared": data,
-        "answer": {**own, "ranges": {x["name"]: _range(x["activation"]) for x in layers}},
-        "layers": [
-            {k: v for k, v in layer.items() if k not in ("precision", "weight", "activation")}
-            for layer in layers
-        ],
+        "answer": {**own, "ranges": list(map(_own_range, layers, ranges, chosen))},
+        "names": None if all(shortened(visible(name)) == name for name in names) else names,
+        "layers": [{k: v for k, v in layer.items() if k not in _OF_A_POINT} for layer in layers],
         "formats": {
             str(precision): {
                 "weight": format_to_dict(precision.weight),
@@ -44,15 +51,21 @@ def shared_file(result: SearchResult, precisions: Iterable[Precision]) -> dict[s
             }
             for precision in precisions
         },
-        "ranges": ranges_to_dict(result.ranges),
+        "ranges": ranges,
     }
 
 
-def _range(activation: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in activation.items() if key in RANGE_KEYS}
+def _own_range(
+    layer: Mapping[str, Any], ranges: Mapping[str, Any], activation: TensorFormat
+) -> dict[str, Any] | None:
+    """The answer's range of an input where it is another one than any point has."""
+    own = {key: value for key, value in layer["activation"].items() if key in RANGE_KEYS}
+    # Ids of an embedding are integers, which have none.
+    found = None if layer["kind"] == "embedding" else ranges.get(spell_activation(activation))
+    return None if own == (found or {"range": None}) else own
 
 
-def why_no_file(result: SearchResult, precisions: Mapping[str, Precision]) -> str:
+def why_no_file(result: Searched, precisions: Mapping[str, Precision]) -> str:
     """Why the page cannot give a point's assignment.json; empty: it can."""
     if result.problem.parts is not None:
         return "channels have bits of their own here, which only a search writes"
@@ -66,7 +79,7 @@ def why_no_file(result: SearchResult, precisions: Mapping[str, Precision]) -> st
     return ""
 
 
-def file_note(result: SearchResult) -> str:
+def file_note(result: Searched) -> str:
     """In what the file of a point that is not the answer is another network than the point."""
     made = result.provenance
     if made.rounding == "nearest":
@@ -78,7 +91,7 @@ def file_note(result: SearchResult) -> str:
     )
 
 
-def metadata_of(result: SearchResult, point: FrontierPoint) -> dict[str, Any]:
+def metadata_of(result: Searched, point: FrontierPoint) -> dict[str, Any]:
     """Of a point's assignment.json: predicted and, where it was, measured."""
     problem, measured = result.problem, point.measured
     columns = problem.columns_of(point.precisions)
@@ -86,6 +99,7 @@ def metadata_of(result: SearchResult, point: FrontierPoint) -> dict[str, Any]:
         "predicted_loss": problem.loss_of(columns),
         "measured_loss": None if measured is None else measured.divergence,
         "measured_accuracy": None if measured is None else measured.accuracy,
+        "measured_score": None if measured is None else measured.score,
         "num_held_out": None if measured is None else measured.num_examples,
         "solver_status": None if point.status is None else point.status.name.lower(),
     }

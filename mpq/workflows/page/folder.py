@@ -6,7 +6,6 @@ from mpq._support.json_object import read_as
 from mpq.errors import FileFormatError
 from mpq.report.frontier import Frontier
 from mpq.report.page.facts import Facts
-from mpq.report.page.made import Made
 from mpq.report.stored_frontier import frontier_from_json
 from mpq.workflows.load import load
 from mpq.workflows.page.facts import facts_of
@@ -21,7 +20,7 @@ def facts_of_folder(folder: Path) -> Facts:
         FileFormatError: If a file is missing, or is no such file.
     """
     result = load(folder)
-    return facts_of(result, _saved_frontier(result, folder), Made.in_folder(folder))
+    return facts_of(result, _saved_frontier(result, folder))
 
 
 def _saved_frontier(result: SearchResult, folder: Path) -> Frontier:

@@ -9,8 +9,9 @@ from mpq._support.arrays import Columns
 from mpq.quantization.channel_bits import GROUPS, INPUTS, OUTPUTS, ChannelBits
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.report.page.layers import Choice, LayerFacts, groups_of
+from mpq.report.page.numbers import rounded
 from mpq.workflows.page.accounts import Accounts
-from mpq.workflows.result import SearchResult
+from mpq.workflows.searched import Searched
 
 
 @final
@@ -36,8 +37,8 @@ class Choices:
         for row, (name, known) in enumerate(zip(names, self._found, strict=True)):
             precision = precisions[name]
             if precision not in known:
-                own = tuple(None if isnan(each[row]) else each[row] for each in costs)
-                known[precision] = _choice(precision, losses[row], own)
+                own = tuple(None if isnan(each[row]) else rounded(each[row]) for each in costs)
+                known[precision] = _choice(precision, rounded(losses[row]), own)
             places.append(list(known).index(precision))
         return tuple(places)
 
@@ -75,7 +76,7 @@ def _counted(channels: ChannelBits) -> str:
     return ", ".join(f"{count} {what} at {number.bits} bits" for number, count in pairs)
 
 
-def layer_facts(result: SearchResult, accounts: Accounts, choices: Choices) -> list[LayerFacts]:
+def layer_facts(result: Searched, accounts: Accounts, choices: Choices) -> list[LayerFacts]:
     """``[L]`` in the network's order."""
     names = accounts.names
     known = {layer.name: layer for layer in result.layers}
@@ -102,7 +103,7 @@ def layer_facts(result: SearchResult, accounts: Accounts, choices: Choices) -> l
     ]
 
 
-def _note(result: SearchResult, name: str, allowed: Sequence[bool]) -> str:
+def _note(result: Searched, name: str, allowed: Sequence[bool]) -> str:
     """Why a layer had no choice."""
     made, constraints = result.provenance, result.problem.constraints
     if name in made.unshipped:

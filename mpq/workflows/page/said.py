@@ -6,10 +6,10 @@ from math import sqrt
 from mpq.report.amount import amount
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.page.facts import NetworkFacts
-from mpq.workflows.result import SearchResult
+from mpq.workflows.searched import Searched
 
 
-def said(result: SearchResult, networks: Sequence[NetworkFacts]) -> Iterator[str]:
+def said(result: Searched, networks: Sequence[NetworkFacts]) -> Iterator[str]:
     """What was found, what it uses, what it costs in accuracy."""
     rows = {row.label: row for row in result.comparisons}
     if "result" in rows:

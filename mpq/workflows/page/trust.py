@@ -9,18 +9,18 @@ from mpq._support.arrays import Array
 from mpq.report.frontier import Frontier
 from mpq.report.page.facts import Checked
 from mpq.sensitivity.checked import CheckedCell
-from mpq.workflows.result import SearchResult
+from mpq.workflows.searched import Searched
 
 _FEWEST: Final = 5
 """Networks that a rank correlation is given of: of fewer it is next to chance."""
 
 
-def checks_of(result: SearchResult, frontier: Frontier) -> tuple[Checked, ...]:
+def checks_of(result: Searched, frontier: Frontier) -> tuple[Checked, ...]:
     """Networks, points of the frontier, then single cells."""
     return (*_networks(result), *_points(frontier), *_cells(result))
 
 
-def _networks(result: SearchResult) -> Iterator[Checked]:
+def _networks(result: Searched) -> Iterator[Checked]:
     for row in result.comparisons:
         if row.label != "original" and row.predicted_loss is not None:
             measured = row.measured
@@ -40,7 +40,7 @@ def _points(frontier: Frontier) -> Iterator[Checked]:
             )  # fmt: skip
 
 
-def _cells(result: SearchResult) -> Iterator[Checked]:
+def _cells(result: Searched) -> Iterator[Checked]:
     for cell in () if result.spot_check is None else result.spot_check.cells:
         what = f"{cell.layer} at {cell.precision}"
         yield Checked(what, "cell", cell.predicted, cell.measured, note=_note(cell))

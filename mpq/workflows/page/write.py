@@ -4,35 +4,34 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpq.report.frontier import Frontier
-from mpq.report.page.made import MADE_FILE, Made
+from mpq.report.page.made import MADE_FILE
 from mpq.report.page.render import page_of
 from mpq.report.save import PAGE_FILE, write_drawn
 from mpq.workflows.page.facts import facts_of
-from mpq.workflows.result import SearchResult
+from mpq.workflows.searched import Searched
 
 
-def write_page(result: SearchResult, frontier: Frontier, folder: Path, made: Made) -> list[Path]:
+def page_beside(result: Searched, frontier: Frontier, folder: Path) -> list[Path]:
     """Writes made.json and the page of a result beside its files.
 
     Args:
         result: As it was saved there.
         frontier: The one that was drawn.
         folder: Of its files.
-        made: How it was called, and what it took.
 
     Raises:
         OutputError: If a file cannot be written.
     """
 
     def page() -> bytes:
-        return page_of(facts_of(result, with_others(result, frontier), made))
+        return page_of(facts_of(result, with_others(result, frontier)))
 
     # As any picture: what it stumbles over costs no data.
-    files = {MADE_FILE: made.to_json(result.run_id).encode()}
+    files = {MADE_FILE: result.made.to_json(result.run_id).encode()}
     return write_drawn(folder, files, {PAGE_FILE: page})
 
 
-def with_others(result: SearchResult, frontier: Frontier) -> Frontier:
+def with_others(result: Searched, frontier: Frontier) -> Frontier:
     """With the answer and the uniform precisions beside it, as far as losses are of one kind."""
     others = result.beside(frontier.resource)
     if result.provenance.is_loss_measured:

@@ -128,8 +128,9 @@ const MPQ = (function () {
   // What a picture of points can be drawn over: the loss, what was measured, every resource.
   function axesOf(points, resources, names) {
     const found = { loss: { title: names.lossName || "loss", unit: names.lossUnit, of: (p) => p.loss } };
-    if (points.some((p) => known(p.measured))) found.measured = { title: "loss, measured", unit: names.metricUnit, of: (p) => p.measured, error: (p) => p.error };
-    if (points.some((p) => known(p.accuracy))) found.accuracy = { title: "accuracy", unit: "share", of: (p) => p.accuracy, error: (p) => p.accuracyError, larger: true };
+    if (points.some((p) => known(p.measured))) found.measured = { title: "loss, measured", unit: names.metricUnit, of: (p) => p.measured, error: (p) => p.error, isMeasured: true };
+    if (points.some((p) => known(p.accuracy))) found.accuracy = { title: "accuracy", unit: "share", of: (p) => p.accuracy, error: (p) => p.accuracyError, isMeasured: true, larger: true };
+    if (points.some((p) => known(p.score))) found.score = { title: names.scoreName ? "score: " + names.scoreName : "score", unit: "", of: (p) => p.score, isMeasured: true, larger: names.higherScoreIsBetter };
     for (const resource of resources) {
       if (points.some((p) => known(p.costs[resource.name]))) found["cost:" + resource.name] = { title: words(resource.name), unit: resource.unit, of: (p) => p.costs[resource.name], resource: resource.name };
     }
@@ -137,9 +138,9 @@ const MPQ = (function () {
   }
 
   function shown(axis, value) {
-    if (!known(value)) return axis.title.includes("measured") || axis.unit === "share" ? "not measured" : "–";
+    if (!known(value)) return axis.isMeasured ? "not measured" : "–";
     if (axis.unit === "share") return share(value, 1);
-    return axis.resource ? amount(value, axis.unit) : plain(value, 4) + " " + axis.unit;
+    return axis.resource ? amount(value, axis.unit) : plain(value, 4) + (axis.unit ? " " + axis.unit : "");
   }
 
   // The points that no other of the same rows betters in both.

@@ -5,6 +5,9 @@
   const COLORS = { frontier: "var(--frontier)", answer: "var(--answer)", uniform: "var(--uniform)" };
   const SIZES = { frontier: 75, answer: 130, uniform: 85 };
   const KINDS = ["frontier", "answer", "uniform"];
+  // Of every layer, what it is at the points: the page has it by columns.
+  const packed = data.layers;
+  const layers = packed.names.map((name, k) => ({ name: name, choices: packed.choices[k].map((kind, c) => ({ ...packed.precisions[kind], loss: packed.losses[k][c], costs: packed.costs[k][c] })) }));
   const axes = () => MPQ.axesOf(data.points, data.resources, data);
 
   // ---- What do I get?
@@ -59,7 +62,8 @@
     const known_axes = axes(), ax = known_axes[state.x], ay = known_axes[state.y];
     const rows = data.points.map((point, id) => ({ id: id, x: ax.of(point), y: ay.of(point), error: ay.error ? ay.error(point) : null, kind: point.kind, label: point.label.replace("uniform ", ""), size: SIZES[point.kind], within: point.within, tip: tipOf(point) })).filter((r) => known(r.x) && known(r.y));
     const sx = scaleOf(rows.map((r) => r.x)), sy = scaleOf(rows.map((r) => r.y));
-    const front = frontOf(rows.filter((r) => r.kind === "frontier"), ay.larger);
+    // A score of an older run does not say which way is better: then nothing is dominated.
+    const front = ay.larger === null ? [] : frontOf(rows.filter((r) => r.kind === "frontier"), ay.larger);
     const knee = kneeOf(front, sx.type === "log", sy.type === "log");
     const end = Math.max(...rows.map((r) => r.x));
     const area = front.length ? front.map((r) => ({ x: r.x, y: r.y })).concat([{ x: end, y: front[front.length - 1].y }]) : [];
@@ -97,9 +101,10 @@
     const tip = { point: point.label, "loss by the solver": plain(point.loss, 4) + " " + data.lossUnit };
     tip["loss, measured"] = known(point.measured) ? plain(point.measured) + (known(point.error) ? " ± " + plain(point.error, 2) : "") : "not measured";
     if (known(point.accuracy)) tip.accuracy = share(point.accuracy, 1);
+    if (known(point.score)) tip.score = plain(point.score, 4);
     for (const r of data.resources) if (r.shown) tip[words(r.name)] = amount(point.costs[r.name], r.unit);
     const counts = {};
-    point.choices.forEach((choice, layer) => { const p = data.layers[layer].choices[choice].p; counts[p] = (counts[p] || 0) + 1; });
+    point.choices.forEach((choice, layer) => { const p = layers[layer].choices[choice].p; counts[p] = (counts[p] || 0) + 1; });
     const most = Object.entries(counts).sort((a, b) => b[1] - a[1]);
     tip.layers = most.slice(0, 6).map(([p, n]) => n + " × " + p).join(", ") + (most.length > 6 ? ", …" : "");
     return tip;
@@ -162,15 +167,15 @@
   // As mpq.Assignment writes it: what all share, an entry for every layer, the metadata.
   function fileOf(point) {
     const file = data.file, isAnswer = point.kind === "answer";
-    const layers = file.layers.map((layer, place) => {
-      const spelled = data.layers[place].choices[point.choices[place]].p, format = file.formats[spelled];
-      const ranges = file.ranges[layer.name] || {};
-      const own = isAnswer ? file.answer.ranges[layer.name] : layer.kind === "embedding" ? null : ranges[format.range];
-      const { transposed, computed, ...stub } = layer;
-      return { ...stub, precision: spelled, weight: format.weight, activation: { ...format.activation, ...(own || { range: null }) }, ...(transposed ? { transposed } : {}), ...(computed ? { computed } : {}) };
+    const entries = file.layers.map((stub, place) => {
+      const spelled = layers[place].choices[point.choices[place]].p, format = file.formats[spelled];
+      const shared = stub.kind === "embedding" ? null : file.ranges[place][format.range];
+      const range = (isAnswer && file.answer.ranges[place]) || shared || { range: null };
+      const { transposed, computed, ...rest } = stub;
+      return { name: file.names ? file.names[place] : packed.names[place], ...rest, precision: spelled, weight: format.weight, activation: { ...format.activation, ...range }, ...(transposed ? { transposed } : {}), ...(computed ? { computed } : {}) };
     });
     const { ranges: _, ...own } = isAnswer ? file.answer : { ranges: null };
-    return { ...file.shared, ...own, layers: layers, metadata: point.metadata };
+    return { ...file.shared, ...own, layers: entries, metadata: point.metadata };
   }
 
   function download() {
@@ -206,13 +211,7 @@
 
   function fillCell(cell, text, part, whole) {
     cell.textContent = text;
-    if (part === undefined) return;
-    const bar = document.createElement("span"), inner = document.createElement("i");
-    bar.className = "bar";
-    bar.setAttribute("aria-hidden", "true");
-    inner.style.width = Math.max(0, Math.min(100, whole > 0 ? (100 * (part || 0)) / whole : 0)).toFixed(1) + "%";
-    bar.append(inner);
-    cell.append(bar);
+    cell.style.setProperty("--w", Math.max(0, Math.min(100, whole > 0 ? Math.round((100 * (part || 0)) / whole) : 0)) + "%");
   }
 
   const rowsOf = (table) => { const found = []; all("[data-layer]", byId(table)).forEach((row) => { found[Number(row.dataset.layer)] = row; }); return found; };
@@ -220,18 +219,18 @@
   const resources = data.resources.filter((r) => r.shown);
 
   function fillLayers(point) {
-    const taken = point.choices.map((choice, layer) => data.layers[layer].choices[choice]);
+    const taken = point.choices.map((choice, layer) => layers[layer].choices[choice]);
     const loss = sumOf(taken.map((c) => c.loss)), most = Math.max(0, ...taken.map((c) => c.loss));
     // Of the whole network, with what it costs besides its layers.
     const wholes = resources.map((r) => point.costs[r.name]), peaks = resources.map((_, k) => Math.max(0, ...taken.map((c) => c.costs[k] || 0)));
     layerRows.forEach((row, layer) => {
-      const choice = taken[layer], cell = (name) => row.querySelector('[data-cell="' + name + '"]');
-      cell("p").textContent = choice.p + (choice.parts ? " " : "");
-      if (choice.parts) { const note = document.createElement("span"); note.className = "soft"; note.textContent = choice.parts; cell("p").append(note); }
-      fillCell(cell("w"), plain(choice.w));
-      fillCell(cell("a"), String(choice.a));
-      fillCell(cell("loss"), share(choice.loss, loss), choice.loss, most);
-      resources.forEach((_, k) => fillCell(cell(k), share(choice.costs[k], wholes[k]), choice.costs[k], peaks[k]));
+      const choice = taken[layer], [, , , precision, weights, inputs, ownLoss, ...costs] = row.cells;
+      precision.textContent = choice.p + (choice.parts ? " " : "");
+      if (choice.parts) { const note = document.createElement("span"); note.className = "soft"; note.textContent = choice.parts; precision.append(note); }
+      weights.textContent = plain(choice.w);
+      inputs.textContent = plain(choice.a);
+      fillCell(ownLoss, share(choice.loss, loss), choice.loss, most);
+      resources.forEach((_, k) => fillCell(costs[k], share(choice.costs[k], wholes[k]), choice.costs[k], peaks[k]));
     });
     all("#layers tbody").forEach((group) => {
       const own = all("[data-layer]", group).map((row) => taken[Number(row.dataset.layer)]), cell = (name) => group.querySelector('[data-sum="' + name + '"]');
@@ -263,8 +262,8 @@
   function drawBits() {
     const place = byId("bits");
     if (!place) return;
-    const point = data.points[chosen], count = data.layers.length;
-    const rows = data.layers.map((layer, k) => { const c = layer.choices[point.choices[k]]; return { k: k, name: layer.name, w: c.w, a: c.a, tip: { layer: layer.name, precision: c.p, "share of loss": plain(c.loss) + " " + data.lossUnit, parts: c.parts || undefined } }; });
+    const point = data.points[chosen], count = layers.length;
+    const rows = layers.map((layer, k) => { const c = layer.choices[point.choices[k]]; return { k: k, name: layer.name, w: c.w, a: c.a, tip: { layer: layer.name, precision: c.p, "share of loss": plain(c.loss) + " " + data.lossUnit, parts: c.parts || undefined } }; });
     const few = count <= 40, step = Math.max(few ? 18 : 3, (widthOf("bits") - 60) / count);
     const starts = all("#layers tbody").map((group) => Number(group.querySelector("[data-layer]").dataset.layer));
     const names = few ? rows.map((r) => r.name) : all("#layers tbody .toggle").map((b) => b.textContent);

@@ -17,7 +17,7 @@
     const x = { field: "x", type: "quantitative", scale: sx, axis: axisOf(ax.title, ax.unit, rows.map((r) => r.x), sx) };
     const y = { field: "y", type: "quantitative", scale: sy, axis: axisOf(ay.title, ay.unit, rows.map((r) => r.y), sy) };
     const color = { field: "run", type: "nominal", scale: { domain: runs, range: cycled(COLORS) }, legend: { columns: 2 } };
-    const lines = runs.flatMap((run) => frontOf(rows.filter((r) => r.run === run && r.kind === "frontier"), ay.larger));
+    const lines = ay.larger === null ? [] : runs.flatMap((run) => frontOf(rows.filter((r) => r.run === run && r.kind === "frontier"), ay.larger));
     const bars = rows.filter((r) => known(r.error)).map((r) => ({ ...r, low: sy.type === "log" ? Math.max(r.y - r.error, r.y / 20) : r.y - r.error, high: r.y + r.error }));
     const layer = [
       { data: { values: lines }, mark: { type: "line", interpolate: "step-after", strokeWidth: 1.8 }, encoding: { x: x, y: y, color: color, strokeDash: { field: "run", type: "nominal", scale: { domain: runs, range: cycled(DASHES) } } } },

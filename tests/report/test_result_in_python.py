@@ -1,0 +1,96 @@
+"""A result in Python: it writes its page, shows itself in a notebook, and draws into given axes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import mpq
+from mpq.errors import InputError
+from mpq.report import draw_bits, draw_frontier, figure_of
+from mpq.report.page import render
+from mpq.workflows.page.report import report
+from tests.recipes.reference import data, tiny
+from tests.report.made_up import HOSTILE, blocks, curve, made_up
+from tests.report.reading import read
+
+
+def test_a_search_from_python_writes_the_page_and_its_phases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the command does; what is loaded and saved again is the same, page included."""
+    monkeypatch.setattr(render, "vega_script", lambda: "vega")
+    task = mpq.Task(tiny(), data, data, candidates=["w4a4", "w8a8"], rounding="nearest")
+
+    result = mpq.search(task, ["bit_operations=12000"], sensitivity="weight-error")
+    files = {file.name for file in result.save(tmp_path / "a")}
+    page = (tmp_path / "a" / "report.html").read_bytes()
+    loaded = mpq.load(tmp_path / "a")
+
+    assert {"report.html", "made.json", "result.json", "frontier.png"} <= files
+    phases = [phase.name for phase in loaded.made.phases]
+    assert phases[:2] == ["layers and costs", "ranges, codes, estimate"]
+    assert phases[-1] == "frontier"
+    assert loaded.made.phases[:-1] == result.made.phases
+    assert report([tmp_path / "a"], tmp_path / "again.html").read_bytes() == page
+    loaded.save(tmp_path / "b")
+    assert [phase.name for phase in mpq.load(tmp_path / "b").made.phases] == phases
+
+
+def test_a_notebook_shows_the_comparison() -> None:
+    """Numbers of every network that was measured, as text: no script, no attribute of theirs."""
+    found = made_up(blocks(8), score="</td><script>")
+
+    plain, hostile = found._repr_html_(), made_up(HOSTILE)._repr_html_()
+
+    parsed = read(plain.encode())
+    assert parsed.tags.count("tr") == 1 + len(found.comparisons)
+    assert f"{found.measured.score:.4g}" in plain
+    assert f"{found.measured.divergence:.3g}" in plain
+    assert "The answer has" in plain
+    for text in (plain, hostile):
+        assert not {"script", "style", "img", "a"} & set(read(text.encode()).tags)
+
+
+def test_a_notebook_shows_a_result_of_which_nothing_was_measured() -> None:
+    """As of mpq 0.1."""
+    found = replace(made_up(blocks(4)), comparisons=())
+
+    assert "Nothing was measured of this result." in found._repr_html_()
+
+
+def test_a_frontier_is_drawn_into_given_axes() -> None:
+    """They come back to be restyled; without any, there are new ones."""
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    result = made_up(blocks(6))
+    frontier = curve(result, 4)
+
+    assert draw_frontier(frontier, left) is left
+    assert draw_bits(result.assignment, right) is right
+    assert figure_of(left) is figure
+    assert left.get_ylabel() == "loss [nats]"
+    assert len(right.get_xticklabels()) == 6
+    alone = draw_frontier(frontier)
+    assert figure_of(alone).axes == [alone]
+    assert len(result.plot(frontier=frontier).axes) == 1
+
+
+def test_scores_are_drawn_of_measured_points() -> None:
+    """Nobody predicts one; without any there is nothing to draw."""
+    result = made_up(blocks(6), score="judge")
+    others = result.beside("weight_bytes")
+    frontier = replace(curve(result, 4), others=others)
+
+    axes = draw_frontier(frontier, upwards="score")
+
+    drawn = {line.get_label(): line for line in axes.lines}
+    assert set(drawn) == {"uniform, measured", "chosen, measured"}
+    answer = next(point for point in others if point.label == "result")
+    assert answer.measured is not None
+    heights = np.asarray(drawn["chosen, measured"].get_ydata())
+    assert heights.tolist() == [answer.measured.score]
+    with pytest.raises(InputError, match="no point of this frontier has a score"):
+        draw_frontier(curve(made_up(blocks(6)), 4), upwards="score")

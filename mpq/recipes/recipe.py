@@ -72,7 +72,7 @@ class Choice:
     Args:
         of: What is chosen, such as ``candidates``.
         taken: What is taken, in words.
-        source: Where the paper says so, such as ``section 3.2``; ``NOT_STATED``: it is ours.
+        source: Where the paper says so, such as ``on the objective``; ``NOT_STATED``: it is ours.
     """
 
     of: str

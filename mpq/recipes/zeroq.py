@@ -18,12 +18,12 @@ ZEROQ: Final = Recipe(
     constraint="model size, one budget",
     source="batch-norm",
     choices=(
-        Choice("data", "distilled until BatchNorm sees what it remembers", "section 3.1"),
-        Choice("estimator", "KL divergence of the outputs, one layer quantized", "section 3.2"),
+        Choice("data", "distilled until BatchNorm sees what it remembers", "on distilled data"),
+        Choice("estimator", "KL divergence of the outputs, one layer quantized", "on sensitivity"),
         Choice("candidates", "weights of 2, 4 or 8 bits, inputs of 8", "tables of results"),
-        Choice("solver", "sums of single layers, by dynamic programming", "section 3.2"),
+        Choice("solver", "sums of single layers, by dynamic programming", "on sensitivity"),
         Choice("weights", "with a zero point, a scale per output channel", "the published code"),
-        Choice("inputs", "from the least to the largest of the distilled examples", "section 3.1"),
+        Choice("inputs", "from the least to the largest of the distilled examples", "on its data"),
         Choice("rounding", "to nearest", NOT_STATED),
     ),
     departures=(

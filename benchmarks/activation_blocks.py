@@ -106,7 +106,9 @@ def compared(case: Case) -> list[dict[str, Any]]:
         problem, solution = by_layers(prepared, method, estimate, limit)
         layers = evaluator.measure(solution.precisions(problem)).by_example
         _, _, check = answer_in_parts(prepared, split, problem, solution, estimate)
-        ((asked, inside),) = solved_in_blocks(prepared, split, problem, solution)
+        found = solved_in_blocks(prepared, split, problem, solution)
+        assert found is not None
+        asked, inside = found
         precisions = inside.precisions(asked)
         blocks = evaluator.measure(precisions).by_example
         ruled = by_outliers(prepared, asked, case.block)

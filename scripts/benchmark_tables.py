@@ -488,6 +488,34 @@ def _ratio(row: dict[str, Any], name: str) -> str:
     return f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})"
 
 
+def patches() -> str:
+    """Networks without patches and by the best ones, with the input held and streamed."""
+    rows = (
+        [
+            f"{row['network']}, {row['size']} x {row['size']}",
+            "streamed" if row["is_input_streamed"] else "held",
+            f"{row['whole_ram_bytes'] / 1024:.0f}",
+            f"{row['ram_bytes'] / 1024:.0f}",
+            f"{row['num_patches']} x {row['num_patches']}",
+            "x".join(map(str, row["shape"])),
+            _percent(row["recomputed_share"]),
+            f"{row['largest_difference']:.0e}",
+        ]
+        for row in _read("patches")["rows"]
+    )
+    head = [
+        "network, image",
+        "input",
+        "peak RAM [KiB]",
+        "by patches [KiB]",
+        "patches",
+        "output of the cut",
+        "MACs done again",
+        "difference",
+    ]
+    return _table(head, rows)
+
+
 def _read(name: str) -> Any:
     return json.loads((BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -535,6 +563,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "zoo": zoo,
     "peers": peers,
     "scale-peers": scale_peers,
+    "patches": patches,
 }
 """Every table by the name that pages mark it with."""
 

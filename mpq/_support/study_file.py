@@ -17,6 +17,16 @@ _BEGINNING: Final = b'{"op_code":'
 """What every line of a study's journal has, and thus the first bytes of the file."""
 
 
+def check_there(path: str) -> None:
+    """Refuses a path at which there is nothing: opened, it would become a new study.
+
+    Raises:
+        InputError: If so.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"storage {path!r}: there is no such file; name that of an earlier search")
+
+
 def study_file(path: str) -> "BaseJournalBackend":
     """The journal of a study, new or as optuna left it.
 

@@ -39,6 +39,7 @@ from mpq.backends.target import Target
 from mpq.backends.text import Text
 from mpq.backends.torchao import TorchAo
 from mpq.errors import InputError, PrecisionError
+from mpq.network.examples import Calibration
 from mpq.network.kept_tokens import KEPT_NONE
 from mpq.network.layer import CACHES
 from mpq.network.mapped import streaming
@@ -194,7 +195,9 @@ def export(
     if channels is not None:
         if model is None:
             raise InputError(f"{built.name} writes no weights: leave out channels (--channels)")
-        model, assignment = of_whole_weights(model, assignment, channels)
+        calibration = None if calibration is None else Calibration.of(calibration)
+        batch = None if calibration is None else calibration.first()
+        model, assignment = of_whole_weights(model, assignment, channels, batch)
     if model is not None:
         model, assignment = transformed(model, assignment)
     assignment = with_operands_as(built, _with_caches_as(built, assignment))

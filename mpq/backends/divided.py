@@ -6,9 +6,11 @@ from typing import Final, final
 import torch
 from torch import Tensor, nn
 
+from mpq.backends.reordered import Reordered, order_of
 from mpq.backends.simulate import prepared, quantizer_of
 from mpq.backends.summed import Made, can_sum, summed
 from mpq.errors import InputError
+from mpq.network.batch import Batch
 from mpq.network.modules import share_parameters, weight_of
 from mpq.network.weight_layout import CHANNEL_FIRST, layout_of
 from mpq.problem.assignment import AssignedLayer, Assignment
@@ -30,13 +32,14 @@ class SideBySide(nn.Module):
 
     Args:
         parts: The layers.
-        order: ``[O]`` where in their outputs, one after the other, each channel is.
+        order: ``[O]`` where in their outputs, one after the other, each channel is; ``None``: they
+            are read in the order in which they come.
         axis: Of the channels in an output.
     """
 
-    order: Tensor
+    order: Tensor | None
 
-    def __init__(self, parts: list[nn.Module], order: Tensor, axis: int) -> None:
+    def __init__(self, parts: list[nn.Module], order: Tensor | None, axis: int) -> None:
         super().__init__()
         self.parts, self.axis = nn.ModuleList(parts), axis
         self.register_buffer("order", order, persistent=False)
@@ -44,11 +47,13 @@ class SideBySide(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[..., O, ...]`` of the layers' input."""
         outputs = torch.cat([part(x) for part in self.parts], dim=self.axis)
+        if self.order is None:
+            return outputs
         return outputs.index_select(self.axis, self.order)
 
 
 def of_whole_weights(
-    model: nn.Module, assignment: Assignment, way: str
+    model: nn.Module, assignment: Assignment, way: str, batch: Batch | None = None
 ) -> tuple[nn.Module, Assignment]:
     """A network and an assignment that compute the same, each weight in one width.
 
@@ -61,6 +66,8 @@ def of_whole_weights(
         model: The network that the assignment was found for; it stays as it is.
         assignment: With channels that have bits of their own; another comes back as it is.
         way: One of ``WAYS``.
+        batch: By which layers are found that read such channels by themselves, and can read them
+            by width: they need not be put in order then. ``None``: they all are.
 
     Raises:
         InputError: If there is no such way.
@@ -75,19 +82,32 @@ def of_whole_weights(
     module, quantizer = prepared(model, assignment), quantizer_of(assignment)
     stored = {} if assignment.weights is None else dict(assignment.weights.by_layer)
     layers, names = list[AssignedLayer](), _shared(module)
+    plain = [n for n, m in module.named_modules() if _can_divide(m) and n not in names]
+    example = batch if way == DIVIDE else None
+    by_width = Reordered.of(module, example, assignment.layers, plain)
     for layer in assignment.layers:
-        if layer.name not in mixed:
+        if layer.name not in mixed | by_width.inputs.keys():
             layers.append(layer)
             continue
         layer_module = module.get_submodule(layer.name)
-        whole = _stored(layer, layer_module, quantizer)
+        whole = by_width.read(layer.name, layer_module, _stored(layer, layer_module, quantizer))
         stored.pop(layer.name, None)
-        is_plain = way == DIVIDE and _can_divide(layer_module) and layer.name not in names
-        put, made = (_in_layers if is_plain else _widened)(layer, layer_module, whole)
+        if layer.name not in mixed or whole is None:
+            layers.append(layer)
+            stored |= {} if whole is None else {layer.name: whole}
+            continue
+        is_sorted = layer.name in by_width.sorted
+        put, made = (
+            _in_layers(layer, layer_module, whole, is_sorted)
+            if way == DIVIDE and layer.name in plain
+            else _widened(layer, layer_module, whole)
+        )
         layers += [each for each, _ in made]
         stored |= {each.name: codes for each, codes in made}
         if put is not layer_module:
             _put(module, layer.name, put)
+    for name in by_width.inputs.keys() - {layer.name for layer in assignment.layers}:
+        by_width.read(name, module.get_submodule(name), None)
     known = {layer.name for layer in layers}
     rounding = "nearest" if assignment.weights is None else assignment.weights.rounding
     divided = replace(
@@ -118,21 +138,24 @@ def _can_divide(layer_module: nn.Module) -> bool:
     return is_plain and getattr(layer_module, "groups", 1) == 1 and not any(hooks)
 
 
-def _stored(layer: AssignedLayer, layer_module: nn.Module, quantizer: Quantizer) -> StoredWeight:
+def _stored(
+    layer: AssignedLayer, layer_module: nn.Module, quantizer: Quantizer
+) -> StoredWeight | None:
+    """Its codes; ``None``: it has none."""
     tensor_format = layer.precision.weight
     known = quantizer.stored.get((layer.name, tensor_format))
-    if known is not None:
+    if known is not None or not tensor_format.number.needs_scale:
         return known
     rows = layout_of(layer_module).to_rows(weight_of(layer_module).detach())
     return quantizer.codes(layer.name, layer_module, tensor_format).stored(rows)
 
 
 def _in_layers(
-    layer: AssignedLayer, layer_module: nn.Module, whole: StoredWeight
+    layer: AssignedLayer, layer_module: nn.Module, whole: StoredWeight, is_sorted: bool
 ) -> tuple[nn.Module, Made]:
     """What takes the layer's place, each width being a layer, and what these are assigned."""
     if not layer.precision.weight.is_coupled:
-        put = _side_by_side(layer_module, layer.precision.weight)
+        put = _side_by_side(layer_module, layer.precision.weight, is_sorted)
         return put, _divided(layer, whole)
     if can_sum(layer):
         return summed(layer, layer_module, whole)
@@ -167,15 +190,17 @@ def _divided(layer: AssignedLayer, whole: StoredWeight) -> Made:
     return made
 
 
-def _side_by_side(layer_module: nn.Module, tensor_format: TensorFormat) -> SideBySide:
+def _side_by_side(
+    layer_module: nn.Module, tensor_format: TensorFormat, is_sorted: bool
+) -> SideBySide:
     assert tensor_format.channels is not None
     columns = torch.from_numpy(tensor_format.channels.columns)
     count = len(tensor_format.by_channel)
     channels = [(columns == column).nonzero()[:, 0] for column in range(count)]
-    order = torch.argsort(torch.cat(channels))
+    order = torch.argsort(order_of(tensor_format)).to(weight_of(layer_module).device)
     axis = -1 if isinstance(layer_module, nn.Linear) else 1
     parts = [_with_channels(layer_module, some) for some in channels]
-    return SideBySide(parts, order.to(weight_of(layer_module).device), axis).eval()
+    return SideBySide(parts, None if is_sorted else order, axis).eval()
 
 
 def _with_channels(layer_module: nn.Module, some: Tensor) -> nn.Module:

@@ -3,13 +3,23 @@
 import sys
 
 from mpq._support.streams import end_answers
-from mpq.cli import commands, deployment, evolving, listings, recipes, reporting, sharing, tuning
+from mpq.cli import (
+    commands,
+    deployment,
+    evolving,
+    listings,
+    patches,
+    recipes,
+    reporting,
+    sharing,
+    tuning,
+)
 from mpq.cli.app import app
 
 # The modules of commands are imported for what that does: each registers its own with ``app``.
 __all__ = [
-    "app", "commands", "deployment", "evolving", "listings", "main", "recipes", "reporting",
-    "sharing", "tuning",
+    "app", "commands", "deployment", "evolving", "listings", "main", "patches", "recipes",
+    "reporting", "sharing", "tuning",
 ]  # fmt: skip
 
 

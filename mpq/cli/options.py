@@ -121,6 +121,10 @@ Tie = Annotated[list[str] | None, typer.Option(help="Glob: these layers share on
 TieBlocks = Annotated[
     bool, typer.Option("--tie-blocks", help="Layers of one block share one precision.")
 ]
+TieInner = Annotated[
+    bool,
+    typer.Option("--tie-inner", help="All layers but the first and the last share one precision."),
+]
 FindTies = Annotated[
     bool, typer.Option("--find-ties/--no-find-ties", help="Tie layers that read one tensor.")
 ]
@@ -161,8 +165,9 @@ Split = Annotated[
     typer.Option(
         "--split",
         help="Bits inside layers: channels, channels:16 (blocks of neighbours), blocks:4 (of "
-        "channels that are alike), columns:128 (blocks of inputs), groups, activations:128 "
-        "(blocks of what layers read), or none.",
+        "channels that are alike), columns:128 (blocks of inputs), groups, heads or heads:tied (of "
+        "queries, keys and values), activations:128 (blocks of what layers read), steps (what they "
+        "read by cluster of --step), or none.",
     ),
 ]
 Recalibrate = Annotated[

@@ -82,6 +82,7 @@ class RuleOptions:
     fold: o.Fold = Rules.fold
     ends: o.Ends = None
     tie_blocks: o.TieBlocks = Rules.tie_blocks
+    tie_inner: o.TieInner = Rules.tie_inner
 
     def rules(self) -> Rules:
         """The rules that the options describe."""
@@ -96,6 +97,7 @@ class RuleOptions:
             fold=self.fold,
             ends=self.ends,
             tie_blocks=self.tie_blocks,
+            tie_inner=self.tie_inner,
         )
 
 

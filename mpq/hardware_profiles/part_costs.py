@@ -11,7 +11,7 @@ from mpq.network.layer import Layer
 from mpq.problem.budget import FILE_BYTES
 from mpq.problem.cost_table import CostTable
 from mpq.problem.parts import Parts
-from mpq.problem.split import ACTIVATIONS
+from mpq.problem.split import OF_READS
 from mpq.quantization.channel_bits import OUTPUTS
 
 PART_RESOURCES: Final = (*LINEAR_RESOURCES, *CACHE_RESOURCES, FLASH, FILE_BYTES, PEAK_RAM)
@@ -33,10 +33,10 @@ def check_part_resource(resource: str, axis: str = OUTPUTS) -> None:
     Raises:
         InputError: If it is none of ``PART_RESOURCES``, or ``READ_RESOURCES``.
     """
-    known = READ_RESOURCES if axis == ACTIVATIONS else PART_RESOURCES
+    known = READ_RESOURCES if axis in OF_READS else PART_RESOURCES
     if resource not in known:
         raise InputError(
-            f"no device has a kernel for channels of different bits, so that their {resource} is "
+            f"no device has a kernel for parts of different bits, so that their {resource} is "
             f"not known: with split (--split) give limits on {', '.join(known)}"
         )
 
@@ -54,7 +54,7 @@ def part_costs(parts: Parts, table: CostTable, layers: Sequence[Layer]) -> CostT
         layers: ``L``.
     """
     constant = 0.0
-    if parts.axis == ACTIVATIONS:
+    if parts.axis in OF_READS:
         return parts.table(table)
     if table.name in (WEIGHT_BYTES, WEIGHT_AND_CACHE_BYTES, FLASH, FILE_BYTES):
         constant = parts.code_bits / 8 + len(parts.of_channels)

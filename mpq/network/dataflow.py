@@ -69,6 +69,13 @@ class Dataflow:
         return recorder.found(names)
 
 
+def is_elementwise(func: Any) -> bool:
+    """Whether an operation, as torch's dispatcher has it, may overwrite what it reads."""
+    operation = func._schema.name.partition("::")[2]
+    is_tagged = torch.Tag.pointwise in func.tags and operation not in _NOT_ELEMENTWISE
+    return is_tagged or operation in _ELEMENTWISE
+
+
 def with_sources(layers: Sequence[Layer], dataflow: Dataflow) -> tuple[Layer, ...]:
     """The layers with ``fed_by``, as far as it names one of them."""
     names = {layer.name for layer in layers}
@@ -199,10 +206,8 @@ class _Recorder(TorchDispatchMode):
     ) -> None:
         where = f"after {self._last_layer}" if self._last_layer is not None else "at the start"
         reads = tuple(dict.fromkeys(origin.value for origin in origins))
-        is_tagged = torch.Tag.pointwise in func.tags and operation not in _NOT_ELEMENTWISE
-        is_elementwise = is_tagged or operation in _ELEMENTWISE
         name = self._unique(f"{operation.strip('_')} {where}")
-        self.steps.append(Step(name, reads, tuple(writes), None, is_elementwise))
+        self.steps.append(Step(name, reads, tuple(writes), None, is_elementwise(func)))
 
     def _add(self, tensor: Tensor, count: int, layers: set[str]) -> int:
         # Ids are int64 by torch's custom alone; 32 bits hold any index that a device needs.

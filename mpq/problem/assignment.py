@@ -45,6 +45,7 @@ from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Precision
 from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.ranges import RANGE_METHODS
+from mpq.quantization.step_cases import step_cases
 from mpq.quantization.steps import StepClusters
 from mpq.quantization.stored import StoredWeights
 
@@ -78,14 +79,19 @@ class AssignedLayer:
         return signature(self.name, self.kind, self.weight_shape)
 
     def of_cluster(self, cluster: int) -> Self:
-        """The same with the range of one cluster of steps, where it has ranges by cluster."""
-        own = self.activation_range
-        return replace(self, activation_range=own.steps[cluster]) if own and own.steps else self
+        """The same with bits and range of one cluster of steps, where it has some by cluster."""
+        cases = step_cases(self.precision.activation, self.activation_range)
+        if not cases:
+            return self
+        read, own = cases[cluster]
+        return replace(
+            self, precision=replace(self.precision, activation=read), activation_range=own
+        )
 
     @property
     def has_steps(self) -> bool:
-        """Whether its input has a range for each cluster of steps."""
-        return self.activation_range is not None and bool(self.activation_range.steps)
+        """Whether its input has bits or a range for each cluster of steps."""
+        return bool(step_cases(self.precision.activation, self.activation_range))
 
 
 @final
@@ -228,7 +234,9 @@ class Assignment:
             steps_from_dict(data.get("steps")),
         )  # fmt: skip
         check_consistent([(x.name, x.precision) for x in layers], ties, folded)
-        check_steps(made.steps, ((x.name, x.activation_range) for x in layers))
+        check_steps(
+            made.steps, ((x.name, x.precision.activation, x.activation_range) for x in layers)
+        )
         if weights is not None:
             shaped = {x.name: (x.precision, x.weight_shape) for x in layers}
             check_weights(weights, shaped, data["weights"]["formats"])

@@ -12,9 +12,10 @@ from mpq._support.json_arrays import columns as whole_numbers
 from mpq.errors import InputError, UnknownNameError
 from mpq.network.layer import merge_ties
 from mpq.problem.cost_table import CostTable
-from mpq.problem.split import ACTIVATIONS
+from mpq.problem.split import ACTIVATIONS, STEPS
 from mpq.quantization.channel_bits import INPUTS, OUTPUTS, ChannelBits
 from mpq.quantization.precision import Precision
+from mpq.quantization.step_bits import StepBits
 from mpq.quantization.tensor_format import TensorFormat
 
 
@@ -33,9 +34,10 @@ class Parts:
         owners: Layers that share the weight of another one, and which: they have no row.
         code_bits: What saying which part has which precision takes, at the most.
         axis: What parts are of, as in ``ChannelBits``; or ``ACTIVATIONS``: blocks of what a layer
-            reads.
+            reads; or ``STEPS``: what it reads at clusters of a diffusion's steps.
         inputs: Layer name to ``K``, where they are of inputs or groups, or of what is read.
         tied: Layers that are as many parts, which have the same bits one by one.
+        examples: ``[T]`` of clusters of steps, where parts are these.
 
     Raises:
         InputError: If they contradict each other.
@@ -49,6 +51,7 @@ class Parts:
     axis: str = OUTPUTS
     inputs: Mapping[str, int] = field(default_factory=dict)
     tied: tuple[tuple[str, ...], ...] = ()
+    examples: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         known = set(self.layers)
@@ -63,11 +66,18 @@ class Parts:
         for name, parts in self.of_channels.items():
             is_outputs = self.axis == OUTPUTS
             self._check_parts(name, parts, self.blocks.get(name, 1) if is_outputs else 1)
-            if not is_outputs and len(parts) % self._blocks_of_row(name):
+            if self.axis == STEPS and len(parts) != len(self.examples):
+                raise InputError(f"parts of {name!r}: they are as many as clusters of steps")
+            if self._is_by_block and len(parts) % self._blocks_of_row(name):
                 raise InputError(f"parts of {name!r}: they are no whole rows of blocks of inputs")
         for tie in self.tied:
             if len({self._count(name) for name in tie}) > 1:
                 raise InputError(f"parts of {', '.join(tie)}: tied layers have as many parts")
+
+    @property
+    def _is_by_block(self) -> bool:
+        """Whether parts are blocks of inputs."""
+        return self.axis not in (OUTPUTS, STEPS)
 
     def _blocks_of_row(self, name: str) -> int:
         return -(-self.inputs[name] // self.blocks[name])
@@ -109,6 +119,8 @@ class Parts:
         parts = self.of_channels[name]
         if self.axis == OUTPUTS:
             return np.asarray(np.bincount(parts) / len(parts))
+        if self.axis == STEPS:
+            return np.array(self.examples) / sum(self.examples)
         size, inputs, blocks = self.blocks[name], self.inputs[name], self._blocks_of_row(name)
         sizes = np.minimum(size, inputs - size * np.arange(blocks))
         rows = len(parts) // blocks
@@ -179,6 +191,11 @@ class Parts:
         first: Precision = precisions[int(chosen[0])]
         if (chosen == chosen[0]).all():
             return first
+        if self.axis == STEPS:
+            numbers = [precision.activation.number for precision in precisions]
+            steps = StepBits.of(numbers, chosen.tolist(), self.examples)
+            read = replace(first.activation, number=steps.numbers[-1], steps=steps)
+            return replace(first, activation=read)
         is_read = self.axis == ACTIVATIONS
         own = [_divided(precision, is_read) for precision in precisions]
         parts, block = self.of_channels[owner], self.blocks.get(owner, 1)
@@ -207,6 +224,11 @@ class Parts:
         return found
 
     def _columns(self, name: str, precision: Precision, place: Mapping[Precision, int]) -> Columns:
+        if self.axis == STEPS:
+            widths = precision.activation.by_step or (precision.activation,)
+            return np.array(
+                [place[replace(precision, activation=x)] for x in widths], dtype=np.intp
+            )
         is_read = self.axis == ACTIVATIONS
         divided = _divided(precision, is_read)
         own = [
@@ -235,6 +257,7 @@ class Parts:
             "code_bits": self.code_bits,
             # Files without them are read by earlier versions as well.
             **({} if self.axis == OUTPUTS else {"axis": self.axis, "inputs": dict(self.inputs)}),
+            **({"examples": list(self.examples)} if self.examples else {}),
             **({"tied": list(map(list, self.tied))} if self.tied else {}),
         }
 
@@ -249,10 +272,14 @@ class Parts:
         parts = {n: whole_numbers(x, f"parts: {n}") for n, x in data["of_channels"].items()}
         axis, inputs = data.get("axis", OUTPUTS), data.get("inputs", {})
         names, owners = tuple(data["layers"]), data["owners"]
-        if axis != OUTPUTS and not parts.keys() <= inputs.keys() & data["blocks"].keys():
+        if (
+            axis not in (OUTPUTS, STEPS)
+            and not parts.keys() <= inputs.keys() & data["blocks"].keys()
+        ):
             raise InputError("parts of inputs: a layer lacks its number of inputs, or of a block")
         blocks, tied = data["blocks"], tuple(map(tuple, data.get("tied", ())))
-        return cls(names, parts, blocks, owners, data["code_bits"], axis, inputs, tied)
+        examples = tuple(data.get("examples", ()))
+        return cls(names, parts, blocks, owners, data["code_bits"], axis, inputs, tied, examples)
 
 
 def _divided(precision: Precision, is_read: bool) -> TensorFormat:
@@ -269,4 +296,10 @@ def can_split(weight: TensorFormat, like: TensorFormat, axis: str = OUTPUTS) -> 
 def can_split_read(read: TensorFormat, like: TensorFormat) -> bool:
     """Whether blocks of what is read may be in these two formats: they differ in bits alone."""
     both = read.has_blocks and like.has_blocks
+    return both and replace(read, number=like.number) == like
+
+
+def can_differ_by_step(read: TensorFormat, like: TensorFormat) -> bool:
+    """Whether what is read may be in these two formats at other steps: they differ in bits."""
+    both = read.is_scaled_integer and like.is_scaled_integer
     return both and replace(read, number=like.number) == like

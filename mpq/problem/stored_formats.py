@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from mpq.quantization.channel_bits import GROUPS, INPUTS, OUTPUTS, ChannelBits
+from mpq.quantization.step_bits import StepBits
 from mpq.quantization.tensor_format import TensorFormat
 
 
@@ -20,6 +21,7 @@ def format_to_dict(tensor_format: TensorFormat) -> dict[str, Any]:
         **({} if tensor_format.scale is None else {"scale": tensor_format.scale}),
         **({"zero_point": "float"} if tensor_format.float_zero else {}),
         **_channels_to_dict(tensor_format.channels),
+        **_steps_to_dict(tensor_format.steps),
         **({} if tensor_format.branch is None else {"branch": str(tensor_format.branch)}),
     }
 
@@ -33,3 +35,8 @@ def _channels_to_dict(channels: ChannelBits | None) -> dict[str, Any]:
     is_groups = channels.axis == GROUPS
     widths = channels.of_scales(channels.block) if is_groups else channels.columns
     return {name: bits[widths].tolist()}
+
+
+def _steps_to_dict(steps: StepBits | None) -> dict[str, Any]:
+    """Bits of every cluster of steps."""
+    return {} if steps is None else {"step_bits": [number.bits for number in steps.by_cluster]}

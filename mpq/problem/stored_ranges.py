@@ -119,24 +119,28 @@ def steps_from_dict(data: Mapping[str, Any] | None) -> StepClusters | None:
 
 
 def check_steps(
-    clusters: StepClusters | None, ranges: Iterable[tuple[str, ActivationRange | None]]
+    clusters: StepClusters | None,
+    reads: Iterable[tuple[str, TensorFormat, ActivationRange | None]],
 ) -> None:
     """Refuses ranges of other clusters than there are.
 
     Args:
         clusters: Of the whole assignment.
-        ranges: Layer name to its range.
+        reads: Layer name, format and range of its input.
 
     Raises:
         FileFormatError: Names a layer.
     """
     count = 0 if clusters is None else clusters.count
-    for name, found in ranges:
-        if found is not None and found.steps and len(found.steps) != count:
-            raise FileFormatError(
-                f"not a valid assignment: layer {quoted(name)} has ranges for {len(found.steps)} "
-                f"clusters of steps, and there are {count}"
-            )
+    for name, read, found in reads:
+        of_bits = len(read.by_step)
+        of_ranges = len(found.steps) if found is not None else 0
+        for told, what in ((of_ranges, "ranges"), (of_bits, "bits")):
+            if told and told != count:
+                raise FileFormatError(
+                    f"not a valid assignment: layer {quoted(name)} has {what} for {told} "
+                    f"clusters of steps, and there are {count}"
+                )
 
 
 def _channels(kind: str, weight_shape: Sequence[int], given: int) -> Sequence[int]:

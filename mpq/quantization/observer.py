@@ -20,6 +20,7 @@ from mpq.quantization.input_sample import InputSample, Samples
 from mpq.quantization.precision import Precision
 from mpq.quantization.range_method import ActivationRange, RangeMethod
 from mpq.quantization.ranges import RANGE_METHODS
+from mpq.quantization.step_cases import range_of_steps
 from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 
@@ -96,11 +97,18 @@ class ActivationRanges:
         if not needs_range(tensor_format):
             return None
         found = self.known.get((layer, tensor_format))
+        if found is None and tensor_format.steps is not None:
+            return range_of_steps(tensor_format, partial(self._of_width, layer))
         if found is None:
             raise ModelError(
                 f"layer {layer!r} has no calibrated activation range for "
                 f"{tensor_format.number.name}; calibrate with the precisions that are used"
             )
+        return found
+
+    def _of_width(self, layer: str, tensor_format: TensorFormat) -> ActivationRange:
+        found = self.of(layer, tensor_format)
+        assert found is not None  # a static format
         return found
 
 

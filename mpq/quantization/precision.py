@@ -24,7 +24,8 @@ Spelling, for example ``w4g128a8``:
              weight a colon and a digit for each, which of these it has: ``w[2,4]g64:0110a16``;
              ``:i512/128x0110`` is of blocks of 128 inputs, ``:g128/64x0110`` of every group of two
              rows of 128. Of what is read: ``a[4,8]dg128:512/128x0010`` has a digit for every 128
-             input channels
+             input channels; ``a[4,8]:t64/70x10`` one for every cluster of steps, behind its
+             examples
 ===========  =======================================================================
 
 A name alone stands for both: ``fp8``, ``bf16``, ``fp32``, ``int8`` (which is ``w8a8``). The
@@ -46,6 +47,7 @@ from mpq.quantization.formats import NUMBER_FORMATS, shown_names, spelled_format
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.side_branch import BRANCH, parsed_branch
+from mpq.quantization.step_bits import SPELLED_STEPS, StepBits
 from mpq.quantization.tensor_format import Granularity, TensorFormat
 
 ORIGINAL_WEIGHTS = 32
@@ -70,7 +72,8 @@ def _pattern() -> re.Pattern[str]:
         rf"(?::(?P<axis>[ig]?)(?:(?P<count>{_NUMBER})/(?P<block>{_NUMBER})x)?(?P<codes>[0-9]+))?"
         rf"(?:a(?:(?P<activation>{number})|\[(?P<read_bits>{_BITS})\])(?P<symmetric>s?)"
         rf"(?:(?P<dynamic>d)(?:g(?P<read_group>{_NUMBER}))?|(?P<channels>c)|(?P<first>f))?"
-        rf"(?::(?:(?P<read_count>{_NUMBER})/(?P<read_block>{_NUMBER})x)?(?P<read_codes>[0-9]+))?)?"
+        rf"(?::(?:{SPELLED_STEPS}|(?:(?P<read_count>{_NUMBER})/(?P<read_block>{_NUMBER})x)?"
+        rf"(?P<read_codes>[0-9]+)))?)?"
     )
 
 
@@ -169,6 +172,8 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
 def _blocks(match: re.Match[str]) -> ChannelBits | None:
     """Of what a layer reads."""
     bits, codes = match["read_bits"], match["read_codes"]
+    if match["step_codes"] is not None:
+        return None
     if (bits is None) != (codes is None):
         raise PrecisionError(
             f"{quoted(match[0])}: bits of blocks of inputs go with a digit for each"
@@ -181,7 +186,9 @@ def _blocks(match: re.Match[str]) -> ChannelBits | None:
 
 def _activation_format(match: re.Match[str]) -> TensorFormat:
     blocks, group = _blocks(match), match["read_group"]
-    number = blocks.numbers[-1] if blocks else spelled_format(match["activation"] or "fp32")
+    steps = StepBits.matched(match)
+    parts = blocks or steps
+    number = parts.numbers[-1] if parts else spelled_format(match["activation"] or "fp32")
     if number.is_for_weights:
         raise PrecisionError(f"{match[0]!r}: {number.name} is for weights; write w{number.name}a32")
     if not number.needs_scale:
@@ -202,7 +209,7 @@ def _activation_format(match: re.Match[str]) -> TensorFormat:
     size = int(group) if group else None
     # Inputs are one-sided after a ReLU, where a symmetric format would waste half of its codes.
     symmetric = number.is_float or bool(match["symmetric"])
-    return TensorFormat(number, granularity, symmetric, size, channels=blocks)
+    return TensorFormat(number, granularity, symmetric, size, channels=blocks, steps=steps)
 
 
 _SCALES = {
@@ -251,13 +258,16 @@ def spell_weight(weight: TensorFormat) -> str:
 def spell_activation(activation: TensorFormat) -> str:
     """The input's part of a precision, such as ``a8d``."""
     number = activation.number
-    bits, _, codes = str(activation.channels or number.spellings[0]).partition(":")
+    parts = activation.channels or activation.steps
+    bits, _, codes = str(parts or number.spellings[0]).partition(":")
+    # Blocks are always of inputs: their mark is left out.
+    codes = f":{codes.removeprefix(MARKS[INPUTS])}" if codes else ""
     text = "a" + bits
     text += "s" if activation.symmetric and not number.is_float else ""
     if activation.granularity is Granularity.TOKEN_BLOCK:
-        return f"{text}dg{activation.group_size}" + (f":{codes[1:]}" if codes else "")
+        return f"{text}dg{activation.group_size}{codes}"
     letters = {granularity: letter for letter, granularity in _SCALES.items()}
-    return text + letters.get(activation.granularity, "")
+    return text + letters.get(activation.granularity, "") + codes
 
 
 _FP32 = TensorFormat(NUMBER_FORMATS["fp32"], Granularity.NONE)

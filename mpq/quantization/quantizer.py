@@ -31,6 +31,7 @@ from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounded_in_calls import RoundedInCalls
 from mpq.quantization.rounding import quantize_some, row_tiles, weight_grid
 from mpq.quantization.running_clusters import RunningClusters
+from mpq.quantization.step_cases import step_cases
 from mpq.quantization.stored import StoredWeight, of_channels
 from mpq.quantization.straight_through import straight_through
 from mpq.quantization.tensor_format import TensorFormat
@@ -270,11 +271,12 @@ class Quantizer:
         if tensor_format.is_exact or not x.is_floating_point() or not x.numel():
             return x
         calibrated = self.ranges.of(name, tensor_format)
-        rounding = partial(rounded_input, layer_module, tensor_format, self.numerics)
-        if calibrated is None or not calibrated.steps:
-            return rounding(x, calibrated)
+        rounding = partial(rounded_input, layer_module, self.numerics)
+        cases = step_cases(tensor_format, calibrated)
+        if not cases:
+            return rounding(x, (tensor_format, calibrated))
         assert self.steps is not None  # who has such ranges knows the steps
-        return self.steps.rounded(name, x, calibrated.steps, rounding)
+        return self.steps.rounded(name, x, cases, rounding)
 
     def float_block(self, precision: Precision, num_inputs: int) -> int | None:
         """Numbers of a block in which the target rounds an input that the precision leaves alone.

@@ -1,15 +1,17 @@
 """Rounding every example by the ranges of its own step."""
 
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor
 
 from mpq.errors import ModelError
 from mpq.network.running_steps import RunningSteps
-from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.steps import StepClusters
+
+Own = TypeVar("Own")
+"""What the examples of a cluster are rounded by."""
 
 
 @final
@@ -31,15 +33,15 @@ class RunningClusters:
         self,
         layer: str,
         x: Tensor,
-        ranges: Sequence[ActivationRange],
-        rounding: Callable[[Tensor, ActivationRange], Tensor],
+        cases: Sequence[Own],
+        rounding: Callable[[Tensor, Own], Tensor],
     ) -> Tensor:
-        """What a layer reads, each example rounded by the range of its cluster.
+        """What a layer reads, each example rounded by format and range of its cluster.
 
         Args:
             layer: Its name, for an error.
             x: ``[N, ...]``, or ``[N P, ...]`` of ``P`` rows for each example, one after another.
-            ranges: ``[T]``.
+            cases: ``[T]``.
             rounding: Rounds some examples.
 
         Raises:
@@ -53,7 +55,7 @@ class RunningClusters:
                 "its steps are read from what it is called with"
             )
         if len(present) == 1:
-            return rounding(x, ranges[present[0]])
+            return rounding(x, cases[present[0]])
         count = len(self._steps)
         if not len(x) or len(x) % count:
             raise ModelError(
@@ -63,7 +65,7 @@ class RunningClusters:
         by_example = x.reshape(count, -1, *x.shape[1:])
         *places, back = self._indices(x.device)
         parts = (
-            rounding(by_example[some].flatten(0, 1), ranges[cluster])
+            rounding(by_example[some].flatten(0, 1), cases[cluster])
             for cluster, some in zip(present, places, strict=True)
         )
         # Put together and sorted, not written in place, which gradients do not pass.

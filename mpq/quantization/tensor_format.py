@@ -11,6 +11,7 @@ from mpq.quantization.channel_bits import GROUPS, INPUTS, OUTPUTS, ChannelBits, 
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.side_branch import SideBranch
+from mpq.quantization.step_bits import StepBits
 
 LEVEL_BITS = 16
 """Bits of one level of a codebook."""
@@ -57,6 +58,8 @@ class TensorFormat:
             widest of them. Inputs of a weight whose format is one with a scale for every channel
             have this scale times a factor of their width (``mpq.quantization.tied_scales``).
         branch: What a weight has beside its codes, which is added to what they stand for.
+        steps: Which format what is read has at which steps of a diffusion, where they differ;
+            ``number`` is then the widest of them.
 
     Raises:
         PrecisionError: If the parts contradict each other.
@@ -70,6 +73,7 @@ class TensorFormat:
     float_zero: bool = False
     channels: ChannelBits | None = None
     branch: SideBranch | None = None
+    steps: StepBits | None = None
 
     def __post_init__(self) -> None:
         if self.number.needs_scale == (self.granularity is Granularity.NONE):
@@ -103,6 +107,11 @@ class TensorFormat:
             self._check_scale(self.scale)
         if self.channels is not None:
             self._check_channels(self.channels)
+        if self.steps is not None and (self.channels or self.number != self.steps.numbers[-1]):
+            raise PrecisionError(
+                f"inputs with bits by step are as wide as the widest, and have no other parts; got "
+                f"{self.number.name}"
+            )
         if self.branch is not None and not self.number.needs_scale:
             raise PrecisionError(
                 f"a branch stands beside codes, and {self.number.name} has none: leave "
@@ -174,11 +183,14 @@ class TensorFormat:
         told += [f"float_zero={self.float_zero}"] if self.float_zero else []
         told += [] if self.channels is None else [f"channels={str(self.channels)!r}"]
         told += [] if self.branch is None else [f"branch={self.branch!r}"]
+        told += [] if self.steps is None else [f"steps={str(self.steps)!r}"]
         return f"TensorFormat({', '.join(told)})"
 
     @property
     def why_simulated(self) -> str:
         """Why what is in this format is computed with in the simulation alone; empty: not so."""
+        if self.steps is not None:
+            return "its inputs have other bits at other steps: take one cluster (--cluster)"
         if self.channels is not None:
             return f"no device says how fast {self._parted} of different bits are"
         if self.branch is not None:
@@ -234,6 +246,13 @@ class TensorFormat:
             return (self,)
         return tuple(replace(self, number=x, channels=None) for x in self.channels.numbers)
 
+    @cached_property
+    def by_step(self) -> "tuple[TensorFormat, ...]":
+        """``[T]`` formats of clusters of steps with bits of their own; else none."""
+        if self.steps is None:
+            return ()
+        return tuple(replace(self, number=x, steps=None) for x in self.steps.by_cluster)
+
     @property
     def has_channels(self) -> bool:
         """Whether channels of such a weight, or blocks of what is read, may have their own bits."""
@@ -257,13 +276,15 @@ class TensorFormat:
 
     @property
     def mean_bits(self) -> float:
-        """Bits of a code, averaged over channels; without scales."""
-        return self.number.bits if self.channels is None else self.channels.mean_bits
+        """Bits of a code, averaged over channels, or over steps; without scales."""
+        parts = self.channels or self.steps
+        return self.number.bits if parts is None else parts.mean_bits
 
     @property
     def multiplied_bits(self) -> float:
-        """Bits that a multiplier meets, averaged over channels (``NumberFormat``)."""
-        return self.number.multiplied_bits if self.channels is None else self.channels.mean_bits
+        """Bits that a multiplier meets, averaged as ``mean_bits`` are (``NumberFormat``)."""
+        parts = self.channels or self.steps
+        return self.number.multiplied_bits if parts is None else parts.mean_bits
 
     @property
     def is_scaled_integer(self) -> bool:

@@ -6,6 +6,7 @@ from mpq._support.registry import ValueRegistry
 from mpq.errors import UnknownNameError
 from mpq.recipes.adapt import ADAPT
 from mpq.recipes.amq import AMQ
+from mpq.recipes.apq import APQ
 from mpq.recipes.augmenting_hessians import AUGMENTING_HESSIANS
 from mpq.recipes.baq import BAQ
 from mpq.recipes.calibtip import CALIBTIP
@@ -21,6 +22,7 @@ from mpq.recipes.kvquant import KVQUANT
 from mpq.recipes.layer_wise import LAYER_WISE
 from mpq.recipes.lq_lora import LQ_LORA
 from mpq.recipes.lrp_qvit import LRP_QVIT
+from mpq.recipes.mixdq import MIXDQ
 from mpq.recipes.mixllm import MIXLLM
 from mpq.recipes.mptq_vit import MPTQ_VIT
 from mpq.recipes.ohq import OHQ
@@ -28,9 +30,13 @@ from mpq.recipes.pb_llm import PB_LLM
 from mpq.recipes.pd_quant import PD_QUANT
 from mpq.recipes.ptq1_61 import PTQ1_61
 from mpq.recipes.q_vlm import Q_VLM
+from mpq.recipes.quantmcu import QUANTMCU
+from mpq.recipes.quantune import QUANTUNE
 from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
+from mpq.recipes.simq_nas import SIMQ_NAS
 from mpq.recipes.spqr import SPQR
 from mpq.recipes.squeezellm import SQUEEZELLM
+from mpq.recipes.vidit_q import VIDIT_Q
 from mpq.recipes.zeroq import ZEROQ
 
 RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
@@ -45,6 +51,9 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         LAYER_WISE,
         EVOPRESS,
         AMQ,
+        QUANTUNE,
+        SIMQ_NAS,
+        APQ,
         MPTQ_VIT,
         AUGMENTING_HESSIANS,
         PB_LLM,
@@ -63,6 +72,9 @@ RECIPES: Final[ValueRegistry[Recipe]] = ValueRegistry(
         PD_QUANT,
         LRP_QVIT,
         ADAPT,
+        MIXDQ,
+        VIDIT_Q,
+        QUANTMCU,
     ),
     "mpq.recipes",
 )

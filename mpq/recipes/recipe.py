@@ -28,6 +28,7 @@ _OPTIONS: Final = {
     "find_ties": "--find-ties",
     "tie": "--tie",
     "tie_blocks": "--tie-blocks",
+    "tie_inner": "--tie-inner",
     "bias_correction": "--bias-correction",
     "tune": "--tune",
     "split": "--split",
@@ -106,6 +107,7 @@ class Recipe:
         find_ties: Whether layers that read one tensor share a precision.
         tie: All layers that one of these globs matches share a precision; ``*``: every layer.
         tie_blocks: Whether the layers of a block share a precision.
+        tie_inner: Whether all layers but the first and the last do.
         bias_correction: As in ``mpq.Task``.
         tune: As in ``mpq.Task``.
         split: As in ``mpq.Task``.
@@ -142,6 +144,7 @@ class Recipe:
     find_ties: bool = True
     tie: tuple[str, ...] = ()
     tie_blocks: bool = False
+    tie_inner: bool = False
     bias_correction: bool = False
     tune: str | None = None
     split: str = "none"
@@ -178,6 +181,7 @@ class Recipe:
             "find_ties": self.find_ties,
             "tie": self.tie,
             "tie_blocks": self.tie_blocks,
+            "tie_inner": self.tie_inner,
             "bias_correction": self.bias_correction,
             "tune": self.tune,
             "split": self.split,
@@ -204,11 +208,11 @@ def _words(name: str, value: Value) -> str:
     if value is None or value == ():
         return ""
     if not isinstance(value, tuple):
-        return f"{option} {value}"
+        return f"{option} {quote(str(value))}"
     each = [x if isinstance(x, str) else f"{x[0]}={','.join(x[1])}" for x in value]
     if name in _REPEATED:  # quoted, as a shell would take a glob for files
         return " ".join(f"{option} {quote(x)}" for x in each)
-    return f"{option} {','.join(each)}"
+    return f"{option} {quote(','.join(each))}"
 
 
 _REPEATED: Final = ("tie", "allow")

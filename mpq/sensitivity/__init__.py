@@ -14,6 +14,7 @@ from mpq.sensitivity.augmented_hessian import AugmentedHessian
 from mpq.sensitivity.auto import AutoEstimator
 from mpq.sensitivity.checked import CheckedCell, SpotCheck
 from mpq.sensitivity.column_loss import ColumnLoss
+from mpq.sensitivity.decoupled import Decoupled
 from mpq.sensitivity.entropy import ActivationEntropy, HistogramKL
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.first_order import FirstOrder
@@ -44,6 +45,9 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
         ActivationEntropy,
         AugmentedHessian,
         ColumnLoss,
+        ColumnLoss,
+        AugmentedHessian,
+        Decoupled,
         DiagonalFisher,
         FirstOrder,
         HessianEigenvalue,
@@ -69,6 +73,7 @@ __all__ = [
     "AutoEstimator",
     "CheckedCell",
     "ColumnLoss",
+    "Decoupled",
     "DiagonalFisher",
     "DivisibleEstimator",
     "Estimation",

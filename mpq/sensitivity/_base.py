@@ -60,6 +60,11 @@ class SensitivityEstimator(Bounded, ABC):
     prices_caches: ClassVar[bool] = False
     """Whether it prices layers without weights, which key-value caches and operands are."""
 
+    @property
+    def asks_score(self) -> bool:
+        """Whether it asks the task's own score of networks."""
+        return False
+
     def for_examples(self, num_examples: int) -> "SensitivityEstimator":  # noqa: ARG002
         """The estimator as it works on so many examples, however few it is shown."""
         return self

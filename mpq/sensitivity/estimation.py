@@ -89,6 +89,8 @@ class Estimation:
         split: Parts of weights whose prices are asked for (``Sensitivity.channels``).
         score_drop: How much worse than the original's the user's own score of a network is;
             ``None``: there is none.
+        score_key: Tells the user's own score from others; empty: there is none.
+        named_drop: The same of a score that is built in, by its name; ``None``: they are not known.
 
     Raises:
         ModelError: Within ``torch.autocast``.
@@ -103,6 +105,8 @@ class Estimation:
     workers: TaskWorkers | None = None
     split: Split | None = None
     score_drop: Callable[[nn.Module], float] | None = None
+    score_key: str = ""
+    named_drop: Callable[[str], Callable[[nn.Module], float]] | None = None
 
     def __post_init__(self) -> None:
         check_no_autocast()

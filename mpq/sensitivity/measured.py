@@ -19,7 +19,7 @@ from mpq.network.signs import ExampleSigns
 from mpq.quantization.precision import Precision
 from mpq.sensitivity._base import DivisibleEstimator, Sensitivity
 from mpq.sensitivity.estimation import Estimation
-from mpq.sensitivity.own_score import score_drops
+from mpq.sensitivity.own_score import drops, own_drop
 from mpq.sensitivity.passes.cell_tasks import CellTask, Shipped, cut, measured_by, place_name
 from mpq.sensitivity.passes.checkpoint import Resumable, State
 from mpq.sensitivity.passes.factor_rows import FactorRows
@@ -50,8 +50,9 @@ class Measured(DivisibleEstimator):
       lowers it costs 0: what a few calibration examples seem to gain is not to be bought.
     - ``sqnr``: noise-to-signal ratio :math:`\lVert f' - f \rVert^2 / \lVert f \rVert^2` of the
       outputs, which is ``10 ** (-SQNR / 10)`` for an SQNR in dB, so that smaller is better and
-      small errors add up; unit ``relative``. AIMET's mixed precision and MixDQ (Zhao et al. 2024,
-      arXiv:2405.17873) rank by the SQNR in dB; the mean over examples is that of ratios here.
+      small errors add up; unit ``relative``. The mean over examples is that of ratios.
+    - ``decibels``: how far the SQNR in dB is below 200, which adds up as AIMET's and MixDQ's (Zhao
+      et al. 2024, arXiv:2405.17873) do; unit ``decibels``.
     - ``cosine``: one minus the cosine of the outputs at a position; unit ``relative``.
     - ``own``: how much worse the task's own score is (``Task.score``), which looks at examples of
       its own: a call for every layer and precision, without a standard error; unit ``score``.
@@ -66,7 +67,7 @@ class Measured(DivisibleEstimator):
     outputs, and changes of several layers are added up where they are nearly linear.
 
     Args:
-        score: ``divergence``, ``loss``, ``sqnr``, ``cosine`` or ``own``.
+        score: ``divergence``, ``loss``, ``sqnr``, ``decibels``, ``cosine`` or ``own``.
         interactions: Whether the factor ``R`` is returned as well; for ``divergence`` only.
         num_probes: Rows of the factor per example.
         shrinkage: Share of the interactions that is left out, from 0 to 1; ``None``: in closed form
@@ -116,6 +117,11 @@ class Measured(DivisibleEstimator):
                 "with score=divergence and tolerance=0"
             )
 
+    @property
+    def asks_score(self) -> bool:
+        """See ``SensitivityEstimator.asks_score``."""
+        return self.score == OWN
+
     def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``; targets are used by ``loss``.
 
@@ -137,7 +143,7 @@ class Measured(DivisibleEstimator):
             cells: Layer to the columns that are measured, the others cost 0; ``None``: all.
         """
         if self.score == OWN and cells is None:
-            return score_drops(on, self.name)
+            return Sensitivity(on.table(drops(on, own_drop(on)), self.name, "score"))
         return self._run(on, purpose, cells).sensitivity()
 
     def collect(self, on: Estimation) -> None:

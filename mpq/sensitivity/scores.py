@@ -40,6 +40,12 @@ def _noise_to_signal(_: OutputMetric, batch: Batch, original: Tensor, changed: T
     return (noise * weights).sum(dim=1) / (power * weights).sum(dim=1).clamp_min(tiny)
 
 
+def _decibels(metric: OutputMetric, batch: Batch, original: Tensor, changed: Tensor) -> Tensor:
+    """Below ``MOST_DB``, which outputs that stay as they are have."""
+    ratio = _noise_to_signal(metric, batch, original, changed)
+    return 10 * ratio.clamp_min(10 ** (-MOST_DB / 10)).log10() + MOST_DB
+
+
 def _cosine(_: OutputMetric, batch: Batch, original: Tensor, changed: Tensor) -> Tensor:
     return _divergence(CosineDistance(), batch, original, changed)
 
@@ -49,9 +55,12 @@ SCORES: dict[str, Score] = {
     "loss": _loss,
     "sqnr": _noise_to_signal,
     "cosine": _cosine,
+    "decibels": _decibels,
 }
 """What ``score`` may be."""
+MOST_DB = 200.0
+"""Signal to noise of outputs that differ by nothing, so that all costs are finite."""
 OWN = "own"
 """What ``score`` is where the task's own score is asked."""
-UNITS = {"loss": "nats", "sqnr": "relative", "cosine": "relative"}
+UNITS = {"loss": "nats", "sqnr": "relative", "cosine": "relative", "decibels": "decibels"}
 """Of the scores that have one of their own."""

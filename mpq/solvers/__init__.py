@@ -13,10 +13,12 @@ from mpq.solvers.baselines.threshold import Threshold
 from mpq.solvers.baselines.water_filling import WaterFilling
 from mpq.solvers.black_box._base import MeasuringSolver
 from mpq.solvers.black_box.bayesian import Bayesian
+from mpq.solvers.black_box.boosted_trees import BoostedTrees
 from mpq.solvers.black_box.evolutionary import Evolutionary
 from mpq.solvers.black_box.level_switch import LevelSwitch
 from mpq.solvers.black_box.measured_greedy import MeasuredGreedy
 from mpq.solvers.black_box.surrogate import Surrogate
+from mpq.solvers.black_box.swept_budgets import SweptBudgets
 from mpq.solvers.quadratic.branch_and_bound import BranchAndBound
 from mpq.solvers.quadratic.local_search import LocalSearch
 from mpq.solvers.quadratic.outer_approximation import OuterApproximation
@@ -35,7 +37,9 @@ SOLVERS: Registry[Solver] = Registry(
         Bayesian,
         Surrogate,
         LevelSwitch,
+        BoostedTrees,
         MeasuredGreedy,
+        SweptBudgets,
         Greedy,
         WaterFilling,
         Bisection,
@@ -51,6 +55,7 @@ __all__ = [
     "Auto",
     "Bayesian",
     "Bisection",
+    "BoostedTrees",
     "BranchAndBound",
     "DynamicProgramming",
     "Evolutionary",
@@ -65,6 +70,7 @@ __all__ = [
     "OuterApproximation",
     "Solver",
     "Surrogate",
+    "SweptBudgets",
     "Threshold",
     "WaterFilling",
 ]

@@ -33,12 +33,12 @@ class LatentCodes:
     Args:
         codes: ``[O, K]`` float32, whole numbers.
         places: ``[O, K]`` the weight in units of its codes.
-        low: Smallest code of the format.
-        high: Largest one.
+        ends: Smallest and largest code, of each number where they differ in bits; both broadcast
+            with ``[O, K]``.
     """
 
-    def __init__(self, codes: Tensor, places: Tensor, low: int, high: int) -> None:
-        self._ends = (float(low), float(high))
+    def __init__(self, codes: Tensor, places: Tensor, ends: tuple[Tensor, Tensor]) -> None:
+        self._ends = ends
         start = torch.minimum(torch.maximum(places, codes - INSIDE), codes + INSIDE)
         self.latent = start.clamp_(*self._ends).requires_grad_()
         self.turns = torch.zeros_like(codes)  # moving mean of how often
@@ -64,7 +64,7 @@ class LatentCodes:
         self.mean.lerp_(codes, MOMENTUM)
         self.direction = torch.where(moved != 0, moved, self.direction)
         frozen = (self.turns > OFTEN) & ~self.is_frozen
-        codes[frozen] = self.mean[frozen].round().clamp(*self._ends)
+        codes[frozen] = self.mean.round().clamp(*self._ends)[frozen]
         self.latent[frozen] = codes[frozen]
         self.is_frozen |= frozen
         self.before = codes

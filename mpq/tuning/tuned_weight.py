@@ -32,6 +32,8 @@ def why_no_scale(tensor_format: TensorFormat) -> str:
     if number.is_microscaling:
         kind = "powers of two" if number.block_scale == "e8m0" else "in fp8"
         return f"scales of {number.name} are {kind}"
+    if tensor_format.has_tied_scales:
+        return "its inputs differ in bits, and share a scale times a factor of each width"
     return ""
 
 
@@ -84,11 +86,10 @@ class TunedWeight:
             self._beside = torch.from_numpy(codes.branch.numbers(codes.num_inputs)).to(device)
         self.latent: LatentCodes | None = None
         if moves_codes and self.format.is_scaled_integer:
-            low, high = integer_range(self.format.number, self.format.symmetric)
             of_codes = original.to(device)
             of_codes = of_codes if self._beside is None else of_codes - self._beside
             lies = of_codes / self._spread(self._scale) + self._points
-            self.latent = LatentCodes(self._fixed, lies, low, high)
+            self.latent = LatentCodes(self._fixed, lies, _ends(self.format, device))
 
     def scale(self) -> Tensor:
         """``[O, G]`` as stored, or ``[1, 1]`` of a weight with one; gradients straight through."""
@@ -154,3 +155,13 @@ class TunedWeight:
         if by_group.shape[1] == 1:
             return by_group
         return by_group.repeat_interleave(self._group, dim=1)[:, : self._inputs]
+
+
+def _ends(tensor_format: TensorFormat, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Smallest and largest code of every number, or of all; broadcasts with ``[O, K]``."""
+    by_width = [integer_range(x.number, x.symmetric) for x in tensor_format.by_channel]
+    low, high = torch.tensor(by_width, dtype=torch.float32, device=device).T  # [F]
+    if tensor_format.channels is None:
+        return low, high
+    cells = torch.from_numpy(tensor_format.channels.cells).to(device)
+    return low[cells], high[cells]

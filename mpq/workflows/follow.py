@@ -136,6 +136,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "find_ties": Rules.find_ties,
     "tie": (),
     "tie_blocks": Rules.tie_blocks,
+    "tie_inner": Rules.tie_inner,
     "bias_correction": Task.bias_correction,
     "tune": Task.tune,
     "split": Task.split,
@@ -147,7 +148,7 @@ _DEFAULTS: Mapping[str, Any] = {
 }
 
 
-_RULES = ("ends", "find_ties", "tie", "tie_blocks", "allow")
+_RULES = ("ends", "find_ties", "tie", "tie_blocks", "tie_inner", "allow")
 """Settings that are rules of the task."""
 
 
@@ -167,6 +168,7 @@ def _asked(way: Way) -> dict[str, Any]:
         "find_ties": task.rules.find_ties,
         "tie": tuple(task.rules.tie),
         "tie_blocks": task.rules.tie_blocks,
+        "tie_inner": task.rules.tie_inner,
         "bias_correction": task.bias_correction,
         "tune": task.tune,
         "split": task.split,

@@ -10,12 +10,13 @@ from mpq._support.arrays import Array, Columns, Mask
 from mpq._support.events import warn
 from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles.part_costs import check_part_resource, part_costs
+from mpq.network.heads import Heads
 from mpq.network.layer import Layer
 from mpq.problem.constraints import Constraints
 from mpq.problem.parts import Parts, can_split
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
-from mpq.problem.split import BLOCKS, Split
+from mpq.problem.split import ACTIVATIONS, STEPS, Split
 from mpq.quantization.channel_bits import MOST_BITS, OUTPUTS
 from mpq.quantization.precision import Precision
 from mpq.quantization.tensor_format import tied_bits
@@ -24,8 +25,10 @@ from mpq.sensitivity import ESTIMATORS, Sensitivity
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.activation_blocks import solved_in_blocks
+from mpq.workflows.bits_by_step import solved_by_step
 from mpq.workflows.coupled_rows import round_parts, shares_of_inputs
 from mpq.workflows.defaults import SOLVER
+from mpq.workflows.heads_inside import heads_of, tied_rows
 from mpq.workflows.method import Method
 from mpq.workflows.part_prices import by_channels, channel_losses, in_company
 from mpq.workflows.setup import Prepared
@@ -38,14 +41,16 @@ QUICK: Final = "lagrangian:gap=0.0001"
 FEW: Final = 2
 """Widths of a layer, by which it is asked first which ones pay."""
 Answer: TypeAlias = tuple[Problem, Solution]
-_WHY_WHOLE: Final = (
+_WHY_WEIGHTS_WHOLE: Final = (
     "none has two formats of weights that differ in bits alone and a price of each channel, or "
     "what names the parts' bits is more than the limits leave"
 )
-_WHY_READ_WHOLE: Final = (
-    "none has two formats of inputs with scales of blocks that differ in bits alone, beside the "
-    "same weight"
-)
+_WHY_WHOLE: Final = {
+    ACTIVATIONS: "none has two formats of inputs with scales of blocks that differ in bits alone, "
+    "beside the same weight",
+    STEPS: "none has two formats of inputs that differ in bits alone, beside the same weight, or "
+    "the estimator knows nothing of steps: take sketch or auto",
+}
 
 
 def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
@@ -64,6 +69,11 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
     task.parts.check([*task.precisions, *(p for _, own in task.rules.allowed for p in own)])
     for resource in resources:
         check_part_resource(resource, task.parts.axis)
+    if task.parts.axis == STEPS and (task.steps is None or task.steps.clusters == 1):
+        raise InputError(
+            "split steps (--split) needs clusters of steps: say which argument holds the step "
+            "(--step, Task(steps=...)), with more than one cluster"
+        )
     if task.streamed:
         raise InputError(f"{task.streamed}. split (--split) is not done so: allow more memory")
     if task.parts.of_weights and not method.estimator.prices_channels:
@@ -80,7 +90,6 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
         "sequential_rounding (--sequential-rounding)": task.sequential_rounding,
         "recalibrate (--recalibrate)": task.recalibrate,
         "bias_correction (--bias-correction)": task.bias_correction,
-        "tune (--tune)": task.tune is not None,
         "workers (--workers)": task.workers is not None,
     }
     for what, is_asked in asked.items():
@@ -115,10 +124,7 @@ def answer_in_parts(
         The problem and its answer, and the answers beside each other, if they were measured; where
         no layer is divided, which is told, the answer that was given, and ``None``.
     """
-    if split.of_weights:
-        parted = solved_in_parts(prepared, split, problem, solution, found)
-    else:
-        parted = solved_in_blocks(prepared, split, problem, solution)
+    parted = _parted(prepared, split, problem, solution, found)
     divided = [each for each in parted if _is_divided(split, *each)]
     if not divided:
         return _undivided(split, parted, problem, solution)
@@ -133,7 +139,19 @@ def _is_divided(split: Split, asked: Problem, inside: Solution) -> bool:
     """Whether some layer's weights, or inputs, have more than one width."""
     chosen = inside.precisions(asked).values()
     formats = (x.weight if split.of_weights else x.activation for x in chosen)
-    return any(tensor_format.channels is not None for tensor_format in formats)
+    return any(x.channels is not None or x.steps is not None for x in formats)
+
+
+def _parted(
+    prepared: Prepared, split: Split, problem: Problem, solution: Solution, found: Sensitivity
+) -> tuple[Answer, ...]:
+    if split.of_weights:
+        return solved_in_parts(prepared, split, problem, solution, found)
+    if split.axis == STEPS:
+        answer = solved_by_step(prepared, problem, solution, found)
+    else:
+        answer = solved_in_blocks(prepared, split, problem, solution)
+    return () if answer is None else (answer,)
 
 
 def _undivided(
@@ -141,7 +159,7 @@ def _undivided(
 ) -> tuple[Problem, Solution, None]:
     """The answer where no layer has parts of different bits, and a warning why."""
     if not parted:
-        why = _WHY_WHOLE if split.of_weights else _WHY_READ_WHOLE
+        why = _WHY_WHOLE.get(split.axis, _WHY_WEIGHTS_WHOLE)
         warn(f"no layer is divided (--split {split}): {why}", stacklevel=3)
         return problem, solution, None
     asked, inside = parted[0]
@@ -228,6 +246,7 @@ class Dividing:
         channels: Layer name to ``[O, B]``, what each channel loses.
         losses: ``[R, B]``.
         open_to: ``[L, B]`` what a weight's parts may take.
+        ties: Names of rows that share their bits.
     """
 
     prepared: Prepared
@@ -238,6 +257,7 @@ class Dividing:
     channels: Mapping[str, Array]
     losses: Array
     open_to: Mask
+    ties: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def of(
@@ -256,21 +276,28 @@ class Dividing:
         open_to = _open_columns(problem, solution.columns, split.axis)
         rows, precisions = enumerate(problem.loss.layers), solution.precisions(problem)
         names = {name for row, name in rows if name in losses and open_to[row].sum() > 1}
-        blocks = {x.name: _block(x, split, precisions) for x in layers if x.name in names}
+        heads = heads_of(prepared, split)
+        names &= names if heads is None else heads.parts.keys()
+        blocks = {x.name: _block(x, split, precisions, heads) for x in layers if x.name in names}
         inputs = {x.name: x.num_weights // x.num_channels for x in layers if x.name in names}
         if split.axis != OUTPUTS and prepared.quantizer.stored:
             losses = shares_of_inputs(prepared, split, losses, blocks)
             names &= losses.keys()
         if not names:
             return None
-        of_channels = {x.name: split.parts(losses[x.name]) for x in layers if x.name in names}
+        of_channels = {
+            x.name: split.parts(losses[x.name]) if heads is None else heads.parts[x.name]
+            for x in layers
+            if x.name in names
+        }
         parts = Parts(
             problem.loss.layers, of_channels, {name: blocks[name] for name in of_channels}, owners,
             axis=split.axis,
             inputs={} if split.axis == OUTPUTS else {name: inputs[name] for name in of_channels},
         )  # fmt: skip
         values = by_channels(parts, losses, found, problem)
-        return cls(prepared, split, problem, precisions, parts, losses, values, open_to)
+        ties = tied_rows(heads, parts, open_to) if heads is not None and split.is_tied else ()
+        return cls(prepared, split, problem, precisions, parts, losses, values, open_to, ties)
 
     def in_company(self, solution: Solution, found: Sensitivity) -> Self:
         """Priced beside the errors that other layers have in the answer by layers."""
@@ -297,7 +324,7 @@ class Dividing:
         )
         return Problem(
             replace(self.problem.loss, layers=parts.row_names, values=self.losses, scores={}),
-            Constraints(tuple(budgets)),
+            Constraints(tuple(budgets), self.ties),
             mask=np.repeat(open_to, parts.counts, axis=0),
             parts=parts,
         )
@@ -323,7 +350,9 @@ class Dividing:
         for layer, widths in zip(self._layers, num_widths, strict=True):
             if layer.name in of_channels:
                 own = of_channels[layer.name]
-                count = len(own) if self.split.kind == BLOCKS else int(own.max()) + 1
+                # Of channels that are no neighbours each says what it has.
+                is_single = self.parts.blocks[layer.name] == 1
+                count = len(own) if is_single else int(own.max()) + 1
                 total += count * (widths - 1).bit_length()
                 total += self._scale_bits(layer, widths)
         return total
@@ -339,8 +368,12 @@ class Dividing:
         return 0 if weight.symmetric else layer.num_channels * MOST_BITS
 
 
-def _block(layer: Layer, split: Split, precisions: Mapping[str, Precision]) -> int:
+def _block(
+    layer: Layer, split: Split, precisions: Mapping[str, Precision], heads: Heads | None
+) -> int:
     """Consecutive channels, or inputs, that are a part."""
+    if heads is not None:
+        return heads.block(layer.name)
     if split.axis == OUTPUTS:
         return split.block
     return split.inputs_per_part(layer.weight_shape, precisions[layer.name].weight.group_size)

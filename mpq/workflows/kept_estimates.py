@@ -47,7 +47,8 @@ class KeptEstimate:
         """Of what an estimator is asked."""
         parts = network_parts(on.network, on.data, on.quantizer, on.candidates)
         divided = {} if on.split is None else {"divides": _parts_of(on.split)}
-        return cls(cache, {**parts, **divided, "by": repr(estimator), "seed": str(seed)})
+        scored = {"score": on.score_key} if estimator.asks_score else {}
+        return cls(cache, {**parts, **divided, **scored, "by": repr(estimator), "seed": str(seed)})
 
     @property
     def name(self) -> str:

@@ -45,4 +45,5 @@ def all_ties(network: Network, rules: Rules) -> tuple[tuple[str, ...], ...]:
     names = [layer.name for layer in network.layers]
     asked = [network.matching(pattern, "--tie") for pattern in rules.tie]
     blocks = layers_by_block(network.module, names) if rules.tie_blocks else []
-    return merge_ties([*found, *asked, *map(tuple, blocks)], names)
+    inner = [tuple(names[1:-1])] if rules.tie_inner and len(names) > 3 else []
+    return merge_ties([*found, *asked, *map(tuple, blocks), *inner], names)

@@ -42,6 +42,7 @@ class Rules:
         ends: Precision of the first and of the last layer in the order of their first calls, where
             ``fix`` gives them none; ``None``: they are chosen as all are.
         tie_blocks: Whether the layers of a block, an entry of a list of modules, share a precision.
+        tie_inner: Whether all layers but the first and the last share a precision.
 
     Raises:
         InputError: If a pattern is neither a glob nor a predicate.
@@ -57,6 +58,7 @@ class Rules:
     fold: bool = True
     ends: Spelled | None = None
     tie_blocks: bool = False
+    tie_inner: bool = False
 
     def __post_init__(self) -> None:
         several = {"include": self.include, "exclude": self.exclude, "tie": self.tie}
@@ -117,6 +119,11 @@ def read_precisions(name: str, values: Iterable[Spelled]) -> tuple[Precision, ..
             raise InputError(
                 f"{name}: {shortened(str(each))} is of the channels of one weight, which a search "
                 "finds with split (--split channels): name whole formats, such as w2 and w4"
+            )
+        if each.activation.steps is not None:
+            raise InputError(
+                f"{name}: {shortened(str(each))} has bits by cluster of steps, which a search "
+                "finds with split (--split steps): name whole formats, such as w4a4 and w4a8"
             )
         if each.activation.channels is not None:
             raise InputError(

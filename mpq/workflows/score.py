@@ -100,6 +100,11 @@ class Score:
             text = uuid4().hex
         return f"{self.name} {hashlib.sha256(text.encode()).hexdigest()}"
 
+    @property
+    def drop_key(self) -> str:
+        """What tells drops apart: the score, and which way is better."""
+        return f"{self.key} {'higher' if self.higher_is_better else 'lower'}"
+
 
 @final
 @dataclass(frozen=True)

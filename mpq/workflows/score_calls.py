@@ -6,8 +6,6 @@ from time import perf_counter
 from typing import Self, final
 
 from mpq.network.modules import share_parameters
-from mpq.sensitivity.measured import Measured
-from mpq.sensitivity.scores import OWN
 from mpq.sensitivity.weight_error import WeightError
 from mpq.workflows.method import Method
 from mpq.workflows.score import Judge, Score
@@ -35,8 +33,7 @@ class ScoreCalls:
 
     @property
     def _prices(self) -> bool:
-        estimator = self.method.estimator
-        return isinstance(estimator, Measured) and estimator.score == OWN
+        return self.method.estimator.asks_score
 
     def without(self, method: Method) -> Method:
         """The same method where the estimate asks no score; other estimates stay."""

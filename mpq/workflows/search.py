@@ -27,6 +27,7 @@ from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.finish import finished
 from mpq.workflows.follow import Way, follow
 from mpq.workflows.forecast import COMPARING, ESTIMATE, MEASURING, tell_forecast
+from mpq.workflows.heads_inside import heads_of
 from mpq.workflows.inside import answer_in_parts, check_split
 from mpq.workflows.kept_estimates import kept_estimate
 from mpq.workflows.measured_share import MeasuredShare
@@ -152,12 +153,13 @@ def _searched(
             prepared.pricing.table(axis, prepared.candidates)
         return constraints, method.minimized(prepared)
 
-    # what cannot be met, minimized or drawn is refused before what takes long: trying
+    # what cannot be met, minimized, divided or drawn is refused before what takes long: trying
     # transformations, which may change what layers there are, and the estimate
     start = perf_counter()
     with phase("layers and costs"):
         prepared = Prepared.untransformed(task)
         constraints, table = asked(prepared)
+        heads_of(prepared, task.parts)
     layers_s = perf_counter() - start
     if task.transforms:
         with phase("transformations"):

@@ -1,6 +1,6 @@
 """A task made ready: own copy of the network, split data, candidates and prices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Self, final
@@ -44,7 +44,7 @@ from mpq.workflows.room_for_branches import with_room
 from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
 from mpq.workflows.ruled import all_ties, by_layer, check_fixed, fixed_ends
 from mpq.workflows.rules import Rules
-from mpq.workflows.score import Judge
+from mpq.workflows.score import Judge, Score
 from mpq.workflows.shared_measurements import CALIBRATION, HELD_OUT, SharedMeasurements
 from mpq.workflows.shippable import Shippable
 from mpq.workflows.step_plan import StepPlan, along_steps
@@ -215,7 +215,12 @@ class Prepared:
         return Estimation(
             self.network, self.calibration, self.quantizer, self.candidates, ranks=self.ranks,
             split=self.task.parts_of_weights, score_drop=judge and judge.drop_of,
+            score_key="" if judge is None else judge.score.drop_key, named_drop=self._named_drop,
         )  # fmt: skip
+
+    def _named_drop(self, name: str) -> Callable[[nn.Module], float]:
+        model = share_parameters(self.task.model)
+        return Judge(Score.built_in(name), self.calibration, model).drop_of
 
     @cached_property
     def calibrated(self) -> CalibratedRanges:

@@ -95,8 +95,9 @@ class Task:
             Default: they stay as they came.
         split: Parts of layers that get weights of different bits: ``channels``, ``channels:16``
             (blocks of 16 neighbours), ``blocks:4`` (of channels that are alike), ``columns:128``
-            (blocks of inputs), ``groups`` (weights that share a scale), ``activations:128`` (blocks
-            of channels of what layers read), or ``none``.
+            (blocks of inputs), ``groups`` (weights that share a scale), ``heads``, ``heads:tied``
+            (of attention), ``activations:128`` (blocks of channels of what layers read), ``steps``
+            (what they read at clusters of steps), or ``none``.
         steps: Where a diffusion network is told its step: inputs of layers have ranges for every
             cluster of steps then, and splits of the examples are spread over steps. Default: it
             has none.

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 import mpq
 from mpq import BACKENDS
-from mpq.backends.divided import DIVIDE, WIDEN, of_whole_weights
+from mpq.backends.divided import DIVIDE, WIDEN, SideBySide, of_whole_weights
 from mpq.backends.text import Text
 from mpq.errors import InputError, PrecisionError
+from mpq.network.examples import Calibration
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.precision import Precision
 
@@ -219,3 +220,55 @@ def test_every_tool_refuses_inputs_of_different_bits(name: str, tmp_path: Path) 
 
     with pytest.raises(PrecisionError, match="(?s)'0'.*inputs differ in bits.*--channels widen"):
         mpq.export(Assignment((layer,)), tmp_path / "made", name, net, [torch.randn(2, 4)])
+
+
+def chain(is_conv: bool) -> tuple[nn.Module, Assignment, list[Tensor]]:
+    """Layers one after the other whose channels differ in bits; the last one is left as it came."""
+    torch.manual_seed(0)
+    make = (lambda a, b: nn.Conv2d(a, b, 3, padding=1)) if is_conv else nn.Linear
+    layers = [make(5, 8), nn.ReLU(), make(8, 6), nn.GELU(), make(6, 7), nn.Tanh(), make(7, 4)]
+    net = nn.Sequential(*layers).eval()
+    data = [torch.randn(4, 5, 6, 6) if is_conv else torch.randn(4, 9, 5) for _ in range(2)]
+    rules = mpq.Rules(exclude=["6"])
+    task = mpq.Task(net, data, candidates=["w8a8"], rounding="nearest", rules=rules)
+    found = mpq.search(task, ["effective_bits=1x:w8a8"]).assignment
+    texts = {"0": "w[2,3,8]:20110210a8", "2": "w[1,8]:100101a8", "4": "w[2,4]:0110010a8"}
+    changed = (
+        replace(x, precision=replace(x.precision, weight=Precision.parse(texts[x.name]).weight))
+        for x in found.layers
+    )
+    return net, replace(found, layers=tuple(changed)), data
+
+
+@pytest.mark.parametrize("is_conv", [False, True])
+def test_channels_are_read_by_width_where_they_can(is_conv: bool) -> None:
+    """No order is stored, as the next weight's columns are in it; also of one that is not rounded.
+
+    The network that is written computes the same, rounded and as it came.
+    """
+    net, asked, data = chain(is_conv)
+    expected = mpq.quantize(net, asked)(data[0])
+
+    module, whole = of_whole_weights(net, asked, DIVIDE, Calibration.of(data).first())
+
+    parts = {name: p for name, p in module.named_modules() if isinstance(p, SideBySide)}
+    assert set(parts) == {"0", "2", "4"}
+    assert all(part.order is None for part in parts.values())
+    torch.testing.assert_close(module(data[0]), net(data[0]), rtol=1e-6, atol=1e-6)
+    found = mpq.quantize(module, whole)(data[0])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["w8g2a32", "w[2,8]g2:010010a32", "w4+s10%a32", "w4a8c"])
+def test_readers_with_scales_of_inputs_keep_the_order(text: str) -> None:
+    """Groups, branches and scales of channels stand for inputs by their places."""
+    net, asked, data = chain(is_conv=False)
+    layers = list(asked.layers)
+    layers[1] = replace(layers[1], precision=Precision.parse(text))
+    asked = replace(asked, layers=tuple(layers))
+
+    module, _ = of_whole_weights(net, asked, DIVIDE, Calibration.of(data).first())
+
+    first = module.get_submodule("0")
+    assert isinstance(first, SideBySide)
+    assert first.order is not None

@@ -35,6 +35,15 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
         "--precisions",
         "w4a8,w8a8",
     ),
+    "quantune": (
+        *("--solver", "boosted-trees:is_measured=true,num_trials=4"),
+        *("--precisions", "w4a8,w4tza8,w8a8"),
+    ),
+    "simq-nas": (
+        *("--solver", "surrogate:is_measured=true,num_trials=4"),
+        *("--precisions", "w4a8,w8a8"),
+    ),
+    "apq": ("--solver", "surrogate:is_measured=true,num_trials=4", "--precisions", "w4a8,w8a8"),
     "gradient-ptq": ("--rounding", "nearest", "--precisions", "w4a8,w8a8"),
     "pd-quant": (
         *("--rounding", "nearest", "--precisions", "w4a4,w8a8"),
@@ -42,6 +51,14 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "lrp-qvit": ("--transform", "smooth", "--precisions", "w4a8,w8a8"),
     "adapt": ("--precisions", "w4a8,w8a8"),
+    **dict.fromkeys(
+        ("mixdq", "vidit-q"),
+        (
+            *("--sensitivity", "decoupled:groups=head=cosine;*=decibels", "--transform", "smooth"),
+            *("--solver", "swept-budgets:groups=head;*,num_ratios=2,is_measured=true"),
+            *("--precisions", "w4a8,w8a8"),
+        ),
+    ),
     "augmenting-hessians": (
         *("--sensitivity", "augmented-hessian:num_probes=1"),
         *("--precisions", "w4a8,w8a8"),
@@ -65,5 +82,6 @@ QUICK: Final[Mapping[str, tuple[str, ...]]] = {
     "q-vlm": (),
     "gwq": ("--rounding", "nearest", "--precisions", "w2a8,w4a8"),
     "comet": ("--split", "activations:4", "--precisions", "w8a4dg4,w8a8dg4"),
+    "quantmcu": (),
 }
 """Recipe to words of ``mpq search`` that it takes in tests besides; every recipe is here."""

@@ -5,8 +5,8 @@ import pytest
 from torch import Tensor
 
 import mpq
+from tests.recipes.five_blocks import Net, data
 from tests.recipes.reference import Floats, least, rounded
-from tests.recipes.test_layer_wise import Net, data
 
 BITS = (4, 6, 8)
 BLOCKS = [(f"blocks.{i}.up", f"blocks.{i}.down") for i in range(5)] + [("head",)]

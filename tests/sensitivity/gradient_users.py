@@ -5,6 +5,7 @@ from mpq import ESTIMATORS
 WITHOUT_GRADIENTS = (
     "activation-entropy",
     "column-loss",
+    "decoupled",
     "histogram-kl",
     "layer-input-modification",
     "layer-output",

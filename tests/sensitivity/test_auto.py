@@ -318,7 +318,10 @@ def test_what_is_above_as_on_published_networks_is_no_alarm() -> None:
     assert not any(cell.is_dear for cell in found.cells)
 
 
-@pytest.mark.parametrize("name", sorted({*ESTIMATORS.names()} - {"auto", "measured", "pairwise"}))
+MEASURING = {"measured", "pairwise", "decoupled"}
+
+
+@pytest.mark.parametrize("name", sorted({*ESTIMATORS.names()} - MEASURING - {"auto"}))
 def test_every_explicit_estimator_is_checked(name: str) -> None:
     """Whoever gives nothing for a layer, in whatever unit, is told by a search."""
     model, data = Blocked(BETWEEN["round"]).eval(), examples(64)

@@ -26,6 +26,7 @@ TAKES = {  # interactions, costs of pairs of layers, one problem after the other
     "greedy": (False, False, True),
     "water-filling": (False, False, True),
     "bisection": (False, False, True),
+    "swept-budgets": (False, False, False),
     "threshold": (False, False, True),
     "measured-greedy": (True, True, False),
 }
@@ -49,6 +50,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "greedy": {"direction": "up"},
     "water-filling": {},
     "bisection": {"tensors": False},
+    "swept-budgets": {"groups": "*", "low": 0.46, "high": 1.36, "num_ratios": 10, "keep": 0.0}
+    | {"batch_size": 16, "is_measured": False, "time_limit_s": None, "objective": None},
     "threshold": {"max_loss": None},
     "measured-greedy": {"direction": "down", "num_trials": 10_000, "batch_size": 16}
     | {"is_measured": False, "time_limit_s": None, "objective": None},

@@ -29,6 +29,7 @@ from mpq.solvers import (
     Auto,
     Bayesian,
     Bisection,
+    BoostedTrees,
     DynamicProgramming,
     Evolutionary,
     Greedy,
@@ -67,7 +68,7 @@ QUICK: list[Solver] = [
     replace(solver, num_trials=60, population_size=20)
     if isinstance(solver, Evolutionary)
     else replace(solver, num_trials=40)
-    if isinstance(solver, Bayesian | Surrogate | LevelSwitch)
+    if isinstance(solver, Bayesian | Surrogate | LevelSwitch | BoostedTrees)
     else solver
     for solver in OTHERS
 ]

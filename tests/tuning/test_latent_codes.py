@@ -8,7 +8,8 @@ from mpq.tuning.latent_codes import MOMENTUM, OFTEN, LatentCodes
 
 
 def latent(codes: list[float], places: list[float], low: int = -4, high: int = 3) -> LatentCodes:
-    return LatentCodes(torch.tensor([codes]).float(), torch.tensor([places]), low, high)
+    ends = torch.tensor([float(low)]), torch.tensor([float(high)])
+    return LatentCodes(torch.tensor([codes]).float(), torch.tensor([places]), ends)
 
 
 def set_to(codes: LatentCodes, values: list[float]) -> None:

@@ -7,39 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typer.testing import CliRunner
 
 import mpq
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, PrecisionError
+from tests.workflows.divided import Shared, examples
 from tests.workflows.networks import Net, batches
 
 CANDIDATES = ["w8a4dg4", "w8a8dg4"]
 LIMIT = {"bit_operations": "0.65x:w8a8dg4"}
-
-
-class Shared(nn.Module):
-    """Two layers read one tensor, of which some channels are large."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.left, self.right = nn.Linear(16, 12), nn.Linear(16, 12)
-        self.head = nn.Linear(12, 4)
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, 4]``."""
-        found: Tensor = self.head(torch.tanh(self.left(x)) * torch.sigmoid(self.right(x)))
-        return found
-
-
-def examples(count: int = 4) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    scale = torch.ones(16)
-    scale[4:8] = 6
-    return [torch.randn(16, 16, generator=generator) * scale for _ in range(count)]
 
 
 def task(split: str = "activations:4", **others: object) -> mpq.Task:
@@ -152,9 +130,7 @@ def test_what_does_not_go_with_blocks(
 def test_the_command_line(tmp_path: Path) -> None:
     """Its answer is the same, and evaluates."""
     file = tmp_path / "net.py"
-    file.write_text(
-        "from tests.workflows.test_activation_blocks import Shared as model, examples as data\n"
-    )
+    file.write_text("from tests.workflows.divided import Shared as model, examples as data\n")
     words = ["search", "--model", f"{file}:model", "--data", f"{file}:data", "--quiet"]
     words += ["--eval-data", "tests.workflows.test_activation_blocks:unseen"]
     words += ["--precisions", ",".join(CANDIDATES), "--split", "activations:4"]

@@ -17,21 +17,8 @@ from mpq.hardware_profiles.part_costs import part_costs
 from mpq.network.layer import Layer
 from mpq.sensitivity.output_sketch import OutputSketch
 from mpq.workflows.setup import Prepared
+from tests.workflows.divided import CANDIDATES, IN_GROUPS, network
 from tests.workflows.networks import Net, batches
-
-CANDIDATES = ["w2", "w3", "w4", "w8"]
-IN_GROUPS = [f"{text}g4" for text in CANDIDATES]
-
-
-def network() -> nn.Module:
-    """Channels of very different size: some matter a lot more than others."""
-    torch.manual_seed(0)
-    net = Net().eval()
-    with torch.no_grad():
-        for layer in (net.conv, net.hidden, net.head):
-            scale = torch.logspace(-1.5, 0.5, len(layer.weight))
-            layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
-    return net
 
 
 def task(split: str = "channels", rounding: str = "gptq", **others: object) -> mpq.Task:
@@ -185,7 +172,6 @@ def test_a_shared_weight_has_the_same_parts() -> None:
     [
         ("weight_bytes=1x:w4", {}, "measured", "take .*auto"),
         ("weight_bytes=1x:w4", {"sequential_rounding": True}, "auto", "sequential-rounding"),
-        ("weight_bytes=1x:w4", {"tune": "scales"}, "auto", "--tune"),
         ("weight_bytes=1x:w4", {"to": "onnx-qdq"}, "auto", "to=onnx-qdq"),
         ("latency=1ms", {}, "auto", "no device has a kernel"),
     ],

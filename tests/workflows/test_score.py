@@ -202,6 +202,19 @@ def test_a_cache_knows_scores_apart(tmp_path: Path) -> None:
     assert other.comparison("w2a32").measured.score != 1.0
 
 
+def test_a_cache_knows_the_scores_of_estimates_apart(tmp_path: Path) -> None:
+    """Prices by one score are not those by another, of which the estimator knows nothing."""
+    made, seen = ("measured:score=own", "decoupled:groups=*=own"), []
+    for score in (Score.of(middle, higher_is_better=False), Score.of(middle, True), None):
+        asked = task("sqnr" if score is None else score, cache=tmp_path)
+        seen.append([search(asked, ["weight_bytes=0.85x:w8"], sensitivity=name) for name in made])
+
+    tables = [[found.problem.loss.values.tolist() for found in pair] for pair in seen]
+    assert all(own == decoupled for own, decoupled in tables)
+    assert tables[0] != tables[1]
+    assert tables[0] != tables[2]
+
+
 def test_functions_without_a_text_are_never_taken_for_each_other() -> None:
     """Made in a console two have one name; what was kept of one says nothing of the other."""
     one, other = (Score.of(eval(text), True, "f") for text in ("lambda _: 1", "lambda _: 2"))

@@ -42,6 +42,7 @@ QUICK_ESTIMATORS = (
     "activation-entropy",
     "augmented-hessian",
     "column-loss",
+    "decoupled",
     "fisher",
     "first-order",
     "hessian-eigenvalue:max_iterations=3",

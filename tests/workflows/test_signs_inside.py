@@ -18,8 +18,8 @@ from mpq.rounding.column_losses import column_losses
 from mpq.workflows.coupled_rows import shares_of_inputs
 from mpq.workflows.setup import Prepared
 from mpq.workflows.shown_examples import Shown
+from tests.workflows.divided import network
 from tests.workflows.networks import batches
-from tests.workflows.test_inside import network
 
 CHANNELS = ["wbinary", "w2", "w3", "w4", "w8"]
 GROUPS = [f"{text}g4" for text in CHANNELS]

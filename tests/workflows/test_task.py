@@ -62,6 +62,17 @@ def test_layers_of_a_block_are_tied() -> None:
     assert Prepared.of(task).ties == (("0.0.0", "0.0.2"), ("0.1.0", "0.1.2"))
 
 
+def test_all_layers_but_both_ends_are_tied() -> None:
+    """Of one in between there is nothing to tie."""
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(5))).eval()
+
+    tied = Prepared.of(mpq.Task(net, examples(), rules=mpq.Rules(tie_inner=True)))
+
+    assert tied.ties == (("1", "2", "3"),)
+    assert prepared(tie_inner=True).ties == ()
+
+
 def test_candidates_are_allowed_by_predicates() -> None:
     """The other layers keep the common ones."""
     assert prepared(allow=[(is_wide, ["w4a8", "w4a8"])]).allowed == {"1": (W4,)}

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     import optuna
     from optuna.storages import JournalStorage, RDBStorage
 
-_COLUMNS = "mpq:choice"
-_PROBLEM = "mpq:problem"
+COLUMNS = "mpq:choice"
+"""Attribute of a trial: its assignment, a column a layer."""
+PROBLEM = "mpq:problem"
+"""Attribute of a study: what tells its problem, and what layers and precisions that has."""
 _SAME_LOSS = 1e-3
 """Relative difference of losses that two machines may have estimated from the same data."""
 _ATTEMPTS, _PAUSE_S = 20, 0.1
@@ -161,7 +163,7 @@ class Store:
         """
         if not storage:
             return cls(space, storage, None, None)
-        with quiet(), _reported(storage, InputError):
+        with quiet(), reported(storage, InputError):
             study, kept = _opened(storage, name, num_values)
             _check(study, name, space.problem, num_values, is_measured)
         return cls(space, storage, study, kept)
@@ -184,11 +186,11 @@ class Store:
         """
         if self._study is None:
             return
-        with _reported(self._storage, SolverError):
+        with reported(self._storage, SolverError):
             # Without copies: this runs after every batch and returns all trials.
             trials = self._study.get_trials(deepcopy=False)
-            new = [t for t in trials[self._seen :] if t.values and _COLUMNS in t.user_attrs]
-            assignments = self._parsed([trial.user_attrs[_COLUMNS] for trial in new])
+            new = [t for t in trials[self._seen :] if t.values and COLUMNS in t.user_attrs]
+            assignments = self._parsed([trial.user_attrs[COLUMNS] for trial in new])
         # Trials are added finished: one without values now never gets any.
         self._seen = len(trials)
         if new:
@@ -218,12 +220,28 @@ class Store:
         from optuna.trial import create_trial
 
         layers = self._space.layers(assignments)
-        with _reported(self._storage, SolverError):
+        with reported(self._storage, SolverError):
             for columns, row in zip(layers.tolist(), values.tolist(), strict=True):
                 text = ",".join(map(str, columns))
-                self._study.add_trial(create_trial(values=row, user_attrs={_COLUMNS: text}))
+                self._study.add_trial(create_trial(values=row, user_attrs={COLUMNS: text}))
         # Not appended but read back: the storage's order has other processes' trials in between.
         self.read(log)
+
+
+def is_address(storage: str) -> bool:
+    """Whether a storage is a database's URL, and no path.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    scheme, colon, rest = storage.partition(":")
+    is_url = bool(colon) and len(scheme) > 1  # one letter is a drive
+    if is_url and (scheme.startswith("redis") or not rest.startswith("//")):
+        raise InputError(
+            f"storage {without_password(storage)!r}: expected a path such as search.log, or a "
+            "database URL such as sqlite:///search.db"
+        )
+    return is_url
 
 
 def _opened(
@@ -234,13 +252,7 @@ def _opened(
     from optuna.storages import JournalStorage, RDBStorage
     from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-    scheme, colon, rest = storage.partition(":")
-    is_url = bool(colon) and len(scheme) > 1  # one letter is a drive
-    if is_url and (scheme.startswith("redis") or not rest.startswith("//")):
-        raise InputError(
-            f"storage {without_password(storage)!r}: expected a path such as search.log, or a "
-            "database URL such as sqlite:///search.db"
-        )
+    is_url = is_address(storage)
     directions = [optuna.study.StudyDirection.MINIMIZE] * num_values
     for attempt in range(_ATTEMPTS):
         try:
@@ -266,8 +278,12 @@ def _check(
     digest, losses = _digest(problem, is_measured), _loss_by_layer(problem)
     if not study.user_attrs and not study.get_trials(deepcopy=False):
         # In one piece: another process must not see half of it.
-        study.set_user_attr(_PROBLEM, {"digest": digest, "losses": losses})
-    held = study.user_attrs.get(_PROBLEM, {})  # another process may have been first
+        named = {
+            "layers": list(problem.loss.layers),
+            "precisions": list(map(str, problem.loss.precisions)),
+        }
+        study.set_user_attr(PROBLEM, {"digest": digest, "losses": losses, **named})
+    held = study.user_attrs.get(PROBLEM, {})  # another process may have been first
     wrong = ""
     if held.get("digest") != digest:
         wrong = "other layers, precisions, budgets, limits, or kind of loss"
@@ -320,7 +336,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _reported(storage: str, kind: type[InputError] | type[SolverError]) -> Iterator[None]:
+def reported(storage: str, kind: type[InputError] | type[SolverError]) -> Iterator[None]:
     """What optuna, SQLAlchemy and the file system raise, in the user's words."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError

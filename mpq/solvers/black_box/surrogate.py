@@ -15,6 +15,7 @@ from mpq.solvers._base import Losses
 from mpq.solvers.additive.answers import check_effort
 from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.black_box._base import MeasuringSolver, Run, predicted
+from mpq.solvers.black_box.earlier import Earlier, best_within
 from mpq.solvers.black_box.population import Assignments, Space
 from mpq.solvers.black_box.study import Trials
 
@@ -68,6 +69,9 @@ class Surrogate(MeasuringSolver):
         study: As for ``Evolutionary``.
         starts: Further assignments to begin at, ``[L]`` columns each.
         time_limit_s: As for ``Evolutionary``.
+        earlier: The ``storage`` of an earlier search of the same layers, at other limits, on other
+            examples or with other weights: what was measured there corrects the prediction before
+            anything is measured here, and the best of it are measured first. Empty: none.
         objective: Losses of a batch; ``None``: the problem's own.
     """
 
@@ -83,6 +87,7 @@ class Surrogate(MeasuringSolver):
     study: str = "mpq"
     starts: tuple[tuple[int, ...], ...] = ()
     time_limit_s: float | None = None
+    earlier: str = ""
     objective: Losses | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -102,11 +107,21 @@ class Surrogate(MeasuringSolver):
 
         Raises:
             InputError: If the loss is to be measured and there is no objective that measures it,
-                or the storage cannot be used.
-            MismatchError: If the study belongs to another problem.
+                or the storage, or that of the earlier search, cannot be used.
+            MismatchError: If the study belongs to another problem, or the earlier search is of
+                other layers or candidates.
             SolverError: If the storage fails on the way, or a loss is ``nan``.
         """
-        return Run(self, problem, num_seeds=self.batch_size).solve(_Candidates.of)
+        if not self.earlier:
+            return Run(self, problem, num_seeds=self.batch_size).solve(_Candidates.of)
+        columns, losses = Earlier.read(self.earlier, self.study).of_layers(problem)
+        best = best_within(problem, columns, losses, -(-self.batch_size // 2))
+        begun = replace(self, starts=(*self.starts, *best))
+
+        def informed(space: Space) -> _Candidates:
+            return _Candidates(space, _Prior.of(space).after(space.groups(columns), losses))
+
+        return Run(begun, problem, num_seeds=self.batch_size).solve(informed)
 
 
 @final
@@ -193,6 +208,15 @@ class _Prior:
         floor = 1e-2 * rise.sum() / grouped.allowed.sum()
         # A cell that is predicted to lose nothing may still be wrong.
         return cls(space, predicted(space.problem), np.maximum(rise, floor or 1.0))
+
+    def after(self, assignments: Assignments, losses: Array) -> "_Prior":
+        """The same with what an earlier search's ``losses [T]`` make of the prediction."""
+        learned = _Belief.of(self, assignments, losses)
+
+        def predict(layers: Assignments) -> Array:
+            return learned.of_assignments(self.space.groups(layers))[0]
+
+        return replace(self, predict=predict)
 
     def loss(self, assignments: Assignments) -> Array:
         """``[P]`` as predicted."""

@@ -58,6 +58,9 @@ def _choice(precision: Precision, loss: float, costs: tuple[float | None, ...]) 
     if weight.channels is not None:
         spelled = f"{spelled.partition(':')[0]}a{read.mean_bits:g}"
         parts = _counted(weight.channels)
+    elif read.steps is not None:
+        widths = ", ".join(str(number.bits) for number in read.steps.by_cluster)
+        spelled, parts = spelled.partition(":")[0], f"{widths} bits by cluster of steps"
     elif read.channels is not None:
         spelled, parts = spelled.partition(":")[0], _counted(read.channels)
     return Choice(spelled, weight.mean_bits, read.mean_bits, loss, costs, parts)

@@ -1,0 +1,56 @@
+"""Bits of what layers read by cluster of a diffusion's steps; weights are the same at all."""
+
+import numpy as np
+
+from mpq.problem.parts import Parts, can_differ_by_step
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Solution
+from mpq.problem.split import STEPS
+from mpq.sensitivity import Sensitivity
+from mpq.workflows.read_parts import NOT_READ, open_columns, solved_reads, without_odd_ties
+from mpq.workflows.setup import Prepared
+
+
+def solved_by_step(
+    prepared: Prepared, problem: Problem, solution: Solution, found: Sensitivity
+) -> tuple[Problem, Solution] | None:
+    """The problem whose rows are layers at clusters of steps, and its optimum.
+
+    Weights keep their formats. A row's price is what the layer loses at the cluster's examples
+    (``Sensitivity.steps``), and its costs their share, so that limits are on means over steps.
+
+    Args:
+        prepared: The network, and its clusters of steps.
+        problem: That of whole layers.
+        solution: Its answer.
+        found: The estimate.
+
+    Returns:
+        ``None`` where nothing is known of steps, or no layer has two formats to choose from.
+    """
+    plan, shares = prepared.step_plan, found.steps
+    if plan is None or shares is None:
+        return None
+    open_to, layers = open_columns(problem, solution, can_differ_by_step), prepared.pricing.layers
+    divided = without_odd_ties(
+        problem,
+        {
+            layer.name: plan.record.clusters.count
+            for row, layer in enumerate(layers)
+            if layer.name in plan.divided and layer.kind != NOT_READ and open_to[row].sum() > 1
+        },
+    )
+    if not divided:
+        return None
+    parts = Parts(
+        problem.loss.layers,
+        {name: np.arange(count) for name, count in divided.items()},
+        axis=STEPS,
+        tied=problem.ties,
+        examples=plan.record.num_calibration,
+    )
+    losses = parts.spread(problem.loss.values)
+    by_step = shares.losses(problem.loss.values) * shares.examples  # [L, B, T]
+    for name in divided:
+        losses[parts.rows_of(name)] = by_step[parts.layers.index(name)].T
+    return solved_reads(prepared, problem, parts, losses, open_to)

@@ -1,0 +1,86 @@
+"""What problems of parts of what layers read have in common: weights keep their formats."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from mpq._support.arrays import Array, Mask
+from mpq.errors import InfeasibleError
+from mpq.hardware_profiles.part_costs import part_costs
+from mpq.problem.constraints import Constraints
+from mpq.problem.parts import Parts
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Solution
+from mpq.quantization.tensor_format import TensorFormat
+from mpq.solvers import SOLVERS
+from mpq.solvers.queries.solve import solve
+from mpq.workflows.defaults import SOLVER
+from mpq.workflows.setup import Prepared
+
+NOT_READ: Final = "embedding"
+"""Layers of this kind read ids."""
+
+
+def open_columns(
+    problem: Problem, solution: Solution, are_alike: Callable[[TensorFormat, TensorFormat], bool]
+) -> Mask:
+    """``[L, B]`` what parts may take: the answer's weight, and inputs like the answer's.
+
+    Args:
+        problem: That of whole layers.
+        solution: Its answer.
+        are_alike: Whether parts of what is read may be in two formats.
+    """
+    assert solution.columns is not None
+    precisions = problem.loss.precisions
+    allowed = problem.grouped.allowed[problem.grouped.group_of]
+    found = np.zeros_like(allowed)
+    for row, column in enumerate(solution.columns.tolist()):
+        chosen = precisions[column]
+        for other, precision in enumerate(precisions):
+            is_alike = are_alike(chosen.activation, precision.activation)
+            is_same = precision.weight == chosen.weight
+            found[row, other] = allowed[row, other] and is_alike and is_same
+        found[row, column] = True
+    return found
+
+
+def without_odd_ties(problem: Problem, counts: Mapping[str, int]) -> dict[str, int]:
+    """Layers that are divided into so many parts, where all that are tied have as many."""
+    found = dict(counts)
+    for tie in problem.ties:
+        # One precision of all, part by part; else they stay whole.
+        if len({found.get(name) for name in tie}) > 1:
+            found = {name: count for name, count in found.items() if name not in tie}
+    return found
+
+
+def solved_reads(
+    prepared: Prepared, problem: Problem, parts: Parts, losses: Array, open_to: Mask
+) -> tuple[Problem, Solution] | None:
+    """The problem of parts and its optimum; ``None`` where parts meet no limit.
+
+    Args:
+        prepared: The network's layers.
+        problem: That of whole layers.
+        parts: The rows.
+        losses: ``[R, B]``.
+        open_to: ``[L, B]`` what a layer's parts may take.
+    """
+    layers = prepared.pricing.layers
+    budgets = (
+        replace(b, tables=tuple(part_costs(parts, table, layers) for table in b.tables))
+        for b in problem.budgets
+    )
+    asked = Problem(
+        replace(problem.loss, layers=parts.row_names, values=losses, scores={}),
+        Constraints(tuple(budgets), parts.row_ties),
+        mask=np.repeat(open_to, parts.counts, axis=0),
+        parts=parts,
+    )
+    try:
+        return asked, solve(SOLVERS.build(SOLVER, prepared.task.seed), asked)
+    except InfeasibleError:  # a limit that whole layers met by costs of pairs, for example
+        return None

@@ -20,7 +20,7 @@ def test_of_a_network_that_is_sure_of_its_labels() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(12, 3)).eval()
     with torch.no_grad():
-        model[2].weight.mul_(200)
+        model.get_parameter("2.weight").mul_(200)
     x = torch.randn(10, 2, 3, 3)
     network, data = Network.of(model, [x]), Calibration([x[:6], x[6:]])
     candidates = (Precision.parse("w4"),)
@@ -51,7 +51,10 @@ def test_codes_are_found_with_it() -> None:
 
     quantized = mpq.quantize(model, mpq.search(task, ["effective_bits=32"]).assignment)
 
-    rows, kept = quantized.get_parameter("0.weight").detach(), model[0].weight.detach()
+    rows, kept = (
+        quantized.get_parameter("0.weight").detach(),
+        model.get_parameter("0.weight").detach(),
+    )
     same = (rows - kept).abs() <= 1e-3 * kept.abs()
     assert int(same.sum()) >= 6  # a tenth of 60, and a level of its own may be as near
     assert all(len(row[~own].unique()) <= 4 for row, own in zip(rows, same, strict=True))

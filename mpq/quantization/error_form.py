@@ -73,7 +73,7 @@ class ErrorForm:
             errors: ``[O, K]``.
             places: ``[O, K]`` bool.
         """
-        if not self.blocks:
+        if all(block.shape[-1] == 1 for _, block in self.blocks):  # or none: no error helps another
             return torch.where(places, errors.double(), 0.0)
         found, wanted = torch.zeros_like(errors, dtype=torch.float64), self.gradient(errors)
         for part, block in self.blocks:
@@ -120,13 +120,19 @@ class ErrorForm:
         """``[r + 1]`` what is left with the first ``0, 1, ... r`` columns and rows of a product."""
         groups = self.blocks[0][1].shape[0] if self.blocks else 1
         white = self.whitened(errors).unflatten(0, (groups, -1))  # [G, O / G, K]
-        rows = self._times(right.repeat(groups, 1), self._lower).unflatten(0, (groups, -1))
         columns = left.double().unflatten(0, (groups, -1))
-        # The square of a difference, written out: of all ranks by three products of matrices.
-        mixed = (columns * (white @ rows.mT)).sum(dim=(0, 1)).cumsum(0)
-        squares = ((columns.mT @ columns) * (rows @ rows.mT)).sum(dim=0)
-        squares = squares.cumsum(0).cumsum(1).diagonal()
-        changes = torch.cat([mixed.new_zeros(1), squares - 2 * mixed])
+        changes = white.new_zeros(len(right))
+        # Of as many groups at once as hold no more than a few copies of the rows do.
+        step = max(1, NUMBERS_AT_ONCE // max(right.numel(), 1))
+        for some in (slice(start, start + step) for start in range(0, groups, step)):
+            lower = tuple((part, each[some]) for part, each in self._lower)
+            count = len(white[some])
+            rows = self._times(right.repeat(count, 1), lower).unflatten(0, (count, -1))
+            # The square of a difference, written out: of all ranks by three products of matrices.
+            mixed = (columns[some] * (white[some] @ rows.mT)).sum(dim=(0, 1)).cumsum(0)
+            squares = ((columns[some].mT @ columns[some]) * (rows @ rows.mT)).sum(dim=0)
+            changes += squares.cumsum(0).cumsum(1).diagonal() - 2 * mixed
+        changes = torch.cat([changes.new_zeros(1), changes])
         costs: Tensor = white.square().sum() + changes
         return costs.clamp_min_(0.0)
 
@@ -144,6 +150,10 @@ class ErrorForm:
 
     @staticmethod
     def _times(errors: Tensor, blocks: tuple[tuple[slice, Tensor], ...]) -> Tensor:
+        if blocks and all(block.shape[-1] == 1 for _, block in blocks):
+            # At once, as there is one for each input.
+            counts = torch.cat([block[..., 0] for _, block in blocks], dim=1)  # [G, K]
+            return errors.double() * counts.repeat_interleave(len(errors) // len(counts), dim=0)
         found = errors.double().clone()
         for part, block in blocks:
             own = found[:, part].unflatten(0, (len(block), -1))

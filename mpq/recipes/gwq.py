@@ -31,9 +31,9 @@ GWQ: Final = Recipe(
         Choice("solver", "one precision for all layers, by an integer program", NOT_STATED),
     ),
     departures=(
-        "Kept weights are chosen by what they cost in the second moment of inputs, half of which "
-        "squared gradients of the layer's outputs weigh, and not by each weight's own gradient.",
-        "Their values are of least squares beside the codes.",
+        "Kept weights are those of the largest squared gradient times squared error, or times how "
+        "far they stick out of their group, and not of the largest gradient alone.",
+        "Gradients are each example's, squared, in the mean over all examples.",
         "Embeddings and the head are quantized as well, but for those that are left out "
         "(--exclude).",
     ),

@@ -20,10 +20,10 @@ LQ_LORA: Final = Recipe(
     solver="ilp",
     candidates=tuple(f"wnf{bits}g{size}sdq+r64a16" for bits in (3, 4) for size in (16, 32, 64)),
     constraint="memory: weight_bytes, or effective_bits",
-    rounding="weighted-nearest",
+    rounding="nearest",
     choices=(
         Choice("estimator", "Fisher information x squared error that product and codes leave",
-               "on data-aware decomposition"),
+               "on the data-aware version"),
         Choice("labels", "those of the data; drawn ones: --sensitivity fisher",
                "on Fisher information"),
         Choice("candidates", "bits and sizes of groups, each layer its own",
@@ -37,9 +37,9 @@ LQ_LORA: Final = Recipe(
     departures=(
         "Bits are 3 and 4, groups of 16, 32 and 64; 2 and 8 bits of NormalFloat are not there.",
         "Second scales are integers of 8 bits, 256 with a step, and not chosen themselves.",
-        "The product is weighted by the second moment of inputs, half of it by squared gradients, "
-        "where the paper has root means of Fisher information of rows and columns; it takes turns "
-        "with the codes twice.",
+        "Product and codes leave the least squared error, as in the paper's decomposition without "
+        "data; errors are weighted by Fisher information where layers are compared. They take "
+        "turns twice.",
         "The product counts in the bytes, in 16 bits.",
         "A layer whose smaller side is below 64 has none of these candidates: give it others "
         "(--precisions or --allow).",

@@ -29,11 +29,10 @@ SQUEEZELLM: Final = Recipe(
         Choice("solver", "one precision for all layers, by an integer program", NOT_STATED),
     ),
     departures=(
-        "A number is weighed by what its input's second moment says, half of it by the squared "
-        "gradients of the layer's outputs, and not by its own Fisher information.",
-        "Levels are the optimum of k-means, and not Lloyd's from a random start.",
-        "Kept weights are chosen by what they cost with all of their row, and their values are of "
-        "least squares beside the codes.",
+        "Levels are the optimum of k-means, and not Lloyd's from a random start; a hundredth of a "
+        "channel's mean Fisher information is added to that of each number.",
+        "Kept weights are not 0.05 % by sensitivity and 0.4 % by magnitude: first come those that "
+        "both matter and stick out of their channel, then those whose errors matter.",
         "Embeddings and the head are quantized as well, but for those that are left out "
         "(--exclude).",
     ),

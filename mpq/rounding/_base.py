@@ -30,6 +30,8 @@ class WeightRounding(Bounded, ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     reads_inputs: ClassVar[bool] = True
+    weighs_numbers: ClassVar[bool] = False
+    """Whether moments are diagonal and each row's own: the Fisher information of its numbers."""
 
     def codes(
         self,

@@ -1,4 +1,4 @@
-"""Round to nearest, at levels that count errors as the inputs do."""
+"""Round to nearest, at levels that count errors as the loss does."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -12,20 +12,21 @@ from mpq.rounding.nearest import NearestSolver
 @final
 @dataclass(frozen=True)
 class WeightedNearest(WeightRounding):
-    r"""Every weight by itself; codebooks are those of the least error that the inputs weigh.
+    r"""Every weight by itself; codebooks are those of the least error, weighted number by number.
 
-    .. math:: \min_{c_1 \le \dots \le c_n} \sum_k H_{kk} \min_i (w_k - c_i)^2
+    .. math:: \min_{c_1 \le \dots \le c_n} \sum_k F_k \min_i (w_k - c_i)^2
 
-    for each output channel, with the diagonal of the second moment of what its weights read. It is
-    the codebook of SqueezeLLM (Kim et al. 2023, arXiv:2306.07629), which weighs each number by its
-    own Fisher information: that of a number is its input's moment, times a factor of the channel,
-    where inputs and gradients of outputs do not hang together. Half of the moment is weighted by
-    squared gradients of all channels. Other formats become what ``nearest`` makes of them, but for
-    branches, which are fitted to the moment.
+    for each output channel, with the Fisher information of each of its numbers, damped by a
+    hundredth of the channel's mean: the codebook of SqueezeLLM (Kim et al. 2023, arXiv:2306.07629).
+    Branches are fitted by it, too: kept weights are those whose errors matter, and stay what they
+    were. Other formats become what ``nearest`` makes of them. Labels are drawn from the network,
+    where the paper's are the data's. A network that cannot be differentiated has the diagonal of
+    the second moment of what a row reads in place of Fisher information.
     """
 
     name: ClassVar[str] = "weighted-nearest"
-    summary: ClassVar[str] = "every weight by itself, codebooks weighted by inputs (SqueezeLLM)"
+    summary: ClassVar[str] = "every weight by itself, codebooks by Fisher information (SqueezeLLM)"
+    weighs_numbers: ClassVar[bool] = True
 
     def prepared(self, moment: Tensor) -> StackSolver:  # noqa: ARG002
         """See ``WeightRounding.prepared``."""

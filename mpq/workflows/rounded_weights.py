@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mpq._support.arrays import Array
+from mpq._support.pages import is_streaming
 from mpq._support.paired_gains import (
     LEVEL,
     is_above_chance,
@@ -15,6 +16,7 @@ from mpq._support.paired_gains import (
     standard_error,
 )
 from mpq._support.progress import track
+from mpq.errors import GradientError, InputError
 from mpq.network.mapped import release
 from mpq.network.modules import weight_of
 from mpq.network.weight_layout import layout_of
@@ -23,7 +25,8 @@ from mpq.quantization.stored import StoredWeight
 from mpq.quantization.tensor_format import TensorFormat
 from mpq.rounding import AutoRounding, Nearest, WeightRounding
 from mpq.sensitivity import Estimation
-from mpq.sensitivity.passes.moment_mixing import sharing_a_weight
+from mpq.sensitivity.passes.moment_mixing import SecondMoments, sharing_a_weight
+from mpq.sensitivity.passes.number_information import number_information
 from mpq.workflows.codes_cache import CodesCache, outside_memory
 from mpq.workflows.codes_keys import ToRound, ToRoundTogether, network_key
 from mpq.workflows.evaluate import Reference
@@ -251,7 +254,7 @@ def rounded_by_all(
     layers_of: dict[int, list[str]] = {}
 
     def weights() -> Iterator[ToRound]:
-        for moments in shown.moments():
+        for moments in _moments(shown, rounding, seed):
             missing.update(moments.missing)
             unguided.update(moments.unguided)
             left = dict(moments.values)
@@ -274,6 +277,26 @@ def rounded_by_all(
         record = {"codes": keys, "to_nearest": made.to_nearest, "unguided": made.unguided}
         kept.keep_record(name, record)
     return made
+
+
+def _moments(shown: Shown, rounding: WeightRounding, seed: int) -> Iterator[SecondMoments]:
+    """By what errors count: second moments, or Fisher information of every number.
+
+    Raises:
+        InputError: If the network is streamed, and every number has a weight.
+    """
+    if not rounding.weighs_numbers:
+        yield from shown.moments()
+        return
+    if is_streaming():
+        raise InputError(
+            f"rounding {rounding.name} (--rounding) holds as many numbers as the network has, "
+            "which is streamed (--memory): take another one of `mpq roundings`, such as gptq"
+        )
+    try:
+        yield number_information(replace(shown.on, ranks=None), seed)
+    except GradientError:
+        yield from shown.moments()  # which says why it is not guided
 
 
 def _all_know(on: Estimation, known: object) -> bool:

@@ -51,11 +51,14 @@ def main() -> None:
     parser.add_argument("--join", nargs="+", type=Path, help="files of runs, printed as one")
     given = parser.parse_args()
     if given.join:
-        rows = [row for file in given.join for row in json.loads(file.read_text())["rows"]]
-    else:
-        torch.set_num_threads(1)
-        bits, names = list(map(int, given.bits.split(","))), given.recipes.split(",")
-        rows = [row for x in given.networks for row in _searches(x, bits, names, given.seed)]
+        runs = [json.loads(file.read_text()) for file in given.join]
+        rows = [row for run in runs for row in run["rows"]]
+        told = {"commands": [run["command"] for run in runs], "torch": runs[0]["torch"]}
+        print(json.dumps({**told, "rows": rows, "means": means(rows)}, indent=1))
+        return
+    torch.set_num_threads(1)
+    bits, names = list(map(int, given.bits.split(","))), given.recipes.split(",")
+    rows = [row for x in given.networks for row in _searches(x, bits, names, given.seed)]
     header = {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}
     print(json.dumps({**header, "rows": rows, "means": means(rows)}, indent=1))
 

@@ -76,7 +76,10 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """The first command of the README: a search on the built-in demo."""
     folder = tmp_path_factory.mktemp("cli") / "run"
-    return folder, call("search", "--output", folder, "--points", "4")
+    with pytest.MonkeyPatch.context() as patch:
+        for seconds in ("_FIRST_LINE_S", "_SECONDS_BETWEEN"):  # lines of a search that takes long
+            patch.setattr(f"mpq.callbacks.progress.{seconds}", 0.0)
+        return folder, call("search", "--output", folder, "--points", "4")
 
 
 def test_search_writes_all_files(run: tuple[Path, Result]) -> None:
@@ -99,7 +102,7 @@ def test_search_shows_layers_comparison_and_limits(run: tuple[Path, Result]) -> 
 
 
 def test_search_shows_progress_on_standard_error(run: tuple[Path, Result]) -> None:
-    """Bars are on standard error, so that standard output can be kept."""
+    """How far it is stands on standard error, so that standard output can be kept."""
     _, result = run
 
     assert "output sketch" in result.stderr
@@ -579,7 +582,6 @@ def test_a_search_as_json_is_its_assignment(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "assignment.json").read_text(encoding="utf-8"))
     assert written.pop("run_id").startswith("mpq-run-")
     assert json.loads(found.stdout) == written
-    assert "measuring" in found.stderr
 
 
 @pytest.mark.usefixtures("small_demo")

@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -158,12 +158,16 @@ def warn(text: str, stacklevel: int = 1) -> None:
 def _checked(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
     if isinstance(callbacks, Callback):
         raise InputError(f"callbacks is a list: callbacks=[{type(callbacks).__name__}(...)]")
-    for each in callbacks:
+    if not isinstance(callbacks, Iterable):
+        raise InputError(f"callbacks is a list, empty for none: [Progress()]; got {callbacks!r}")
+    # Once: a generator would be empty the second time, and nobody be told anything.
+    found = tuple(callbacks)
+    for each in found:
         if not isinstance(each, Callback):
             raise InputError(
                 f"a callback is an object of a class of mpq.callbacks.Callback; got {each!r}"
             )
-    return tuple(callbacks)
+    return found
 
 
 def _tell(callbacks: Sequence[Callback], event: Event) -> None:

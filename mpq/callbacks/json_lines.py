@@ -13,7 +13,7 @@ from mpq._support import schema_versions
 from mpq._support.events import Callback, Ended, Event
 from mpq._support.locks import locked
 from mpq._support.progress import Progressed
-from mpq._support.torn import cut_torn_line
+from mpq._support.torn import cut_torn_line, is_torn
 from mpq.errors import OutputError
 
 _SECONDS_BETWEEN: Final = 1.0
@@ -93,7 +93,7 @@ class JsonLines(Callback):
 
     def _check(self, first: bytes) -> None:
         """Refuses to add lines to a file that is something else."""
-        if not first:
+        if not first or _is_torn_beginning(first):
             return
         try:
             found = json.loads(first)
@@ -108,6 +108,21 @@ class JsonLines(Callback):
                 f"the log {self.path} has schema version {found['schema_version']}; this mpq "
                 f"writes version {schema_versions.EVENTS}: give another path"
             )
+
+
+def _is_torn_beginning(first: bytes) -> bool:
+    """Whether an only line is what a kill or a full disk has left of the first one.
+
+    >>> _is_torn_beginning(b'{"schema_version": 1, "ru'), _is_torn_beginning(b"import torch")
+    (True, False)
+    """
+    if not is_torn(first):
+        return False
+    # Other JSON begins with this key, too: at least as far as it goes it has to be our line.
+    begins = b'{"schema_version": %d, "run": "' % schema_versions.EVENTS
+    found = first.rstrip(b"\0\n")
+    is_ours = found.startswith(begins) or begins.startswith(found)
+    return is_ours and found != b"{"
 
 
 def _finite(value: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from jsonschema import Draft202012Validator
 
 import mpq
-from mpq._support.events import audience, listening, warn
+from mpq._support.events import audience, listening, tell, warn
 from mpq._support.phases import phase
 from mpq._support.progress import track
 from mpq._support.schema import read_schema
@@ -227,6 +227,20 @@ def test_what_is_no_callback_is_refused(task: mpq.Task, wrong: Any) -> None:
         mpq.search(task, LIMITS, callbacks=[wrong])
     with pytest.raises(InputError, match="callbacks is a list"):
         mpq.search(task, LIMITS, callbacks=Kept())  # type: ignore[arg-type]
+    for no_list in (None, 5):
+        with pytest.raises(InputError, match="callbacks is a list, empty for none"):
+            mpq.search(task, LIMITS, callbacks=no_list)  # type: ignore[arg-type]
+
+
+def test_callbacks_of_a_generator_are_told() -> None:
+    """It can be gone through once only."""
+    kept = Kept()
+
+    with listening(each for each in [kept]):  # type: ignore[arg-type]
+        warned = Warned("text")
+        tell(warned)
+
+    assert kept.events == [warned, Ended()]
 
 
 def test_warnings_are_told() -> None:
@@ -308,6 +322,9 @@ def test_a_log_has_a_line_a_second_of_one_work(tmp_path: Path) -> None:
     ("content", "told"),
     [
         (b"import torch\n", "is no log of mpq's events"),
+        (b"import torch", "is no log of mpq's events"),
+        (b"{", "is no log of mpq's events"),
+        (b'{"schema_version": 1, "name": "a device"}', "is no log of mpq's events"),
         (b'{"schema_version": 9, "run": "x", "event": "ended"}\n', "schema version 9"),
     ],
 )
@@ -320,6 +337,17 @@ def test_another_file_is_not_added_to(tmp_path: Path, content: bytes, told: str)
         JsonLines(path)
 
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("torn", [b'{"sch', b'{"schema_version": 1, "ru', bytes(40)])
+def test_a_log_whose_first_line_was_torn_is_begun_again(tmp_path: Path, torn: bytes) -> None:
+    """By a kill, or a disk that was full: the same command again must not be refused."""
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(torn)
+
+    JsonLines(path).on(Warned("text"))
+
+    assert [line["event"] for line in lines_of(path)] == ["warned"]
 
 
 @pytest.mark.parametrize("path", ["none/log.jsonl", "."])

@@ -1,5 +1,6 @@
 """Inference by patches: what it takes of a network's memory and arithmetic."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,40 @@ if TYPE_CHECKING:
 _DEMO_SHAPE = "1x8x8"
 
 
+@dataclass(frozen=True)
+class PatchOptions:
+    """Which plans are looked at, and how their memory is counted."""
+
+    cut: Annotated[
+        str | None,
+        typer.Option(help="Module behind which the rest runs as a whole. Default: the best one."),
+    ] = PatchRules.cut
+    per_axis: Annotated[
+        int | None,
+        typer.Option("--patches", help="Along rows, and along columns. Default: the best number."),
+    ] = PatchRules.num_patches
+    most_patches: Annotated[int, typer.Option(help="The largest such number that is tried.")] = (
+        PatchRules.most_patches
+    )
+    max_recomputed: Annotated[
+        float,
+        typer.Option(help="Share of the network's products that may be computed once more."),
+    ] = PatchRules.most_recomputed
+    bits: Annotated[int, typer.Option(help="Of every number between layers.")] = PatchRules.bits
+    stream_input: Annotated[
+        bool,
+        typer.Option("--stream-input", help="Pieces of the input come as patches need them."),
+    ] = PatchRules.is_input_streamed
+
+    @property
+    def rules(self) -> PatchRules:
+        """The same for the search."""
+        return PatchRules(
+            self.cut, self.per_axis, self.most_patches, self.max_recomputed, self.bits,
+            self.stream_input,
+        )  # fmt: skip
+
+
 @app.command()
 @reporting_errors
 @taking
@@ -34,26 +69,6 @@ def patches(
         str | None,
         typer.Option(help="Function that yields batches of images, named as --model: for --shape."),
     ] = None,
-    cut: Annotated[
-        str | None,
-        typer.Option(help="Module behind which the rest runs as a whole. Default: the best one."),
-    ] = PatchRules.cut,
-    per_axis: Annotated[
-        int | None,
-        typer.Option("--patches", help="Along rows, and along columns. Default: the best number."),
-    ] = PatchRules.num_patches,
-    most_patches: Annotated[
-        int, typer.Option(help="The largest such number that is tried.")
-    ] = PatchRules.most_patches,
-    max_recomputed: Annotated[
-        float,
-        typer.Option(help="Share of the network's products that may be computed once more."),
-    ] = PatchRules.most_recomputed,
-    bits: Annotated[int, typer.Option(help="Of every number between layers.")] = PatchRules.bits,
-    stream_input: Annotated[
-        bool,
-        typer.Option("--stream-input", help="Pieces of the input come as patches need them."),
-    ] = PatchRules.is_input_streamed,
     outliers: Annotated[
         float | None,
         typer.Option(
@@ -62,6 +77,7 @@ def patches(
         ),
     ] = None,
     *,
+    asked: PatchOptions,
     talk: TalkOptions,
 ) -> None:
     """Plan the first layers patch by patch, as microcontrollers run them: peak RAM, and MACs."""
@@ -74,7 +90,7 @@ def patches(
         raise InputError("--outliers needs --data: noise has none of an image's")
     if (shape is None and data is None and model != DEMO) or (shape and data):
         raise InputError("--model needs either --shape, that of one image as 3x224x224, or --data")
-    rules = PatchRules(cut, per_axis, most_patches, max_recomputed, bits, stream_input)
+    rules = asked.rules
     network = load_model(model, weights)
     spec = data or f"noise:num_examples=2,shape={shape or _DEMO_SHAPE}"
     examples = Calibration.of(load_data(spec, network))

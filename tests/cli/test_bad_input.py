@@ -138,12 +138,16 @@ def call(*arguments: str | Path) -> Result:
 
 
 def the_error(result: Result, code: int = 2) -> str:
-    """The one line of the error, after checking that there is one, and no traceback."""
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    last = result.stderr.rstrip().splitlines()[-1]
+    """The one line of the error, after checking that there is one, and no traceback.
+
+    It is the last one, but for what an interrupt says of how to go on.
+    """
+    lines = result.stderr.rstrip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
-    assert errors == [last], result.stderr
+    told = [line for line in lines if not line.startswith(("finished: ", "nothing is kept "))]
+    assert errors == [told[-1]], result.stderr
     return errors[0]
 
 

@@ -298,7 +298,7 @@ def demo_profile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_command_writes_a_profile(demo_profile: tuple[Path, str]) -> None:
-    """Of all layers, and leaves no journal."""
+    """Of all layers, with its page, and leaves no journal."""
     path, printed = demo_profile
 
     found = load_device(str(path))
@@ -309,7 +309,7 @@ def test_command_writes_a_profile(demo_profile: tuple[Path, str]) -> None:
     assert len(found.record["networks"]) == 3 + 3
     assert "18 of 18" in printed
     assert "corrected against" in printed
-    assert list(path.parent.iterdir()) == [path]
+    assert set(path.parent.iterdir()) == {path, path.with_suffix(".html")}
 
 
 def test_search_keeps_a_measured_limit(demo_profile: tuple[Path, str], tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "evolutionary": MEASURING
     | {"num_trials": 1000, "population_size": 30, "objectives": "loss", "is_measured": False},
     "bayesian": MEASURING | {"num_trials": 200, "is_measured": False},
-    "surrogate": MEASURING | {"num_trials": 100, "is_measured": False},
+    "surrogate": MEASURING | {"num_trials": 100, "is_measured": False, "earlier": ""},
     "greedy": {"direction": "up"},
     "water-filling": {},
     "bisection": {"tensors": False},

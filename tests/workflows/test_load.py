@@ -144,7 +144,7 @@ def test_every_file_has_the_mark_of_its_run(result: mpq.SearchResult, tmp_path: 
     files = result.save(tmp_path, result.frontier(num_points=2))
 
     codes = tmp_path / "assignment.safetensors"
-    assert len(files) == 10
+    assert len(files) == 12
     assert all(result.run_id.encode() in file.read_bytes() for file in files if file != codes)
     weights = json.loads((tmp_path / "assignment.json").read_text())["weights"]
     assert weights["sha256"] == sha256(codes.read_bytes()).hexdigest()

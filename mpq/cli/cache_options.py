@@ -30,7 +30,7 @@ KVWindow = Annotated[
 KVBeforeRotation = Annotated[
     bool,
     typer.Option(
-        "--kv-before-rotation",
+        "--kv-before-rotation/--no-kv-before-rotation",
         help="Hold keys as they were before positions were rotated into them.",
     ),
 ]

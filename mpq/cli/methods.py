@@ -44,6 +44,17 @@ class MethodOptions:
         return follow(self.recipe, asked, [name for name in own if name in self._written_out])
 
     @property
+    def makes_examples(self) -> bool:
+        """Whether the recipe makes the calibration examples.
+
+        Raises:
+            UnknownNameError: If there is no such recipe.
+        """
+        from mpq.recipes import recipe_of
+
+        return self.recipe is not None and bool(recipe_of(self.recipe).source)
+
+    @property
     def _written_out(self) -> frozenset[str]:
         """Settings that the user gave, as by default or not."""
         if self.context is None:

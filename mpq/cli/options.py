@@ -119,11 +119,15 @@ Ends = Annotated[
 Allow = Annotated[list[str] | None, typer.Option(help="GLOB=P1,P2: candidates of these layers.")]
 Tie = Annotated[list[str] | None, typer.Option(help="Glob: these layers share one precision.")]
 TieBlocks = Annotated[
-    bool, typer.Option("--tie-blocks", help="Layers of one block share one precision.")
+    bool,
+    typer.Option("--tie-blocks/--no-tie-blocks", help="Layers of one block share one precision."),
 ]
 TieInner = Annotated[
     bool,
-    typer.Option("--tie-inner", help="All layers but the first and the last share one precision."),
+    typer.Option(
+        "--tie-inner/--no-tie-inner",
+        help="All layers but the first and the last share one precision.",
+    ),
 ]
 FindTies = Annotated[
     bool, typer.Option("--find-ties/--no-find-ties", help="Tie layers that read one tensor.")
@@ -248,7 +252,7 @@ Blocks = Annotated[
 BiasCorrection = Annotated[
     bool,
     typer.Option(
-        "--bias-correction",
+        "--bias-correction/--no-bias-correction",
         help="Move the answer's biases so that layers have the float network's mean outputs.",
     ),
 ]

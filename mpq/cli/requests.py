@@ -170,7 +170,7 @@ class SearchOptions:
         from mpq.workflows.search import goal
 
         device, limits = self._checked()
-        way = self.how.way(self.asked.task(device))
+        way = self.how.way(self._task(device))
         objective = self.objective.objective()
         if has_question:
             goal(limits, objective)
@@ -217,7 +217,7 @@ class SearchOptions:
 
         Shard.parse(shard)
         device, limits = self._checked()
-        way = self.how.way(self.asked.task(device))
+        way = self.how.way(self._task(device))
         return estimate_shard(way.task, shard, limits, sensitivity=way.sensitivity)
 
     def run(self) -> "tuple[SearchResult, Session]":
@@ -227,7 +227,7 @@ class SearchOptions:
 
         device, limits = self._checked()
         objective = self.objective.objective()
-        parsed, way = goal(limits, objective), self.how.way(self.asked.task(device))
+        parsed, way = goal(limits, objective), self.how.way(self._task(device))
         if way.task.parts is not None and self.others.alternatives:
             raise InputError("--alternatives differ in whole layers: leave it or --split out")
         # Refused before it is planned what ``--time`` makes of it.
@@ -237,6 +237,13 @@ class SearchOptions:
         # A tuning that is killed goes on from there, after the same search again.
         found, session = searched(way.task, parsed, method, self.curve.resource, self.output)
         return way.noted(found), session
+
+    def _task(self, device: str | None) -> Task:
+        """As asked; a recipe that makes its own examples needs the shape of held-out ones only."""
+        asked = self.asked
+        if asked.source.data is None and asked.eval_data and self.how.makes_examples:
+            asked = replace(asked, source=replace(asked.source, data=asked.eval_data))
+        return asked.task(device)
 
     def _checked(self) -> tuple[str | None, list[str]]:
         """Device and limits, after a look at the options that need neither network nor data."""
@@ -292,11 +299,12 @@ class SearchOptions:
                 "a frontier has the least loss at every amount of --resource: it takes neither "
                 "--minimize nor --refine, which are for one assignment (mpq search)"
             )
-        way = self.fitted(self.how.way(self.asked.task(device)), limits)
-        return searched_frontier(
+        way = self.fitted(self.how.way(self._task(device)), limits)
+        result, found = searched_frontier(
             way.task, curve.resource, limits, curve.points, curve.measure, curve.hull,
-            way.sensitivity, way.solver,
+            way.method(),
         )  # fmt: skip
+        return way.noted(result), found
 
 
 @dataclass(frozen=True, eq=False)

@@ -108,7 +108,8 @@ class ZeroCost(SensitivityEstimator):
 
         Raises:
             DataError: If targets are wanted and there are none.
-            InputError: If ``grasp`` is wanted of a network without classes.
+            InputError: If ``grasp`` is wanted of a network without classes, or a formula is 0 for
+                every layer.
         """
         if self.formula:
             importance = self._by_formula(on)
@@ -119,7 +120,14 @@ class ZeroCost(SensitivityEstimator):
     def _by_formula(self, on: Estimation) -> list[float]:
         formula = Formula.parse(self.formula)
         found = weight_statistics(on, formula.inputs, self.labels, self.seed)
-        return [formula.importance(found[name]) for name in on.names]
+        importance = [formula.importance(found[name]) for name in on.names]
+        # Every assignment would lose as much as any other, and the answer be one by chance.
+        if not any(importance):
+            raise InputError(
+                f"the formula {formula} is 0 for every layer, and tells none from another: give "
+                "another one"
+            )
+        return importance
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def evolve_proxy(
 
     Raises:
         InputError: If there is no benchmark, a number is too small, or a benchmark has fewer than
-            three assignments that count.
+            three assignments that count, or layers that no formula tells apart.
         MismatchError: If a benchmark is of another network.
     """
     check_whole("generations", generations)
@@ -134,7 +134,7 @@ class _Arena:
         importance = np.array([formula.importance(one) for one in self.inputs])
         with np.errstate(all="ignore"):
             predicted = self.errors @ importance
-        is_same = np.ptp(importance) <= 1e-9 * np.abs(importance).max()
+            is_same = np.ptp(importance) <= 1e-9 * np.abs(importance).max()
         if not np.isfinite(predicted).all() or is_same:
             return None
         return _ranks(predicted)
@@ -211,6 +211,13 @@ class _Evolution:
     def __post_init__(self) -> None:
         begun = [self._tried(Formula.parse(text)) for text in HANDCRAFTED]
         self._survive(begun + [self._child(is_fresh=True) for _ in range(self.size - len(begun))])
+        # Of one layer, or of layers without a gradient, there is nothing to tell apart.
+        if not self.ranked:
+            told = ", ".join(f"{count} {reason}" for reason, count in self.screened.items())
+            raise InputError(
+                f"no formula tells the layers of a benchmark apart ({told}): give a benchmark of "
+                "at least two layers that the output depends on (--include, --exclude)"
+            )
 
     def renew(self) -> float:
         """One generation; the best fitness after it."""

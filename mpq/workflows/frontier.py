@@ -54,9 +54,10 @@ def frontier(
     with listening(callbacks):
         return announced(
             searched_frontier(
-                task, resource, limits, num_points, measure, hull, sensitivity, solver
+                task, resource, limits, num_points, measure, hull,
+                Method.of(sensitivity, solver, task.seed),
             )[1]
-        )
+        )  # fmt: skip
 
 
 def searched_frontier(
@@ -66,8 +67,7 @@ def searched_frontier(
     num_points: int,
     measure: bool,
     hull: bool,
-    sensitivity: str | SensitivityEstimator,
-    solver: str | Solver,
+    method: Method,
 ) -> tuple[SearchResult, Frontier]:
     """The frontier, and the search that it is of; parameters and errors as of ``frontier``."""
     check_task(task, "frontier")
@@ -80,7 +80,8 @@ def searched_frontier(
     if task.bias_correction:
         raise InputError(
             "a frontier has many answers, and biases are corrected for one: leave out "
-            "bias_correction (--bias-correction), or search at the point that you take"
+            "bias_correction (with a recipe that has it: --no-bias-correction), or search at the "
+            "point that you take"
         )
     if task.tune is not None:
         raise InputError(
@@ -92,7 +93,6 @@ def searched_frontier(
             "a frontier has many answers, and ranges are chosen again for one: leave out "
             "recalibrate (--recalibrate), or search at the point that you take"
         )
-    method = Method.of(sensitivity, solver, task.seed)
     # A whole search, for what lies beside the curve: the uniform precisions, measured.
     result, session = searched(task, parse_limits(limits), method, resource)
     with phase("frontier"):

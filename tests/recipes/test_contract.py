@@ -111,6 +111,65 @@ def test_the_long_command_is_the_same(tmp_path: Path) -> None:
     assert '"recipe"' not in (tmp_path / "b" / "assignment.json").read_text()
 
 
+@pytest.mark.usefixtures("few_examples")
+def test_a_frontier_is_of_the_recipe(tmp_path: Path) -> None:
+    """The answer behind it says so, and nothing takes the place of the recipe's."""
+    asked = (*DEMO, "--points", "2", *QUICK["hawq-v3"])
+
+    call("frontier", "--recipe", "hawq-v3", *asked, "--output", tmp_path)
+
+    behind = tmp_path / "frontier"
+    used = json.loads((behind / "assignment.json").read_text())["metadata"]["recipe"]
+    assert used["name"] == "hawq-v3"
+    assert used["overrides"][0].startswith("sensitivity: hessian-trace:num_probes=2")
+    assert json.loads((behind / "result.json").read_text())["safeguard"] is None
+
+
+def test_what_a_frontier_cannot_have_is_left_out() -> None:
+    """A setting of the recipe that is a yes has an option that says no."""
+    words = ("frontier", "--recipe", "calibtip", *DEMO)
+
+    refused = CliRunner().invoke(app, words)
+
+    assert refused.exit_code == 2
+    assert "--no-bias-correction" in refused.stderr
+    yes = {"bias_correction", "tie_blocks", "tie_inner", "kv_before_rotation"}
+    help_text = CliRunner().invoke(app, ["search", "--help"]).stdout
+    assert all(f"--no-{name.replace('_', '-')}" in help_text for name in yes)
+
+
+NORMED = """
+import torch
+from torch import nn
+
+def model():
+    torch.manual_seed(0)
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), *head).eval()
+
+def data():
+    yield torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+"""
+
+
+def test_a_recipe_with_examples_of_its_own_needs_held_out_ones_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By ``--eval-data``, which says the shape; ``--data`` would take the place of its own."""
+    quick = replace(recipe_of("zeroq"), source="batch-norm:steps=2,num_examples=4")
+    for module in ("mpq.recipes", "mpq.workflows.follow"):
+        monkeypatch.setattr(f"{module}.recipe_of", {"zeroq": quick}.__getitem__)
+    file = tmp_path / "net.py"
+    file.write_text(NORMED, encoding="utf-8")
+    words = ("--model", f"{file}:model", "--eval-data", f"{file}:data", "--points", "2",
+             "--limit", "weight_bytes=0.95x:w8a8", "--output", tmp_path)  # fmt: skip
+
+    call("search", "--recipe", "zeroq", *words)
+
+    used = json.loads((tmp_path / "assignment.json").read_text())["metadata"]["recipe"]
+    assert used["overrides"] == []
+
+
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda x: x.name)
 def test_it_is_shown(recipe: Recipe) -> None:
     """With every choice and its source, and as JSON."""

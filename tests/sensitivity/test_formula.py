@@ -140,3 +140,12 @@ def test_a_formula_and_a_proxy_are_refused() -> None:
     """One of them would do nothing."""
     with pytest.raises(InputError, match="leave out proxy=grasp"):
         mpq.ESTIMATORS.build("zero-cost:proxy=grasp,formula=norm(w)")
+
+
+@pytest.mark.parametrize("formula", ["sum(w-w)", "sum(w/(g-g))", "normalize(norm(w))"])
+def test_a_formula_that_is_zero_everywhere_is_refused(formula: str) -> None:
+    """By its table all assignments would lose the same: nothing."""
+    on = asked(Images(), [((torch.randn(2, 4, 3, 3), torch.tensor([0, 1])), torch.arange(2))])
+
+    with pytest.raises(InputError, match="is 0 for every layer"):
+        mpq.ESTIMATORS.build(f"zero-cost:formula={formula}").estimate(on)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import mpq
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, MismatchError, UnknownNameError
-from mpq.report.loss_benchmark import LossBenchmark
+from mpq.report.loss_benchmark import LossBenchmark, MeasuredAssignment
 from mpq.workflows.evolve_proxy import HANDCRAFTED, evolve_proxy
 from tests.recipes.reference import data, tiny
 
@@ -92,6 +92,20 @@ def test_what_is_refused(bench: LossBenchmark) -> None:
         evolve_proxy([(task(), replace(bench, fingerprint="x"))])
     with pytest.raises(InputError, match="at least 3 have a rank"):
         evolve_proxy([(task(), replace(bench, max_loss=0.0))])
+
+
+def test_one_layer_is_told_from_none() -> None:
+    """No formula ranks assignments of a single layer: that is said, and no traceback."""
+    only = replace(task(), rules=mpq.Rules(include=["0"]))
+    found = mpq.search(only, ["weight_bytes=1x:w8"], sensitivity="weight-error")
+    rows = tuple(MeasuredAssignment("", "random", (c,), 0.1 * c, None) for c in range(4))
+    bench = LossBenchmark(
+        found.assignment.fingerprint, found.problem.loss.layers, tuple(CANDIDATES), "kl",
+        9.0, 8, rows,
+    )  # fmt: skip
+
+    with pytest.raises(InputError, match="no formula tells the layers"):
+        evolve_proxy([(only, bench)], generations=1, population=6)
 
 
 WORDS = ("--generations", "2", "--population", "8", "--rounding", "nearest", "--seed", "3")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mpq.cli import options as o
 from mpq.cli.task_options import DEMO_COMPARED_LIMITS, TaskOptions
-from mpq.cli.watching import kept_in
+from mpq.cli.watching import Kept, kept_in
 from mpq.workflows import defaults
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ class CompareOptions:
         return self.asked.limit or (DEMO_COMPARED_LIMITS if self.asked.source.is_demo else [])
 
     @property
-    def kept(self) -> list[str]:
-        """What an interruption leaves on disk, for people."""
+    def kept(self) -> list[Kept]:
+        """What an interruption leaves on disk."""
         if self.recipes:
             return kept_in(self.asked.ranges.cache)
-        return [f"what was measured so far, in {self.output}"]
+        return [Kept("what was measured so far", self.output)]
 
     def run(self) -> "EstimatorComparison":
         """Runs the comparison."""

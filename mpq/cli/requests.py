@@ -31,7 +31,7 @@ from mpq.cli.task_options import (
     TaskOptions,
     listed,
 )
-from mpq.cli.watching import kept_in
+from mpq.cli.watching import Kept, kept_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +160,8 @@ class SearchOptions:
     effort: EffortOptions = EffortOptions()
 
     @property
-    def kept(self) -> list[str]:
-        """What an interruption leaves on disk, for people."""
+    def kept(self) -> list[Kept]:
+        """What an interruption leaves on disk."""
         return kept_in(self.asked.ranges.cache)
 
     def plan(self, has_question: bool) -> "Plan":
@@ -368,9 +368,9 @@ class ProfileOptions:
         )
 
     @property
-    def kept(self) -> list[str]:
-        """What an interruption leaves on disk, for people."""
-        return [f"finished rounds, in {self.journal}"]
+    def kept(self) -> list[Kept]:
+        """What an interruption leaves on disk."""
+        return [Kept("finished rounds", self.journal)]
 
     @property
     def journal(self) -> Path:

@@ -10,7 +10,7 @@ from mpq.cli.app import app, reporting_errors
 from mpq.cli.requests import SearchOptions
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions
-from mpq.cli.watching import WatchOptions, kept_in
+from mpq.cli.watching import Kept, WatchOptions, kept_in
 
 if TYPE_CHECKING:
     from mpq._support.phases import Phases
@@ -28,7 +28,7 @@ def merge(parts: o.PartFiles, cache: o.MergedInto = None, *, talk: TalkOptions) 
 
 @contextmanager
 def working(
-    folder: Path, watch: WatchOptions, talk: TalkOptions, kept: Sequence[str]
+    folder: Path, watch: WatchOptions, talk: TalkOptions, kept: Sequence[Kept]
 ) -> "Iterator[Phases]":
     """A folder for results, watched work, in the one process that has them; the others join in.
 
@@ -36,7 +36,7 @@ def working(
         folder: Where results will be.
         watch: Where events go.
         talk: Whether there is a display.
-        kept: What an interruption leaves on disk, for people.
+        kept: What an interruption leaves on disk.
     """
     from mpq._support.files import prepared_folder
     from mpq._support.ranks import is_launched, is_other_rank, launched

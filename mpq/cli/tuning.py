@@ -11,7 +11,7 @@ from mpq.cli.options import EvalData, Seed
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions
 from mpq.cli.task_options import SourceOptions, held_out_spec
-from mpq.cli.watching import WatchOptions
+from mpq.cli.watching import Kept, WatchOptions
 from mpq.workflows import defaults
 from mpq.workflows.task import Task
 
@@ -64,7 +64,7 @@ def tune(
         held_out=None if held_out is None else load_data(held_out, model, seed),
         seed=seed,
     )
-    kept = [f"finished epochs, in {folder}"]
+    kept = [Kept("finished epochs", folder)]
     with prepared_folder(folder), watch.watched(talk, kept):
         result = run_tuning(task, found, what, folder=folder)
         result = replace(result, made=result.made.by(command_words()))

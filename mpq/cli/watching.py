@@ -4,7 +4,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, final
 
 from mpq.cli import options as o
 from mpq.cli.app import command_words
@@ -14,6 +15,27 @@ if TYPE_CHECKING:
     from mpq._support.phases import Phases
 
 
+@final
+@dataclass(frozen=True)
+class Kept:
+    """What an interruption leaves on disk.
+
+    Args:
+        what: It is, for people.
+        where: The file or folder that gets it as the work goes on.
+    """
+
+    what: str
+    where: Path
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is any of it yet."""
+        if self.where.is_dir():
+            return any(self.where.iterdir())
+        return self.where.is_file() and self.where.stat().st_size > 0
+
+
 @dataclass(frozen=True)
 class WatchOptions:
     """Where events of long work go, beside the display."""
@@ -21,12 +43,12 @@ class WatchOptions:
     log: o.LogFile = None
 
     @contextmanager
-    def watched(self, talk: TalkOptions, kept: Sequence[str] = ()) -> "Iterator[Phases]":
+    def watched(self, talk: TalkOptions, kept: Sequence[Kept] = ()) -> "Iterator[Phases]":
         """Within this block the work is watched, and its phases are counted.
 
         Args:
             talk: Whether there is a display.
-            kept: What an interruption leaves on disk, for people; none: nothing.
+            kept: What an interruption leaves on disk; none: nothing.
 
         Raises:
             OutputError: If the log cannot be written to.
@@ -51,17 +73,21 @@ class WatchOptions:
                 raise
 
 
-def kept_in(cache: str | None) -> list[str]:
+def kept_in(cache: str | None) -> list[Kept]:
     """What a search keeps while it works."""
-    return [] if cache is None else [f"estimates, codes and measurements so far, in {cache}"]
+    what = "estimates, codes and measurements so far"
+    return [] if cache is None else [Kept(what, Path(cache))]
 
 
-def _told(finished: Sequence[str], kept: Sequence[str]) -> Iterator[str]:
+def _told(finished: Sequence[str], kept: Sequence[Kept]) -> Iterator[str]:
     """What is done, what of it is kept, and how to go on."""
     if finished:
         yield f"finished: {'; '.join(finished)}"
-    if kept:
-        yield f"kept: {'; '.join(kept)}"
-        yield f"to go on: {shlex.join(command_words())}"
+    command = shlex.join(command_words())
+    there = [f"{each.what}, in {each.where}" for each in kept if each.is_there]
+    if there:
+        yield f"kept: {'; '.join(there)}"
+        yield f"to go on: {command}"
     else:
-        yield f"nothing is kept without --cache DIR; to begin anew: {shlex.join(command_words())}"
+        why = "yet" if kept else "without --cache DIR"
+        yield f"nothing is kept {why}; to begin anew: {command}"

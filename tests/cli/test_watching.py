@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mpq.cli.__main__ import app
+from mpq.cli.watching import Kept
 
 USER_FILE = """
 import time
@@ -98,33 +99,39 @@ def test_what_is_refused_is_logged(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "options", "kept"),
+    ("command", "options", "told"),
     [
-        ("search", ("--cache", "kept"), "kept: estimates, codes and measurements so far, in kept"),
-        ("search", (), ""),
-        ("frontier", (), ""),
+        ("search", ("--cache", "full"), "to go on: "),
+        ("search", ("--cache", "new"), "nothing is kept yet; to begin anew: "),
+        ("search", (), "nothing is kept without --cache DIR; to begin anew: "),
+        ("frontier", (), "nothing is kept without --cache DIR; to begin anew: "),
     ],
 )
 def test_what_an_interruption_keeps(
-    folder: Path, command: str, options: tuple[str, ...], kept: str
+    folder: Path, command: str, options: tuple[str, ...], told: str
 ) -> None:
-    """It is said, with the very command."""
+    """It is said, with the very command; what is not there yet is not called kept."""
+    (folder / "full").mkdir()
+    (folder / "full" / "of.an.earlier.run").touch()
     asked = words(command, *options, data="interrupted")
 
     result = run(*asked)
 
     lines = result.stderr.splitlines()
-    begins = "to go on: " if kept else "nothing is kept without --cache DIR; to begin anew: "
+    kept = ["kept: estimates, codes and measurements so far, in full"] if "full" in options else []
     assert result.exit_code == 130
     assert result.stdout == ""
     assert lines[0] == "error: interrupted; no half-written file is left"
-    assert lines[1:-1] == ([kept] if kept else [])
-    assert lines[-1] == f"{begins}mpq {' '.join(asked)}".replace("my run", "'my run'")
+    assert lines[1:-1] == kept
+    assert lines[-1] == f"{told}mpq {' '.join(asked)}".replace("my run", "'my run'")
     assert not (folder / "my run").exists()
 
 
 def test_a_comparison_and_a_profile_keep_what_they_measured(folder: Path) -> None:
-    """Without a cache: in their own files."""
+    """Without a cache: in their own files, once something is in them."""
+    (folder / "c").mkdir()
+    for name in ("c/measured.jsonl", "p.json.journal"):
+        (folder / name).write_text("{", encoding="utf-8")  # torn by a kill before
     own = ("--model", "mine.py:make_net", "--data", "mine.py:interrupted")
     compared = run("compare", *own, "--limit", "effective_bits=5", "--output", "c")
     profiled = run("profile", *own, "--output", "p.json")
@@ -132,6 +139,18 @@ def test_a_comparison_and_a_profile_keep_what_they_measured(folder: Path) -> Non
     assert "kept: what was measured so far, in c" in compared.stderr
     assert "kept: finished rounds, in p.json.journal" in profiled.stderr
     assert (compared.exit_code, profiled.exit_code) == (130, 130)
+
+
+def test_what_is_kept_of_a_kind_is_not_there_before_it_begins(tmp_path: Path) -> None:
+    """Neither in no file, nor in an empty one, nor in an empty folder."""
+    (tmp_path / "empty.file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "full").write_text("line", encoding="utf-8")
+
+    assert [
+        Kept("epochs", tmp_path / name).is_there
+        for name in ("none", "empty.file", "folder", "full", ".")
+    ] == [False, False, False, True, True]
 
 
 def test_a_process_that_is_interrupted_and_goes_on(folder: Path, root: Path) -> None:

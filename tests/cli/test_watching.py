@@ -165,6 +165,8 @@ def test_a_process_that_is_interrupted_and_goes_on(folder: Path, root: Path) -> 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Whatever a shell starts in the background ignores the signal, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     log, deadline = folder / "log.jsonl", time.monotonic() + 120
     while not (log.exists() and '"calibration"' in log.read_text(encoding="utf-8")):

@@ -6,6 +6,7 @@ from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING, Final, Self, final
 
+from mpq._support.json_object import quoted
 from mpq.errors import PrecisionError
 from mpq.quantization.formats import spelled_format, spellings
 from mpq.quantization.number_format import NumberFormat
@@ -195,6 +196,33 @@ class ChannelBits:
     def counts_of_blocks(self) -> tuple[int, ...]:
         """``[F]`` parts in each format."""
         return tuple(self.codes.count(column) for column in range(len(self.numbers)))
+
+    def check_weight(self, layer: str, num_rows: int, num_inputs: int) -> None:
+        """Refuses a weight ``[O, K]`` that has other parts, such as by digits edited by hand.
+
+        Args:
+            layer: Its name.
+            num_rows: ``O``.
+            num_inputs: ``K``.
+
+        Raises:
+            PrecisionError: Says what the digits are of.
+        """
+        if not self.fits(num_rows, num_inputs):
+            rows = f" in {len(self._by_block)} rows" if self.axis == GROUPS else ""
+            what = "output channels" if self.axis == OUTPUTS else "inputs"
+            raise PrecisionError(
+                f"layer {layer!r}: {quoted(str(self))} is of {self.num_channels} {what}{rows}, and "
+                f"its weight is of {num_rows} output channels with {num_inputs} inputs each: "
+                f"search again with this network"
+            )
+
+    def fits(self, num_rows: int, num_inputs: int) -> bool:
+        """Whether a weight ``[O, K]`` has these parts."""
+        if self.axis == OUTPUTS:
+            return self.num_channels == num_rows
+        is_of_rows = self.axis == INPUTS or len(self._by_block) == num_rows
+        return is_of_rows and self.num_channels == num_inputs
 
     @property
     def code_bits(self) -> int:

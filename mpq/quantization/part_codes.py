@@ -32,7 +32,7 @@ def why_not_codes(codes: "Codes", tensor_format: TensorFormat) -> str:
     if tensor_format.channels is None:
         return _beyond(codes, *_reach(tensor_format))
     cells, shape = tensor_format.channels.cells, codes.shape
-    if (cells.shape[0] not in (1, shape[0])) or (cells.shape[1] not in (1, shape[1])):
+    if not tensor_format.channels.fits(*shape):
         return f"are of {shape[0]} channels, not {len(cells)}, or of other inputs"
     every = np.broadcast_to(cells, shape)
     found = (

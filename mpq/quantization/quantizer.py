@@ -123,6 +123,7 @@ class Quantizer:
     ) -> Tensor:
         """Some channels, each in its own format."""
         assert tensor_format.channels is not None
+        tensor_format.channels.check_weight(name, *rows.shape)
         if tensor_format.is_coupled:
             return self._by_input(name, rows, tensor_format, some)
         every = torch.arange(len(rows), device=rows.device)[some]
@@ -167,6 +168,7 @@ class Quantizer:
         rows = layout_of(layer_module).to_rows(weight)
         stored = self._stored(name, rows, tensor_format)
         if stored is None and tensor_format.channels is not None:
+            tensor_format.channels.check_weight(name, *rows.shape)
             own = tensor_format.by_channel
             if tensor_format.is_coupled:
                 grids = self.own_grids(name, rows, tensor_format)

@@ -91,6 +91,8 @@ def check_split(task: Task, method: Method, resources: Iterable[str]) -> None:
         "recalibrate (--recalibrate)": task.recalibrate,
         "bias_correction (--bias-correction)": task.bias_correction,
         "workers (--workers)": task.workers is not None,
+        # Layers are others inside, and a tie that the user asked for would be gone unsaid.
+        "tie (--tie, --tie-blocks, --tie-inner)": task.parts.of_weights and task.rules.has_ties,
     }
     for what, is_asked in asked.items():
         if is_asked:

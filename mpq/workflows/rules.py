@@ -77,6 +77,11 @@ class Rules:
             for pattern, _ in pairs:
                 check_pattern(pattern, rule)
 
+    @property
+    def has_ties(self) -> bool:
+        """Whether layers share a precision beyond what is found to read one tensor."""
+        return bool(self.tie) or self.tie_blocks or self.tie_inner
+
     @cached_property
     def fixed(self) -> tuple[tuple[Pattern, Precision], ...]:
         """Pairs of ``fix``, read."""

@@ -176,3 +176,27 @@ def test_other_weights_are_refused() -> None:
     """Of which there are other numbers."""
     with pytest.raises(PrecisionError, match="the weight has 200"):
         Precision.parse("w[2,4]:i40/16x010").weight.stored_bits(200, 5 * 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("w[2,4]:01101a16", "is of 5 output channels"),
+        ("w[2,4]:011a16", "is of 3 output channels"),
+        ("w[2,4]:i39/16x010a16", "is of 39 inputs"),
+        # One row of groups would do for all rows, and five of five channels for four.
+        ("w[2,4]g16:g40/16x010a16", "is of 40 inputs in 1 rows"),
+        ("w[2,4]g16:g40/16x010010010010010a16", "is of 40 inputs in 5 rows"),
+    ],
+)
+def test_digits_of_another_weight_are_refused(text: str, why: str) -> None:
+    """As of a file edited by hand: neither the first of them are taken, nor one row for all."""
+    torch.manual_seed(0)
+    layer, quantizer = nn.Linear(40, 4), Quantizer(ActivationRanges({}))
+    mixed = Precision.parse(text).weight
+    for asked in (quantizer.weight, quantizer.codes):
+        with pytest.raises(PrecisionError, match=f"layer 'fc'.*{why}.*4 output channels with 40"):
+            asked("fc", layer, mixed)
+    whole = Precision.parse("w2g16a16" if mixed.group_size else "w2a16").weight
+    kept = quantizer.codes("fc", layer, whole).stored(layer.weight.detach())
+    assert kept.why_not(mixed, (4, 40))

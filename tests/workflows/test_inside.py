@@ -174,6 +174,9 @@ def test_a_shared_weight_has_the_same_parts() -> None:
         ("weight_bytes=1x:w4", {"sequential_rounding": True}, "auto", "sequential-rounding"),
         ("weight_bytes=1x:w4", {"to": "onnx-qdq"}, "auto", "to=onnx-qdq"),
         ("latency=1ms", {}, "auto", "no device has a kernel"),
+        ("weight_bytes=1x:w4", {"rules": mpq.Rules(tie=["*"])}, "auto", "does not go with tie"),
+        ("weight_bytes=1x:w4", {"rules": mpq.Rules(tie_blocks=True)}, "auto", "--tie-blocks"),
+        ("weight_bytes=1x:w4", {"rules": mpq.Rules(tie_inner=True)}, "auto", "--tie-inner"),
     ],
 )
 def test_what_does_not_go_with_parts_is_refused(

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+import typer
 
 from mpq.cli import options as o
+from mpq.cli.methods import written_out
 from mpq.cli.task_options import DEMO_COMPARED_LIMITS, TaskOptions
 from mpq.cli.watching import Kept, kept_in
 from mpq.workflows import defaults
@@ -27,6 +30,8 @@ class CompareOptions:
     refine: o.Refine = 0
     save_bench: o.SaveBench = None
     output: o.Output = Path("mpq-compare")
+    # No option: see ``MethodOptions``.
+    context: typer.Context = cast("typer.Context", None)  # noqa: RUF009
 
     @property
     def _limits(self) -> list[str]:
@@ -64,6 +69,7 @@ class CompareOptions:
             InputError: If there are options of comparing estimators.
         """
         from mpq.errors import InputError
+        from mpq.recipes import recipe_of
         from mpq.workflows.compare_recipes import compare_recipes
 
         names = ("estimators", "solver", "random", "max_loss", "refine", "save_bench")
@@ -73,4 +79,9 @@ class CompareOptions:
                 "--refine and --save-bench are for comparing estimators"
             )
         task = self.asked.task(self.asked.device)
-        return compare_recipes(task, self._limits, self.recipes or ())
+        # Data are the same for all, and a recipe that makes its own is asked for that.
+        given = written_out(self.context) - {"calibration"}
+        settings = {name for recipe in self.recipes or () for name in recipe_of(recipe).settings}
+        return compare_recipes(
+            task, self._limits, self.recipes or (), keep=sorted(given & settings)
+        )

@@ -40,8 +40,9 @@ class MethodOptions:
         asked = Way(task, self.sensitivity, self.solver, self.safeguard)
         if self.recipe is None:
             return asked
+        given = written_out(self.context)
         own = recipe_of(self.recipe).settings
-        return follow(self.recipe, asked, [name for name in own if name in self._written_out])
+        return follow(self.recipe, asked, [name for name in own if name in given])
 
     @property
     def makes_examples(self) -> bool:
@@ -54,14 +55,14 @@ class MethodOptions:
 
         return self.recipe is not None and bool(recipe_of(self.recipe).source)
 
-    @property
-    def _written_out(self) -> frozenset[str]:
-        """Settings that the user gave, as by default or not."""
-        if self.context is None:
-            return frozenset()
-        given = (
-            name
-            for name in self.context.params
-            if getattr(self.context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-        )
-        return frozenset(_SETTINGS.get(name, name) for name in given)
+
+def written_out(context: typer.Context | None) -> frozenset[str]:
+    """Settings that the user gave, as by default or not."""
+    if context is None:
+        return frozenset()
+    given = (
+        name
+        for name in context.params
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    )
+    return frozenset(_SETTINGS.get(name, name) for name in given)

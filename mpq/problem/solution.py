@@ -113,6 +113,12 @@ class Solution:
     why: str = ""
 
     @property
+    def failure(self) -> str:
+        """Solver and status, and why where that is known: for errors."""
+        reason = f" ({self.why})" if self.why else ""
+        return f"{self.solver}: {self.status.value}{reason}"
+
+    @property
     def gap(self) -> float | None:
         """``(loss - bound) / |loss|``, at least 0; ``None`` where nothing is proved."""
         if self.bound is None or self.columns is None:

@@ -1,7 +1,7 @@
 """Published systems beside each other and beside our default, on the user's own network."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from mpq._support.events import Callback, listening
@@ -24,7 +24,11 @@ from mpq.workflows.versions import versions
 
 
 def compare_recipes(
-    task: Task, limits: Limits, recipes: Sequence[str], callbacks: Sequence[Callback] = ()
+    task: Task,
+    limits: Limits,
+    recipes: Sequence[str],
+    callbacks: Sequence[Callback] = (),
+    keep: Collection[str] = (),
 ) -> RecipeComparison:
     """Searches by every recipe and by default within every limit, and measures all alike.
 
@@ -35,6 +39,8 @@ def compare_recipes(
         limits: Each a budget of its own, as in ``mpq.compare``.
         recipes: Names of ``mpq.recipes.RECIPES``.
         callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
+        keep: Settings that stand for all recipes though they are as by default, as in
+            ``mpq.search``; of a recipe that does not settle one it means nothing.
 
     Raises:
         InputError: If there is no limit or no recipe, or something given cannot be used.
@@ -52,17 +58,19 @@ def compare_recipes(
         calibration, held_out = prepared.calibration, prepared.held_out
         task = replace(task, calibration=calibration, held_out=held_out)
         asked = [(text, name) for text in parsed for name in (DEFAULT, *recipes)]
-        rows = [_row(task, text, parsed[text], name) for text, name in track(asked, "recipes")]
+        rows = [
+            _row(task, text, parsed[text], name, keep) for text, name in track(asked, "recipes")
+        ]
         unit, counts = prepared.network.metric.unit, (calibration, held_out)
         made = Made(phases=phases.in_order, versions=versions())
         seen, unseen = (x.num_examples for x in counts)
         return announced(RecipeComparison(tuple(rows), unit, seen, unseen, made))
 
 
-def _row(task: Task, text: str, limit: Limit, name: str) -> RecipeRow:
+def _row(task: Task, text: str, limit: Limit, name: str, keep: Collection[str]) -> RecipeRow:
     start = time.perf_counter()
     try:
-        way = follow(None if name == DEFAULT else name, Way(task))
+        way = Way(task) if name == DEFAULT else follow(name, Way(task), keep)
         result = way.noted(searched(way.task, [limit], way.method())[0])
     except MpqError as error:
         if name == DEFAULT or isinstance(error, CallbackError):

@@ -110,3 +110,18 @@ def test_the_command(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert again.exit_code == 0, again.output
     assert (tmp_path / "report.html").read_bytes() == page
+
+
+def test_what_is_written_out_stands(tmp_path: Path) -> None:
+    """An option as by default is not the recipe's, in a comparison as in a search."""
+    file = tmp_path / "net.py"
+    file.write_text("from tests.recipes.reference import data, tiny\n", encoding="utf-8")
+    words = ["compare", "--recipe", "mixllm", "--limit", "weight_bytes=0.95x:w8a8", "--model",
+             f"{file}:tiny", "--data", f"{file}:data", "--weight-range", "mse", "--rounding",
+             "nearest", "--output", str(tmp_path / "out")]  # fmt: skip
+
+    ran = CliRunner().invoke(app, words)
+
+    assert ran.exit_code == 0, ran.output
+    found = RecipeComparison.from_json((tmp_path / "out" / "recipes.json").read_text())
+    assert found.rows[1].overrides == ("weight_range: mse instead of minmax",)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from mpq._support.arrays import Columns
 from mpq.problem.problem import Problem
@@ -17,14 +18,18 @@ from mpq.solvers.additive.presolve import Reduced
 Rule = Callable[[Reduced], Columns]
 """``[G]`` of a reduced problem in which every row has a usable cell."""
 
+BEYOND: Final = "its rule leads beyond a budget that another assignment meets: take another solver"
+"""Why there is no answer, as most rules have it."""
 
-def solved_by(rule: Rule, problem: Problem, name: str) -> Solution:
+
+def solved_by(rule: Rule, problem: Problem, name: str, why: str = BEYOND) -> Solution:
     """What a rule chooses; where it breaks a budget, whether there is nothing to be found.
 
     Args:
         rule: Chooses a column for every group, once the problem is reduced.
         problem: Without interactions and costs of pairs of layers.
         name: Name of the solver, for the solution.
+        why: The rule's choice breaks a budget that another assignment meets, and what helps.
 
     Raises:
         InputError: If the problem has interactions or costs of pairs of layers.
@@ -40,7 +45,7 @@ def solved_by(rule: Rule, problem: Problem, name: str) -> Solution:
         if exact.status is Status.INFEASIBLE:
             return replace(exact, solver=name)
         seconds = time.perf_counter() - start
-        return Solution(Status.UNKNOWN, None, float("nan"), exact.bound, name, seconds)
+        return Solution(Status.UNKNOWN, None, float("nan"), exact.bound, name, seconds, why=why)
     dual, _ = maximised(reduced)
     # Relative to the worst sum: the least loss itself may be 0, with no digits to compare in.
     is_best = reduced.loss(columns) <= dual.bound + EQUAL_SUMS * reduced.worst

@@ -13,7 +13,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.presolve import Reduced
-from mpq.solvers.baselines._base import solved_by
+from mpq.solvers.baselines._base import BEYOND, solved_by
 
 
 @final
@@ -55,7 +55,14 @@ class Threshold(Solver):
         Raises:
             InputError: If the problem has interactions or costs of pairs of layers.
         """
-        return solved_by(lambda reduced: self._chosen(reduced, problem.grouped), problem, self.name)
+        why = BEYOND
+        if self.max_loss is not None:
+            why = (
+                f"what loses at most max_loss={self.max_loss:g} is beyond a budget: give a larger "
+                "one, or leave it out"
+            )
+        grouped = problem.grouped
+        return solved_by(lambda reduced: self._chosen(reduced, grouped), problem, self.name, why)
 
     def _chosen(self, reduced: Reduced, grouped: Grouped) -> Columns:
         cells = _Cells.of(reduced, grouped)

@@ -194,5 +194,5 @@ def _found(solution: Solution) -> tuple[Columns, Status]:
     if solution.status is Status.INFEASIBLE:
         raise InfeasibleError(f"no assignment meets the other budgets: {solution.reasons}")
     if solution.columns is None:
-        raise SolverError(f"{solution.solver}: {solution.status.value}")
+        raise SolverError(solution.failure)
     return solution.columns, solution.status

@@ -174,7 +174,7 @@ def _out_of_reach(
     if best.status is Status.INFEASIBLE:
         return InfeasibleError(f"no assignment meets the budgets: {best.reasons}")
     if best.columns is None:
-        return SolverError(f"{best.solver}: {best.status.value}")
+        return SolverError(best.failure)
     return InfeasibleError(
         f"no assignment within the budgets loses at most {max_loss:.6g} {unit}: the least that was "
         f"found is {best.loss:.6g} {unit}, {best.loss - max_loss:.6g} {unit} too much"

@@ -29,7 +29,7 @@ def solve(solver: Solver, problem: Problem) -> Solution:
     if solution.status is Status.INFEASIBLE:
         raise InfeasibleError(f"{solution.status.value}. {solution.reasons}")
     if solution.columns is None:
-        raise SolverError(f"{solution.solver}: {solution.status.value}")
+        raise SolverError(solution.failure)
     return solution
 
 
@@ -90,7 +90,7 @@ def cheapest(
     """
     found = least_cost(problem, resource, solver, max_loss)
     if found.solution.columns is None:
-        raise SolverError(f"{found.solution.solver}: {found.solution.status.value}")
+        raise SolverError(found.solution.failure)
     proof = "nothing proved" if found.bound is None else f"proved at least {found.bound:.6g}"
     why = f"least {resource.name}: {found.cost:.6g} {resource.unit}, {proof}"
     return found.problem, replace(found.solution, why=why)

@@ -175,6 +175,16 @@ def test_threshold_has_the_least_largest_loss(make_problem: Make, limit: float) 
         Threshold(max_loss=-1.0)
 
 
+def test_a_threshold_beyond_the_budget_is_named(make_problem: Make) -> None:
+    """Why there is no answer, and what helps: also in the error of a search."""
+    tight = make_problem([[3, 0], [2, 0]], [[[1, 4], [1, 4]]], [6])
+
+    found = mpq.SOLVERS.build("threshold:max_loss=0").solve(tight)
+
+    assert found.status is Status.UNKNOWN
+    assert "max_loss=0 is beyond a budget: give a larger one" in found.failure
+
+
 def test_greedy_from_both_sides(make_problem: Make) -> None:
     """Up leaves what does not fit and goes on; down stops as soon as the budget holds."""
     loss = [[4.0, 0.0], [3.0, 0.0], [1.0, 0.0]]

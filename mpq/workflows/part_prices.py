@@ -88,7 +88,10 @@ def _scaled(parts: Parts, losses: Mapping[str, Array], values: Array) -> Array:
     rows = parts.spread(values)
     for some, by_part in _by_part(parts, losses):
         whole, weights = rows[some].sum(axis=0), by_part.sum(axis=0)
-        rows[some] = by_part * np.divide(whole, weights, out=np.ones_like(whole), where=weights > 0)
+        is_known = weights > 0
+        scale = np.divide(whole, weights, out=np.ones_like(whole), where=is_known)
+        # Channels without a price of their own share the layer's by their numbers.
+        rows[some] = np.where(is_known, by_part * scale, rows[some])
     return rows
 
 

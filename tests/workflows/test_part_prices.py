@@ -66,3 +66,12 @@ def test_without_interactions_a_layer_keeps_its_price() -> None:
     rows = in_company(PARTS, channels, problem, None, COLUMNS)
 
     assert rows[PARTS.rows_of("b")].sum(axis=0) == pytest.approx(problem.loss.values[1])
+
+
+def test_a_price_is_not_lost_where_no_channel_has_one() -> None:
+    """Then parts share it."""
+    problem = problem_of()
+
+    rows = in_company(PARTS, {"b": np.zeros((4, 3))}, problem, None, COLUMNS)
+
+    assert rows[PARTS.rows_of("b")] == pytest.approx(np.tile(problem.loss.values[1] / 4, (4, 1)))

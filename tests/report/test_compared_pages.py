@@ -1,6 +1,7 @@
 """Pages of compared estimators and recipes: made again from files, safe, and which is which."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf, nan, pi
@@ -188,3 +189,17 @@ def test_estimators_that_are_not_solved_everywhere_are_refused() -> None:
 
         with pytest.raises(FileFormatError, match="a is not solved at the limits of the trials"):
             estimators_from_json(json.dumps(data))
+
+
+def test_markdown_holds_names_as_text() -> None:
+    """A bar begins no cell, a backtick ends no code, a tag is none, a line stays one."""
+    named = estimators(("a|b", "c`d", "<b>"), ("x<i>=1\n",))
+
+    text = named.to_markdown()
+
+    head, _, *rows = text.split("\n\n")[0].splitlines()
+    assert len(rows) == 5
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in (head, *rows)} == {head.count("|") + 1}
+    assert "`` c`d ``" in text
+    assert "x&lt;i&gt;=1" in text
+    assert "layer &lt;b&gt; cannot" in text

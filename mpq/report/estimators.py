@@ -1,8 +1,11 @@
 """How estimators compare: predictions beside what random assignments and optima really lose."""
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from html import escape
 from math import ceil
 from pathlib import Path
 from typing import Any, Final, final
@@ -14,6 +17,7 @@ from matplotlib.lines import Line2D
 
 from mpq._support import schema_versions
 from mpq._support.json_object import known
+from mpq._support.names import visible
 from mpq.report.page.made import Made
 from mpq.report.rank_agreement import RankAgreement
 from mpq.report.trials import Score, Trial
@@ -188,12 +192,25 @@ def comparison_markdown(comparison: EstimatorComparison) -> str:
         lines.append(_line(_cell(name, row[name]) for name in shown))
     for score in comparison.scores:
         if score.error:
-            lines.append(f"\n`{score.estimator}`: {score.error}")
+            told = escape(visible(score.error), quote=False)
+            lines.append(f"\n{_code(score.estimator)}: {told}")
     return "\n".join(lines) + "\n"
 
 
-def _line(cells: object) -> str:
-    return f"| {' | '.join(cells)} |"  # type: ignore[arg-type]
+def _line(cells: Iterable[str]) -> str:
+    # Also in code a bar would begin another cell.
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _code(name: str) -> str:
+    """A name as code, whatever it holds.
+
+    >>> _code("sketch"), _code("a`b")
+    ('`sketch`', '`` a`b ``')
+    """
+    longest = max(map(len, re.findall("`+", name)), default=0)
+    mark, blank = "`" * (longest + 1), " " if longest else ""
+    return f"{mark}{blank}{visible(name)}{blank}{mark}"
 
 
 def _heading(name: str) -> str:
@@ -201,13 +218,13 @@ def _heading(name: str) -> str:
         name = f"{name.removesuffix('_bytes')} [MiB]"
     if name.startswith("solved_"):
         unit, _, limit = name.removeprefix("solved_").partition(" at ")
-        return f"solved [{unit}] {limit}"
+        return f"solved [{unit}] {escape(visible(limit), quote=False)}"
     return name.replace("predicted_to_measured", "predicted / measured").replace("_", " ")
 
 
 def _cell(name: str, value: object) -> str:
     if name == "estimator":
-        return f"`{value}`" if "random" not in str(value) else str(value)
+        return _code(str(value)) if "random" not in str(value) else str(value)
     assert isinstance(value, int | float) or value is None
     # Only nan differs from itself.
     if value is None or value != value:

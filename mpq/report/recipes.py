@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, final
 from mpq._support import schema_versions
 from mpq._support.json_object import json_object, known, require_version
 from mpq._support.schema import read_schema, validate
+from mpq.errors import FileFormatError
 from mpq.report.page.made import Made
 from mpq.report.recipe_rows import DEFAULT, RecipeRow
 
@@ -80,6 +81,10 @@ class RecipeComparison:
         require_version(data, "comparison of recipes", schema_versions.RECIPES)
         validate(data, read_schema("mpq.report", "recipes.schema.json"), "comparison of recipes")
         rows = tuple(RecipeRow(**_with_nan(row)) for row in data["rows"])
+        # The page sets every recipe beside the default: schemas say nothing across rows.
+        for limit in {row.limit for row in rows}:
+            if not any(row.recipe == DEFAULT for row in rows if row.limit == limit):
+                raise FileFormatError(f"not a comparison of recipes: no row {DEFAULT} at {limit!r}")
         return cls(rows, data["unit"], data["num_calibration"], data["num_held_out"])
 
     def save(self, folder: Path | str) -> list[Path]:

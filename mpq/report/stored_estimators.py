@@ -7,6 +7,7 @@ from typing import Any
 from mpq._support import schema_versions
 from mpq._support.json_object import json_object, require_version
 from mpq._support.schema import read_schema, validate
+from mpq.errors import FileFormatError
 from mpq.report.estimators import EstimatorComparison
 from mpq.report.trials import Score, Solved, Trial
 
@@ -20,9 +21,19 @@ def estimators_from_json(text: str) -> EstimatorComparison:
     data = json_object(text, "comparison of estimators")
     require_version(data, "comparison of estimators", schema_versions.ESTIMATORS)
     validate(data, read_schema("mpq.report", "estimators.schema.json"), "comparison of estimators")
+    trials = tuple(_trial(trial) for trial in data["trials"])
+    scores = tuple(_score(score) for score in data["scores"])
+    limits = {trial.limit for trial in trials}
+    for score in scores:
+        # The page shows each at every limit: schemas say nothing across lists.
+        if not score.error and {solved.limit for solved in score.solved} != limits:
+            raise FileFormatError(
+                f"not a comparison of estimators: {score.estimator} is not solved at the limits of "
+                f"the trials, {', '.join(sorted(limits))}"
+            )
     return EstimatorComparison(
-        tuple(_trial(trial) for trial in data["trials"]),
-        tuple(_score(score) for score in data["scores"]),
+        trials,
+        scores,
         data["unit"],
         _loss(data["max_loss"]),
         _number(data["forward_seconds"]),

@@ -1,6 +1,7 @@
 """Pages of compared estimators and recipes: made again from files, safe, and which is which."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf, nan, pi
@@ -168,3 +169,37 @@ def test_what_has_no_page_is_told(tmp_path: Path) -> None:
     (tmp_path / "recipes.json").write_text('{"schema_version": 1}')
     with pytest.raises(FileFormatError, match=r"recipes\.json: not a valid comparison of recipes"):
         report([tmp_path / "recipes.json"])
+
+
+@pytest.mark.parametrize("key", ["recipe", "limit"])
+def test_recipes_without_their_default_are_refused(key: str) -> None:
+    """A file that somebody has changed: in a sentence, and not in a template."""
+    data = json.loads(recipes(("a", "b"), ("x=1", "y=1")).to_json())
+    data["rows"][0][key] = "other"
+
+    with pytest.raises(FileFormatError, match="no row default at '"):
+        RecipeComparison.from_json(json.dumps(data))
+
+
+def test_estimators_that_are_not_solved_everywhere_are_refused() -> None:
+    """The same of limits that the trials have, and of limits that they do not have."""
+    for key, change in (("solved", []), ("limit", "other")):
+        data = json.loads(estimators(("a", "b"), ("x=1", "y=1")).to_json())
+        (data["scores"][0] if key == "solved" else data["trials"][0])[key] = change
+
+        with pytest.raises(FileFormatError, match="a is not solved at the limits of the trials"):
+            estimators_from_json(json.dumps(data))
+
+
+def test_markdown_holds_names_as_text() -> None:
+    """A bar begins no cell, a backtick ends no code, a tag is none, a line stays one."""
+    named = estimators(("a|b", "c`d", "<b>"), ("x<i>=1\n",))
+
+    text = named.to_markdown()
+
+    head, _, *rows = text.split("\n\n")[0].splitlines()
+    assert len(rows) == 5
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in (head, *rows)} == {head.count("|") + 1}
+    assert "`` c`d ``" in text
+    assert "x&lt;i&gt;=1" in text
+    assert "layer &lt;b&gt; cannot" in text

@@ -99,7 +99,7 @@ class Solution:
         shortfalls: One per budget if the problem is infeasible.
         conflict: If it is infeasible, resources whose budgets cannot be met together, though they
             could without any one of them.
-        why: Why this solver was taken, where one was picked.
+        why: Why this solver was taken, where one was picked; or why there is no assignment.
     """
 
     status: Status

@@ -5,8 +5,8 @@
     python benchmarks/recipes.py --join benchmarks/recipes/*.json
 
 Networks, calibration and fresh examples are those of ``rounding_search.py`` (one seed). The limit
-is the weights' bytes of uniform 3, 4 and 5 bits. Recipes that round weights alone have their own
-candidates; the others are given weights of 2 to 8 bits and inputs that are not rounded, as the
+is the weights' bytes of uniform 3, 4 and 5 bits. Recipes that leave inputs in 16 bits have their
+own candidates; the others are given weights of 2 to 8 bits and inputs that are not rounded, as the
 default has, which their rows name (``overrides``). EfficientNet-Lite0's calibration images have no
 labels: those are what the network says of them. ``forward_passes`` counts examples that came to
 the last layer during the search, measured on by the search itself, per calibration example; a
@@ -40,6 +40,7 @@ from mpq.report.recipes import DEFAULT
 
 ALL: Final = (*NETWORKS, "efficientnet_lite0")
 MARK: Final = "_is_counted"
+FLOAT_BITS: Final = 16
 
 
 def main() -> None:
@@ -107,11 +108,11 @@ def _search(
 
 
 def _is_of_weights(name: str) -> bool:
-    """Whether a recipe's candidates leave inputs alone; the default takes what it is given."""
+    """Whether a recipe's candidates leave inputs in 16 bits; the default takes what it is given."""
     if name == DEFAULT:
         return False
     candidates = map(Precision.parse, RECIPES[name].candidates)
-    return all(x.activation.is_exact for x in candidates)
+    return all(x.activation.number.bits >= FLOAT_BITS for x in candidates)
 
 
 @contextmanager

@@ -51,6 +51,8 @@ def frontier(
         InfeasibleError: If no assignment meets the limits.
         SolverError: If the solver fails or finds nothing.
     """
+    # First of all: a model that was given has no seed.
+    check_task(task, "frontier")
     with listening(callbacks):
         return announced(
             searched_frontier(
@@ -70,7 +72,6 @@ def searched_frontier(
     method: Method,
 ) -> tuple[SearchResult, Frontier]:
     """The frontier, and the search that it is of; parameters and errors as of ``frontier``."""
-    check_task(task, "frontier")
     check_whole("points", num_points)
     if task.sequential_rounding:
         raise InputError(

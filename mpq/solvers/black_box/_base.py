@@ -16,6 +16,7 @@ from mpq.errors import InputError, SolverError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Losses, Solver
+from mpq.solvers.additive.answers import check_effort
 from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.black_box import seeds
 from mpq.solvers.black_box.pace import Pace
@@ -58,6 +59,21 @@ class MeasuringSolver(Solver):
     @abstractmethod
     def bind(self, losses: Losses) -> Self:
         """See ``Solver.bind``."""
+
+
+def check_trials(solver: MeasuringSolver) -> None:
+    """Refuses options of all solvers of measured losses that make no sense.
+
+    Raises:
+        InputError: If there is no trial, an empty batch, a seed below 0, or a time limit that is no
+            positive number.
+    """
+    check_effort(solver.name, 0.0, solver.time_limit_s)
+    if min(solver.num_trials, solver.batch_size) < 1 or solver.seed < 0:
+        raise InputError(
+            f"{solver.name} needs num_trials >= 1, batch_size >= 1 and seed >= 0; got "
+            f"{solver.num_trials}, {solver.batch_size} and {solver.seed}"
+        )
 
 
 class Propose(Protocol):

@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING, ClassVar, Self, final
 
 import numpy as np
 
-from mpq.errors import InputError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Losses
-from mpq.solvers.additive.answers import check_effort
-from mpq.solvers.black_box._base import MeasuringSolver, Run
+from mpq.solvers.black_box._base import MeasuringSolver, Run, check_trials
 from mpq.solvers.black_box.population import Assignments, Space
 from mpq.solvers.black_box.study import Trials, quiet
 
@@ -59,12 +57,7 @@ class Bayesian(MeasuringSolver):
     objective: Losses | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        check_effort(self.name, 0.0, self.time_limit_s)
-        if min(self.num_trials, self.batch_size) < 1 or self.seed < 0:
-            raise InputError(
-                "bayesian needs num_trials >= 1, batch_size >= 1 and seed >= 0; got "
-                f"{self.num_trials}, {self.batch_size} and {self.seed}"
-            )
+        check_trials(self)
 
     def bind(self, losses: Losses) -> Self:
         """See ``Solver.bind``."""

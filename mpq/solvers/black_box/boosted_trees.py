@@ -13,8 +13,7 @@ from mpq.errors import InputError, MissingDependencyError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Losses
-from mpq.solvers.additive.answers import check_effort
-from mpq.solvers.black_box._base import MeasuringSolver, Run, predicted
+from mpq.solvers.black_box._base import MeasuringSolver, Run, check_trials, predicted
 from mpq.solvers.black_box.earlier import Earlier
 from mpq.solvers.black_box.population import Assignments, Space
 from mpq.solvers.black_box.study import Trials
@@ -77,12 +76,9 @@ class BoostedTrees(MeasuringSolver):
     objective: Losses | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        check_effort(self.name, 0.0, self.time_limit_s)
-        if min(self.num_trials, self.batch_size) < 1 or self.seed < 0 or not 0 <= self.explore <= 1:
-            raise InputError(
-                "boosted-trees needs num_trials >= 1, batch_size >= 1, seed >= 0 and explore from "
-                f"0 to 1; got {self.num_trials}, {self.batch_size}, {self.seed} and {self.explore}"
-            )
+        check_trials(self)
+        if not 0 <= self.explore <= 1:
+            raise InputError(f"{self.name} needs explore from 0 to 1; got {self.explore}")
 
     def check(self) -> None:
         """See ``Solver.check``.

@@ -6,13 +6,11 @@ from typing import ClassVar, Self, final
 import numpy as np
 
 from mpq._support.arrays import Columns
-from mpq.errors import InputError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Losses
-from mpq.solvers.additive.answers import check_effort
 from mpq.solvers.additive.default import solve_additive
-from mpq.solvers.black_box._base import MeasuringSolver, Run
+from mpq.solvers.black_box._base import MeasuringSolver, Run, check_trials
 from mpq.solvers.black_box.population import Assignments, Space
 from mpq.solvers.black_box.seeds import uniform
 from mpq.solvers.black_box.study import Trials
@@ -67,12 +65,7 @@ class LevelSwitch(MeasuringSolver):
     objective: Losses | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        check_effort(self.name, 0.0, self.time_limit_s)
-        if self.num_trials < 1 or self.batch_size < 1 or self.seed < 0:
-            raise InputError(
-                "level-switch needs num_trials >= 1, batch_size >= 1 and seed >= 0; got "
-                f"{self.num_trials}, {self.batch_size} and {self.seed}"
-            )
+        check_trials(self)
 
     def bind(self, losses: Losses) -> Self:
         """See ``Solver.bind``."""

@@ -33,7 +33,7 @@ def is_alike(found: str, stored: str) -> bool:
     if NUMBER.sub("#", found) != NUMBER.sub("#", stored):
         return False
     pairs = zip(NUMBER.findall(found), NUMBER.findall(stored), strict=True)
-    return all(isclose(float(a), float(b), rel_tol=0.05, abs_tol=1e-3) for a, b in pairs)
+    return all(isclose(float(a), float(b), rel_tol=0.05, abs_tol=1e-6) for a, b in pairs)
 
 
 def code_cells(notebook: Any) -> list[Any]:

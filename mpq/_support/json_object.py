@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
+from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -71,6 +71,16 @@ def known(data: Any) -> Any:
     if isinstance(data, Mapping):
         return {str(key): known(value) for key, value in data.items()}
     return [known(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+def number_or_nan(value: float | None) -> float:
+    """From ``known``: null is a number that is not known."""
+    return nan if value is None else float(value)
+
+
+def measured_loss(value: float | None) -> float:
+    """From ``known``: of losses null is infinite, as where a probability is 0."""
+    return inf if value is None else float(value)
 
 
 def by_line(data: Mapping[str, Any]) -> str:

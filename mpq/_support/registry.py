@@ -1,7 +1,8 @@
 """Parts by name: what ``--sensitivity``, ``--solver`` and ``--precisions`` take."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import (
     TYPE_CHECKING,
@@ -109,6 +110,7 @@ class Registry(Generic[Part]):
         self.kind = kind
         self.group = group
         self._own = {str(part.name): part for part in parts}
+        _check_doubles(kind, [str(part.name) for part in parts])
         self._plugins = PlugIns(kind, group, self._own)
 
     def __iter__(self) -> Iterator[type[Part]]:
@@ -211,6 +213,7 @@ class ValueRegistry(Mapping[str, Value], Generic[Value]):
         self.group = group
         self.own = own
         self._values = {value.name: value for value in own}
+        _check_doubles(kind, [value.name for value in own])
         self._plugins = PlugIns(kind, group, (*self._values, *reserved))
 
     def __iter__(self) -> Iterator[str]:
@@ -232,6 +235,13 @@ class ValueRegistry(Mapping[str, Value], Generic[Value]):
             _check_value(value, point, self.kind, type(self.own[0]))
             self._values[name] = value
         return self._values[name]
+
+
+def _check_doubles(kind: str, names: Sequence[str]) -> None:
+    """Of two parts of one name the first would be forgotten without a word."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{kind} {name!r} is registered {count} times: leave one")
 
 
 def _check_part(part: Any, point: "EntryPoint", kind: str) -> None:

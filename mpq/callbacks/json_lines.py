@@ -2,15 +2,14 @@
 
 import json
 import os
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from math import isfinite
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, final
+from typing import Final, final
 
 from mpq._support import schema_versions
 from mpq._support.events import Callback, Ended, Event
+from mpq._support.json_object import known
 from mpq._support.locks import locked
 from mpq._support.progress import Progressed
 from mpq._support.torn import cut_torn_line, is_torn
@@ -63,7 +62,7 @@ class JsonLines(Callback):
             "event": event.name,
             **event.to_dict(),
         }
-        self._append([json.dumps(_finite(line), allow_nan=False)])
+        self._append([json.dumps(known(line), allow_nan=False)])
         if isinstance(event, Ended):  # another run of the same process has a mark of its own
             self._run = ""
             self._told_s.clear()
@@ -123,10 +122,3 @@ def _is_torn_beginning(first: bytes) -> bool:
     found = first.rstrip(b"\0\n")
     is_ours = found.startswith(begins) or begins.startswith(found)
     return is_ours and found != b"{"
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for what JSON has no number for."""
-    if isinstance(value, Mapping):
-        return {name: _finite(each) for name, each in value.items()}
-    return None if isinstance(value, float) and not isfinite(value) else value

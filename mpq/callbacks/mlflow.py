@@ -1,6 +1,5 @@
-"""A run for MLflow."""
+"""Events as a run of MLflow."""
 
-from collections.abc import Mapping
 from typing import Any, Protocol, final
 
 from mpq._support.events import Callback, Ended, Event
@@ -42,7 +41,7 @@ class MLflow(Callback):
     def on(self, event: Event) -> None:
         """See ``Callback.on``."""
         if isinstance(event, Finished):
-            self._tracker.log_params(_spelled(event.settings))
+            self._tracker.log_params(dict(event.settings))
         for name, number in numbers(event).items():
             step = self._steps.get(name, 0)
             self._tracker.log_metric(name, number, step=step)
@@ -60,7 +59,3 @@ def _mlflow() -> Tracker:
         ) from error
     found: Tracker = mlflow
     return found
-
-
-def _spelled(settings: Mapping[str, str | int | float]) -> dict[str, Any]:
-    return dict(settings)

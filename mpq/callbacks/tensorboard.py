@@ -1,15 +1,12 @@
-"""A run for TensorBoard."""
+"""Events as a run of TensorBoard."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from mpq._support.events import Callback, Ended, Event
 from mpq.callbacks.results import Finished
 from mpq.callbacks.tracked import numbers
 from mpq.errors import MissingDependencyError
-
-if TYPE_CHECKING:
-    pass
 
 
 @final

@@ -1,4 +1,4 @@
-"""Parts of one weight that have bits of their own: output channels, inputs, or groups."""
+"""Parts that have bits of their own: of a weight channels, inputs or groups; of a read, blocks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import final
 
 from mpq._support.files import write_files
+from mpq._support.json_object import known
 
 
 @final
@@ -41,8 +42,8 @@ class EvolvedProxy:
         return f"zero-cost:formula={self.formula}{labels}"
 
     def to_json(self) -> str:
-        """Everything, and the estimator's spelling."""
-        return json.dumps({"estimator": self.estimator, **asdict(self)}, indent=1) + "\n"
+        """Everything, and the estimator's spelling; null where a formula says nothing."""
+        return json.dumps(known({"estimator": self.estimator, **asdict(self)}), indent=1) + "\n"
 
     def save(self, folder: Path | str) -> list[Path]:
         """Writes proxy.json.

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, Final, Self, final
 
 from mpq._support import schema_versions
 from mpq._support.files import write_files
-from mpq._support.json_object import json_object, read_text, require_version
+from mpq._support.json_object import (
+    json_object,
+    known,
+    measured_loss,
+    read_as,
+    require_version,
+)
 from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError
 
@@ -89,7 +95,7 @@ class LossBenchmark:
 
     def to_json(self) -> str:
         """Everything, a line for every assignment."""
-        head = {"schema_version": schema_versions.LOSS_BENCHMARK, **asdict(self)}
+        head = known({"schema_version": schema_versions.LOSS_BENCHMARK, **asdict(self)})
         rows = ",\n  ".join(json.dumps(row) for row in head.pop("rows"))
         lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
         return "{\n" + ",\n".join([*lines, f' "rows": [\n  {rows}\n ]']) + "\n}\n"
@@ -106,7 +112,8 @@ class LossBenchmark:
         validate(data, read_schema("mpq.report", "loss_benchmark.schema.json"), _WHAT)
         del data["schema_version"]
         lists = {key: tuple(data[key]) for key in ("layers", "candidates")}
-        found = cls(**{**data, **lists, "rows": tuple(map(_row, data["rows"]))})
+        rows, most = tuple(map(_row, data["rows"])), measured_loss(data["max_loss"])
+        found = cls(**{**data, **lists, "rows": rows, "max_loss": most})
         for row in found.rows:
             if len(row.columns) != len(found.layers) or max(row.columns) >= len(found.candidates):
                 raise FileFormatError(
@@ -122,10 +129,7 @@ class LossBenchmark:
         Raises:
             FileFormatError: If it cannot be read, or is no such file; names it.
         """
-        try:
-            return cls.from_json(read_text(path))
-        except FileFormatError as error:
-            raise FileFormatError(f"{path}: {error}") from error
+        return read_as(Path(path), cls.from_json)
 
     def save(self, path: Path | str) -> Path:
         """Writes the JSON.
@@ -138,4 +142,5 @@ class LossBenchmark:
 
 
 def _row(data: dict[str, Any]) -> MeasuredAssignment:
-    return MeasuredAssignment(**{**data, "columns": tuple(data["columns"])})
+    read = {"columns": tuple(data["columns"]), "loss": measured_loss(data["loss"])}
+    return MeasuredAssignment(**{**data, **read})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, final
 
 from mpq._support import schema_versions
-from mpq._support.json_object import json_object, known, require_version
+from mpq._support.json_object import json_object, known, number_or_nan, require_version
 from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError
 from mpq.report.page.made import Made
@@ -105,6 +105,6 @@ def _share(value: float, of: float) -> float:
 def _with_nan(row: dict[str, Any]) -> dict[str, Any]:
     """As in Python: numbers that are not known are nan."""
     numbers = ("divergence", "standard_error", "seconds")
-    found = {key: nan if row[key] is None else float(row[key]) for key in numbers}
-    costs = {key: nan if cost is None else float(cost) for key, cost in row["costs"].items()}
+    found = {key: number_or_nan(row[key]) for key in numbers}
+    costs = {key: number_or_nan(cost) for key, cost in row["costs"].items()}
     return {**row, **found, "costs": costs, "overrides": tuple(row["overrides"])}

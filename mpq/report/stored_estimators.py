@@ -1,11 +1,15 @@
 """estimators.json: a comparison of estimators, read again for its page."""
 
 from collections.abc import Mapping
-from math import inf, nan
 from typing import Any
 
 from mpq._support import schema_versions
-from mpq._support.json_object import json_object, require_version
+from mpq._support.json_object import (
+    json_object,
+    measured_loss,
+    number_or_nan,
+    require_version,
+)
 from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError
 from mpq.report.estimators import EstimatorComparison
@@ -35,37 +39,31 @@ def estimators_from_json(text: str) -> EstimatorComparison:
         trials,
         scores,
         data["unit"],
-        _loss(data["max_loss"]),
-        _number(data["forward_seconds"]),
+        measured_loss(data["max_loss"]),
+        number_or_nan(data["forward_seconds"]),
         data["num_calibration"],
         data["num_held_out"],
     )
 
 
 def _trial(data: Mapping[str, Any]) -> Trial:
-    known = {"columns": tuple(data["columns"]), "divergence": _loss(data["divergence"])}
+    known = {"columns": tuple(data["columns"]), "divergence": measured_loss(data["divergence"])}
     return Trial(**{**data, **known})
 
 
 def _score(data: Mapping[str, Any]) -> Score:
     known = {
-        "predicted": tuple(map(_number, data["predicted"])),
+        "predicted": tuple(map(number_or_nan, data["predicted"])),
         "solved": tuple(map(_solved, data["solved"])),
-        "seconds": _number(data["seconds"]),
-        "forward_passes": _number(data["forward_passes"]),
+        "seconds": number_or_nan(data["seconds"]),
+        "forward_passes": number_or_nan(data["forward_passes"]),
     }
     return Score(**{**data, **known})
 
 
 def _solved(data: Mapping[str, Any]) -> Solved:
-    known = {"predicted": _number(data["predicted"]), "divergence": _loss(data["divergence"])}
+    known = {
+        "predicted": number_or_nan(data["predicted"]),
+        "divergence": measured_loss(data["divergence"]),
+    }
     return Solved(**{**data, **known})
-
-
-def _loss(value: float | None) -> float:
-    """Measured: one that JSON has no number for is infinite, as where a probability is 0."""
-    return inf if value is None else float(value)
-
-
-def _number(value: float | None) -> float:
-    return nan if value is None else float(value)

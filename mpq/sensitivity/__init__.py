@@ -45,8 +45,6 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
         ActivationEntropy,
         AugmentedHessian,
         ColumnLoss,
-        ColumnLoss,
-        AugmentedHessian,
         Decoupled,
         DiagonalFisher,
         FirstOrder,

@@ -11,6 +11,7 @@ from mpq.problem.parts import Parts, can_split_read
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.problem.split import ACTIVATIONS, Split
+from mpq.quantization.tensor_format import TensorFormat
 from mpq.sensitivity.passes.block_prices import block_prices
 from mpq.workflows.read_parts import NOT_READ, open_columns, solved_reads, without_odd_ties
 from mpq.workflows.setup import Prepared
@@ -32,10 +33,14 @@ def solved_in_blocks(
         solution: Its answer.
     """
     open_to = open_columns(problem, solution, can_split_read)
-    parts = _parts(prepared, split, problem, open_to)
+    formats = _formats(prepared, problem, open_to)
+    on = replace(prepared.asked, ranks=None)
+    # A layer whose blocks have no price, as it reads no tensor by position, stays whole.
+    prices = block_prices(on, formats, split.size, prepared.task.seed) if formats else {}
+    parts = _parts(prepared, split, problem, prices)
     if not parts.of_channels:
         return None
-    losses = _row_losses(prepared, split, problem, parts, open_to)
+    losses = _row_losses(problem, parts, open_to, prices)
     return solved_reads(prepared, problem, parts, losses, open_to)
 
 
@@ -44,13 +49,21 @@ def channels_read(layer: Layer) -> int:
     return layer.input_shape[-1 if layer.kind == "linear" else 1 - len(layer.weight_shape)]
 
 
-def _parts(prepared: Prepared, split: Split, problem: Problem, open_to: Mask) -> Parts:
-    layers = prepared.pricing.layers
-    counts = {
-        layer.name: -(-channels_read(layer) // split.size)
-        for row, layer in enumerate(layers)
+def _formats(prepared: Prepared, problem: Problem, open_to: Mask) -> dict[str, list[TensorFormat]]:
+    """Layer name to what its blocks may take, of layers that have a choice."""
+    precisions = problem.loss.precisions
+    return {
+        layer.name: [precisions[column].activation for column in np.flatnonzero(open_to[row])]
+        for row, layer in enumerate(prepared.pricing.layers)
         if layer.has_weights and layer.kind != NOT_READ and open_to[row].sum() > 1
     }
+
+
+def _parts(
+    prepared: Prepared, split: Split, problem: Problem, prices: Mapping[str, Array]
+) -> Parts:
+    layers = prepared.pricing.layers
+    counts = {x.name: -(-channels_read(x) // split.size) for x in layers if x.name in prices}
     counts = without_odd_ties(problem, counts)
     return Parts(
         problem.loss.layers,
@@ -63,7 +76,7 @@ def _parts(prepared: Prepared, split: Split, problem: Problem, open_to: Mask) ->
 
 
 def _row_losses(
-    prepared: Prepared, split: Split, problem: Problem, parts: Parts, open_to: Mask
+    problem: Problem, parts: Parts, open_to: Mask, prices: Mapping[str, Array]
 ) -> Array:
     """``[R, B]`` of every block, what it loses by itself, and its share of what the weight loses.
 
@@ -71,18 +84,10 @@ def _row_losses(
     fewer bits are not shared out among blocks: squares of sums, they are noisier than blocks' own.
     """
     precisions, rows = problem.loss.precisions, parts.spread(problem.loss.values)
-    columns = {
-        name: np.flatnonzero(open_to[parts.layers.index(name)]) for name in parts.of_channels
-    }
-    formats = {
-        name: [precisions[column].activation for column in own] for name, own in columns.items()
-    }
-    on = replace(prepared.asked, ranks=None)
-    prices: Mapping[str, Array] = block_prices(on, formats, split.size, prepared.task.seed)
-    for name, own in columns.items():
-        some = parts.rows_of(name)
-        by_block = prices.get(name, np.zeros((some.stop - some.start, len(own))))
-        place = int(np.argmax([x.number.bits for x in formats[name]]))
+    for name in parts.of_channels:
+        own = np.flatnonzero(open_to[parts.layers.index(name)])
+        some, by_block = parts.rows_of(name), prices[name]
+        place = int(np.argmax([precisions[column].activation.number.bits for column in own]))
         left = rows[some, int(own[place])].sum() - by_block[:, place].sum()
         rows[some.start : some.stop, own] = by_block + left * parts.shares[some, None]
     return rows

@@ -269,3 +269,11 @@ def test_a_part_made_in_python_is_looked_at(options: dict[str, Any], message: st
         Toy(**options)
 
     assert str(caught.value) == message
+
+
+def test_a_name_is_registered_once() -> None:
+    """Of two parts of one name the first would be forgotten."""
+    from mpq.solvers.baselines.greedy import Greedy
+
+    with pytest.raises(InputError, match="solver 'greedy' is registered 2 times"):
+        Registry("solver", (Greedy, Greedy), "mpq.none")

@@ -3,6 +3,7 @@
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 import mpq
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, PrecisionError
+from mpq.workflows import activation_blocks
 from tests.workflows.divided import Shared, examples
 from tests.workflows.networks import Net, batches
 
@@ -145,3 +147,19 @@ def test_the_command_line(tmp_path: Path) -> None:
 
 def unseen() -> list[Tensor]:
     return examples(6)[4:]
+
+
+def test_a_layer_whose_blocks_have_no_price_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of equal prices the fewest bits would be free."""
+    priced = activation_blocks.block_prices
+
+    def without_head(*asked: Any) -> dict[str, Any]:
+        return {name: found for name, found in priced(*asked).items() if name != "head"}
+
+    monkeypatch.setattr(activation_blocks, "block_prices", without_head)
+
+    found = mpq.search(task(), LIMIT)
+
+    reads = {name: p.activation for name, p in found.assignment.precisions.items()}
+    assert reads["left"].channels is not None
+    assert reads["head"].channels is None

@@ -1,5 +1,7 @@
 """Proxies that are evolved: on losses whose order a known formula has, and by the command."""
 
+import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 import mpq
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, MismatchError, UnknownNameError
+from mpq.report.evolved_proxy import EvolvedProxy
 from mpq.report.loss_benchmark import LossBenchmark, MeasuredAssignment
 from mpq.workflows.evolve_proxy import HANDCRAFTED, evolve_proxy
 from tests.recipes.reference import data, tiny
@@ -106,6 +109,13 @@ def test_one_layer_is_told_from_none() -> None:
 
     with pytest.raises(InputError, match="no formula tells the layers"):
         evolve_proxy([(only, bench)], generations=1, population=6)
+
+
+def test_a_formula_that_says_nothing_is_null() -> None:
+    """JSON has no nan."""
+    found = EvolvedProxy("sum(w)", "sampled", (0.5,), {"norm(g)": (math.nan,)}, (0.5,), 1, {}, 0)
+
+    assert json.loads(found.to_json(), parse_constant=pytest.fail)["known"] == {"norm(g)": [None]}
 
 
 WORDS = ("--generations", "2", "--population", "8", "--rounding", "nearest", "--seed", "3")

@@ -54,8 +54,8 @@ def test_what_is_not_counted_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [plan.besides for plan in kept.of(Planned)] == [("codes of weights", "solving")]
 
 
-def test_nothing_is_planned_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor where the first batch is much of all."""
+def test_nothing_is_planned_where_the_first_batch_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan would take as long as the work."""
     monkeypatch.setattr(module, "LONG_S", 0.0)
     monkeypatch.setattr(module, "MOST_SHARE", 0.01)
 

@@ -27,7 +27,7 @@ ADAPT: Final = Recipe(
                "abstract"),
         Choice("epsilon", "the least within the limits", NOT_STATED),
         Choice("bins of a histogram", "128", NOT_STATED),
-        Choice("candidates", "weights of 2 to 8 bits, inputs as they come", NOT_STATED),
+        Choice("candidates", "weights of 2 to 8 bits, inputs in 16 bits", NOT_STATED),
         Choice("weights", "symmetric, a scale per output channel, to nearest", NOT_STATED),
     ),
     departures=(

@@ -33,6 +33,7 @@ CALIBTIP: Final = Recipe(
                "on para-normalization and bias tuning"),
     ),
     departures=(
+        "The second moment of inputs is weighted, half of it, by squared gradients.",
         "AdaQuant moves weights, scales and biases freely; here weights go up or down (AdaRound).",
         "Biases and norms take back mean errors in closed form (--bias-correction), where unseen "
         "examples say that it helps.",

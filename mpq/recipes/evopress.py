@@ -32,6 +32,7 @@ EVOPRESS: Final = Recipe(
         Choice("children", "16 in a generation, 1000 measurements", NOT_STATED),
     ),
     departures=(
+        "The second moment of inputs is weighted, half of it, by squared gradients.",
         "Every child is measured on all examples, and not in steps of more and more.",
         "Layers of any sizes are switched while the limit holds.",
         "The table beside the answer is of weight errors, and not used by it.",

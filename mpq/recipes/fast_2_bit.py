@@ -32,6 +32,7 @@ FAST_2_BIT: Final = Recipe(
         Choice("weights", "by GPTQ, from the least to the largest of a group", NOT_STATED),
     ),
     departures=(
+        "The second moment of inputs is weighted, half of it, by squared gradients.",
         "No outliers are kept in 16 bits: groups with bits of their own have none beside them.",
         "Scales are in 16 bits, and not quantized a second time.",
         "Groups of 4 bits lie anywhere, where the paper aligns them in memory.",

@@ -31,6 +31,7 @@ GRADIENT_PTQ: Final = Recipe(
         Choice("inputs", "from the least to the largest", NOT_STATED),
     ),
     departures=(
+        "The second moment of inputs is weighted, half of it, by squared gradients.",
         "Rounding is learned layer by layer (AdaRound); the paper's own loss and optimizer are "
         "not taken.",
         "Levels are even; the paper also has steps that are not.",

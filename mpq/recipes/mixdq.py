@@ -32,7 +32,7 @@ MIXDQ: Final = Recipe(
         Choice("choice among answers", "by your score of the images, or the metric",
                "the published code, by metrics and by eye"),
         Choice("candidates", "weights of 2, 4 or 8 bits", "the published code"),
-        Choice("inputs", "8 bits, but those of the most sensitive 1 % as they are",
+        Choice("inputs", "8 bits, but those of the most sensitive 1 % in 16",
                "the published code; its 4 bits are not taken"),
         Choice("weights", "symmetric, a scale per output channel, to nearest", NOT_STATED),
     ),

@@ -32,6 +32,7 @@ PB_LLM: Final = Recipe(
         Choice("solver", "the least sum of errors within the limit", NOT_STATED),
     ),
     departures=(
+        "The second moment of inputs is weighted, half of it, by squared gradients.",
         "Salient weights are in fp16 and not in 8 bits, as what corrects their signs.",
         "Scales are made without the most salient 0.25, 0.5, 1, 2 ... % of the weights, whichever "
         "of these errs least; the rest of the share is what then errs most.",

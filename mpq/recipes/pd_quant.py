@@ -32,6 +32,7 @@ PD_QUANT: Final = Recipe(
         Choice("weights", "symmetric, a scale per output channel", NOT_STATED),
     ),
     departures=(
+        "The second moment of inputs is weighted, half of it, by squared gradients.",
         "Bits differ by layer: the metric is the paper's, the choice of bits by it is ours.",
         "Ranges count errors by gradients of the divergence, and are not tried one by one.",
         "Rounding is learned by the error of the layer's outputs, without the prediction's term.",

@@ -23,7 +23,7 @@ SQUEEZELLM: Final = Recipe(
         Choice("candidates", "3 bits or 4, all layers the same", "on the experiments"),
         Choice("levels", "8 or 16 for every output channel, by weighted k-means",
                "on sensitivity-based non-uniform quantization"),
-        Choice("kept weights", "0.45 %: 0.05 % by sensitivity and 0.4 % by magnitude",
+        Choice("kept weights", "0.45 %, in one pick",
                "on dense-and-sparse decomposition"),
         Choice("weights", "each at its nearest level", "on the method"),
         Choice("solver", "one precision for all layers, by an integer program", NOT_STATED),

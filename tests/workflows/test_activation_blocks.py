@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import mpq
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, PrecisionError
-from mpq.workflows import activation_blocks
+from mpq.sensitivity.passes.block_prices import block_prices
 from tests.workflows.divided import Shared, examples
 from tests.workflows.networks import Net, batches
 
@@ -151,14 +151,13 @@ def unseen() -> list[Tensor]:
 
 def test_a_layer_whose_blocks_have_no_price_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of equal prices the fewest bits would be free."""
-    priced = activation_blocks.block_prices
 
     def without_head(*asked: Any) -> dict[str, Any]:
-        return {name: found for name, found in priced(*asked).items() if name != "head"}
+        return {name: found for name, found in block_prices(*asked).items() if name != "head"}
 
-    monkeypatch.setattr(activation_blocks, "block_prices", without_head)
+    monkeypatch.setattr("mpq.workflows.activation_blocks.block_prices", without_head)
 
-    found = mpq.search(task(), LIMIT)
+    found = mpq.search(task(), {"bit_operations": "0.75x:w8a8dg4"})
 
     reads = {name: p.activation for name, p in found.assignment.precisions.items()}
     assert reads["left"].channels is not None

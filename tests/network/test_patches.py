@@ -23,6 +23,7 @@ from mpq.network.patches import (
     PatchRules,
     find_patches,
     largest_difference,
+    outlier_share,
     patch_classes,
     run_in_patches,
 )
@@ -341,6 +342,44 @@ def test_patches_with_outliers_run_in_another_network(
     assert torch.equal(mixed[1, :, :4], by_few[1, :, :4])
     assert torch.equal(mixed[1, :, :, :4], by_few[1, :, :, :4])
     assert not torch.equal(mixed[1, :, 4:, 4:], by_few[1, :, 4:, 4:])
+
+
+def test_classes_are_those_of_the_data_that_a_network_writes_into() -> None:
+    """A clamp in place as the first operation: the outlier is one of the data, and stays in it."""
+
+    class Clamping(nn.Sequential):
+        """Begins by cutting its input off."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            """An image."""
+            return super().forward(x.clamp_(0, 6))  # type: ignore[no-any-return]
+
+    net = trained(Clamping(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()))
+    x = image(3, 8, 8).clamp(-2, 2)
+    x[1, 0, 7, 0] = -50.0  # in the third patch of the second example alone
+    given = x.clone()
+    (plan,) = find_patches(net, x, PatchRules("0", 2, most_recomputed=9.0)).plans
+
+    classes = patch_classes(net, x, plan, OutlierPatches(net, 0.0, 1.0, 4.0))
+    share = outlier_share(net, [x], plan, 4.0)
+
+    assert torch.equal(x, given)
+    assert classes.tolist() == [[[False] * 2] * 2, [[False, False], [True, False]]]
+    assert share == 1 / 8
+
+
+def test_classes_of_networks_that_are_refused() -> None:
+    """In the words of ``find_patches``."""
+    net, x = trained(Residual()), image(3, 9, 11)
+    plan = find_patches(net, x, PatchRules("stem", 2, most_recomputed=9.0)).plans[0]
+    outliers = OutlierPatches(net, 0.0, 1.0)
+
+    with pytest.raises(ModelError, match="does not run on inputs of 2x5x9x11: "):
+        patch_classes(net, image(5, 9, 11), plan, outliers)
+    with pytest.raises(ModelError, match="training mode"):
+        patch_classes(Residual(), x, plan, outliers)
+    with pytest.raises(UnknownNameError, match="no operation 'stem'"):
+        patch_classes(trained(depthwise()), x, plan, outliers)
 
 
 @pytest.mark.parametrize(("deviation", "count"), [(0.0, 3.0), (1.0, 0.0), (float("nan"), 3.0)])

@@ -12,10 +12,13 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from mpq.errors import ModelError, MpqError
 from mpq.network.arguments import tensors_in
-from mpq.network.dataflow import is_elementwise
+from mpq.network.dataflow import SHAPE_FAILURES, is_elementwise
 from mpq.network.examples import Batch
+from mpq.network.modules import check_model, device_of
 from mpq.network.patches.operations import WindowedOperation, windowed
+from mpq.network.same_start import own_inputs
 
 _AXES: Final = 4
 """Of images: examples, channels, rows and columns."""
@@ -87,11 +90,33 @@ class Recorded:
     outputs: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, module: nn.Module, batch: Batch) -> "Recorded":
-        """Runs a batch through the module; nothing of it is changed."""
+    def of(cls, model: nn.Module, data: Any) -> "Recorded":
+        """Runs a batch through a network; nothing of either is changed.
+
+        Args:
+            model: The user's, in evaluation mode.
+            data: One batch, as ``Batch.of`` takes it.
+
+        Raises:
+            DataError: If the data is no batch.
+            ModelError: See ``check_model``; or if the network does not run on such inputs.
+        """
+        check_model(model)
+        batch = Batch.of(data).to(device_of(model))
+        try:
+            return cls._of_own(model, Batch(*own_inputs(batch.args, batch.kwargs)))
+        except MpqError:
+            raise
+        # In the network's words, as its layers say what they take.
+        except SHAPE_FAILURES as error:
+            shapes = ", ".join("x".join(map(str, x.shape)) for x in batch.tensors)
+            raise ModelError(f"the network does not run on inputs of {shapes}: {error}") from error
+
+    @classmethod
+    def _of_own(cls, model: nn.Module, batch: Batch) -> "Recorded":
         record = Record(batch)
-        with torch.no_grad(), record.naming(module), _Recorder(record):
-            output = module(*batch.args, **batch.kwargs)
+        with torch.no_grad(), record.naming(model), _Recorder(record):
+            output = model(*batch.args, **batch.kwargs)
         return record.recorded(tensors_in(output))
 
 

@@ -141,6 +141,42 @@ def test_every_network_is_patched_as_far_as_it_goes() -> None:
     assert max(x.position for x in ends["odd"].plans) == 13
 
 
+@pytest.mark.parametrize("fails", ["forward", "pre_hook"])
+def test_operations_keep_their_names_behind_an_error_that_is_caught(fails: str) -> None:
+    """A part that fails, in its ``forward`` or before it, gives no name to what runs afterwards."""
+
+    class Failing(nn.Module):
+        """Takes nothing."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            """Nothing."""
+            raise ValueError(x.shape)
+
+    class Trying(nn.Module):
+        """Goes on without a part that fails."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.part = nn.Conv2d(3, 2, 3), Failing()
+            if fails == "pre_hook":
+                self.part.register_forward_pre_hook(lambda part, args: part.forward(*args))
+
+        def forward(self, x: Tensor) -> Tensor:
+            """An image."""
+            x = self.first(x)
+            try:
+                return self.part(x)  # type: ignore[no-any-return]
+            except ValueError:
+                return torch.relu(x * 2)
+
+    net = nn.Sequential(Trying(), nn.Conv2d(2, 2, 1)).eval()
+
+    recorded = Recorded.of(net, torch.ones(1, 3, 8, 8))
+
+    assert [x.name for x in recorded.operations] == ["0.first", "mul in 0", "relu in 0", "1"]
+    assert not any(m._forward_hooks for m in net.modules())
+
+
 def test_windows_are_what_gradients_reach() -> None:
     """The receptive field, by differentiating one patch of a network without negative numbers."""
     layers = [

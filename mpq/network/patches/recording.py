@@ -1,8 +1,9 @@
 """One forward pass as operations on images, as far as windows of them can be computed."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any, Final, final
 
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from torch.utils.hooks import RemovableHandle
 
 from mpq.errors import ModelError, MpqError
 from mpq.network.arguments import tensors_in
 from mpq.network.dataflow import SHAPE_FAILURES, is_elementwise
 from mpq.network.examples import Batch
-from mpq.network.modules import check_model, device_of
+from mpq.network.modules import check_model, device_of, hooks
 from mpq.network.patches.operations import WindowedOperation, windowed
 from mpq.network.same_start import own_inputs
 
@@ -148,26 +150,24 @@ class Record:
             tuple(self._images), tuple(self.operations), self._num_inputs, places
         )  # fmt: skip
 
-    @contextmanager
-    def naming(self, module: nn.Module) -> Iterator[None]:
+    def naming(self, module: nn.Module) -> AbstractContextManager[None]:
         """Within this block operations are called as the module that they run in."""
+        return hooks(self._naming_hooks(module))
 
-        def entering(name: str, is_leaf: bool) -> Callable[..., None]:
-            return lambda *_: self._within.append((name, is_leaf))
-
-        def leaving(*_: Any) -> None:
-            self._within.pop()
-
-        handles = []
+    def _naming_hooks(self, module: nn.Module) -> Iterator[RemovableHandle]:
         for name, part in module.named_modules():
-            is_leaf = next(part.children(), None) is None
-            handles.append(part.register_forward_pre_hook(entering(name, is_leaf)))
-            handles.append(part.register_forward_hook(leaving))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+            within = (name, next(part.children(), None) is None)
+            yield part.register_forward_pre_hook(partial(self._enter, within))
+            # Also after an error, which the forward around it may catch.
+            yield part.register_forward_hook(partial(self._leave, within), always_call=True)
+
+    def _enter(self, within: tuple[str, bool], *_: Any) -> None:
+        self._within.append(within)
+
+    def _leave(self, within: tuple[str, bool], *_: Any) -> None:
+        # It was never entered where a hook of the user's own failed before ours.
+        if self._within and self._within[-1] == within:
+            self._within.pop()
 
     def dependent(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Those that depend on the input, as often as they come."""

@@ -418,6 +418,24 @@ def test_classes_of_networks_that_are_refused() -> None:
         patch_classes(trained(depthwise()), x, plan, outliers)
 
 
+def test_windows_are_computed_once_for_a_patch(
+    quantized: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each of the two networks, though the class is read from them as well."""
+    net, few = quantized
+    x, asked, plain = torch.randn(2, 3, 16, 16), [], Chain.windows
+    (plan,) = find_patches(net, x, PatchRules("4", 2, most_recomputed=9.0)).plans
+
+    def counted(chain: Chain, cut: int, patch: tuple[Span, Span]) -> dict[int, tuple[Span, Span]]:
+        asked.append(patch)
+        return plain(chain, cut, patch)
+
+    monkeypatch.setattr(Chain, "windows", counted)
+    run_in_patches(few, x, plan, OutlierPatches(net, 0.0, 1.0))
+
+    assert len(asked) == 2 * 4
+
+
 @pytest.mark.parametrize(("deviation", "count"), [(0.0, 3.0), (1.0, 0.0), (float("nan"), 3.0)])
 def test_outliers_that_make_no_sense(deviation: float, count: float) -> None:
     """Inputs that are all alike have none."""

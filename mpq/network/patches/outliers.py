@@ -13,7 +13,7 @@ from mpq.network.modules import device_of
 from mpq.network.patches.chain import Chain
 from mpq.network.patches.plan import PatchPlan
 from mpq.network.patches.recording import Recorded
-from mpq.network.patches.windows import patches_of
+from mpq.network.patches.windows import patches_of, whole_channels
 
 
 @final
@@ -107,6 +107,6 @@ def patch_classes(model: nn.Module, data: Any, plan: PatchPlan, outliers: Outlie
     cut, (x, *_) = chain.position(plan.cut), Batch.of(data).to(device_of(model)).tensors
     found = []
     for patch in patches_of((plan.shape[1], plan.shape[2]), plan.num_patches):
-        rows, columns = chain.windows(cut, patch)[0]
-        found.append(outliers.has_outliers(x[:, :, rows.slice, columns.slice]))
+        read = x[whole_channels(chain.windows(cut, patch)[0])]
+        found.append(outliers.has_outliers(read))
     return torch.stack(found, 1).reshape(-1, plan.num_patches, plan.num_patches)

@@ -23,6 +23,7 @@ from mpq.network.patches import (
     PatchRules,
     find_patches,
     largest_difference,
+    outlier_share,
     patch_classes,
     run_in_patches,
 )
@@ -138,6 +139,42 @@ def test_every_network_is_patched_as_far_as_it_goes() -> None:
         "residual": "mean in the network", "depthwise": "", "odd": "",
     }  # fmt: skip
     assert max(x.position for x in ends["odd"].plans) == 13
+
+
+@pytest.mark.parametrize("fails", ["forward", "pre_hook"])
+def test_operations_keep_their_names_behind_an_error_that_is_caught(fails: str) -> None:
+    """A part that fails, in its ``forward`` or before it, gives no name to what runs afterwards."""
+
+    class Failing(nn.Module):
+        """Takes nothing."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            """Nothing."""
+            raise ValueError(x.shape)
+
+    class Trying(nn.Module):
+        """Goes on without a part that fails."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.part = nn.Conv2d(3, 2, 3), Failing()
+            if fails == "pre_hook":
+                self.part.register_forward_pre_hook(lambda part, args: part.forward(*args))
+
+        def forward(self, x: Tensor) -> Tensor:
+            """An image."""
+            x = self.first(x)
+            try:
+                return self.part(x)  # type: ignore[no-any-return]
+            except ValueError:
+                return torch.relu(x * 2)
+
+    net = nn.Sequential(Trying(), nn.Conv2d(2, 2, 1)).eval()
+
+    recorded = Recorded.of(net, torch.ones(1, 3, 8, 8))
+
+    assert [x.name for x in recorded.operations] == ["0.first", "mul in 0", "relu in 0", "1"]
+    assert not any(m._forward_hooks for m in net.modules())
 
 
 def test_windows_are_what_gradients_reach() -> None:
@@ -341,6 +378,62 @@ def test_patches_with_outliers_run_in_another_network(
     assert torch.equal(mixed[1, :, :4], by_few[1, :, :4])
     assert torch.equal(mixed[1, :, :, :4], by_few[1, :, :, :4])
     assert not torch.equal(mixed[1, :, 4:, 4:], by_few[1, :, 4:, 4:])
+
+
+def test_classes_are_those_of_the_data_that_a_network_writes_into() -> None:
+    """A clamp in place as the first operation: the outlier is one of the data, and stays in it."""
+
+    class Clamping(nn.Sequential):
+        """Begins by cutting its input off."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            """An image."""
+            return self[1](self[0](x.clamp_(0, 6)))  # type: ignore[no-any-return]
+
+    net = trained(Clamping(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()))
+    x = image(3, 8, 8).clamp(-2, 2)
+    x[1, 0, 7, 0] = -50.0  # in the third patch of the second example alone
+    given = x.clone()
+    (plan,) = find_patches(net, x, PatchRules("0", 2, most_recomputed=9.0)).plans
+
+    classes = patch_classes(net, x, plan, OutlierPatches(net, 0.0, 1.0, 4.0))
+    share = outlier_share(net, [x], plan, 4.0)
+
+    assert torch.equal(x, given)
+    assert classes.tolist() == [[[False] * 2] * 2, [[False, False], [True, False]]]
+    assert share == 1 / 8
+
+
+def test_classes_of_networks_that_are_refused() -> None:
+    """In the words of ``find_patches``."""
+    net, x = trained(Residual()), image(3, 9, 11)
+    plan = find_patches(net, x, PatchRules("stem", 2, most_recomputed=9.0)).plans[0]
+    outliers = OutlierPatches(net, 0.0, 1.0)
+
+    with pytest.raises(ModelError, match="does not run on inputs of 2x5x9x11: "):
+        patch_classes(net, image(5, 9, 11), plan, outliers)
+    with pytest.raises(ModelError, match="training mode"):
+        patch_classes(Residual(), x, plan, outliers)
+    with pytest.raises(UnknownNameError, match="no operation 'stem'"):
+        patch_classes(trained(depthwise()), x, plan, outliers)
+
+
+def test_windows_are_computed_once_for_a_patch(
+    quantized: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each of the two networks, though the class is read from them as well."""
+    net, few = quantized
+    x, asked, plain = torch.randn(2, 3, 16, 16), [], Chain.windows
+    (plan,) = find_patches(net, x, PatchRules("4", 2, most_recomputed=9.0)).plans
+
+    def counted(chain: Chain, cut: int, patch: tuple[Span, Span]) -> dict[int, tuple[Span, Span]]:
+        asked.append(patch)
+        return plain(chain, cut, patch)
+
+    monkeypatch.setattr(Chain, "windows", counted)
+    run_in_patches(few, x, plan, OutlierPatches(net, 0.0, 1.0))
+
+    assert len(asked) == 2 * 4
 
 
 @pytest.mark.parametrize(("deviation", "count"), [(0.0, 3.0), (1.0, 0.0), (float("nan"), 3.0)])

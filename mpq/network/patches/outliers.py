@@ -13,7 +13,7 @@ from mpq.network.modules import device_of
 from mpq.network.patches.chain import Chain
 from mpq.network.patches.plan import PatchPlan
 from mpq.network.patches.recording import Recorded
-from mpq.network.patches.windows import patches_of
+from mpq.network.patches.windows import patches_of, whole_channels
 
 
 @final
@@ -77,8 +77,10 @@ def outlier_share(model: nn.Module, data: Any, plan: PatchPlan, num_deviations: 
     """Share of the patches of all examples that have outliers, see ``OutlierPatches``.
 
     Raises:
-        InputError: If all inputs are the same number.
-        ModelError: See ``find_patches``.
+        InputError: If all inputs are the same number, or ``num_deviations`` is not above 0.
+        DataError: If the data is no batches.
+        ModelError: See ``patch_classes``.
+        UnknownNameError: See ``patch_classes``.
     """
     outliers = OutlierPatches.fitted(model, data, num_deviations)
     found = [patch_classes(model, batch, plan, outliers) for batch in Calibration.of(data)]
@@ -88,14 +90,23 @@ def outlier_share(model: nn.Module, data: Any, plan: PatchPlan, num_deviations: 
 def patch_classes(model: nn.Module, data: Any, plan: PatchPlan, outliers: OutlierPatches) -> Tensor:
     """``[N, P, P]``: which patches of which examples have outliers in what they read of the input.
 
+    Args:
+        model: In evaluation mode; left as found.
+        data: One batch, as ``Batch.of`` takes it; left as found.
+        plan: Of this network, at images of this size.
+        outliers: What an outlier is.
+
     Raises:
-        ModelError: See ``find_patches``.
+        DataError: If the data is no batch.
+        ModelError: If the network cannot be searched, does not run on such inputs, or cannot be cut
+            where the plan cuts.
+        UnknownNameError: If it has no operation of the plan's cut.
     """
-    batch = Batch.of(data).to(device_of(model))
-    chain = Chain.of(Recorded.of(model, batch))
-    cut, (x, *_) = chain.position(plan.cut), batch.tensors
+    chain = Chain.of(Recorded.of(model, data))
+    # The data itself: what was recorded ran on copies, which a network may have written into.
+    cut, (x, *_) = chain.position(plan.cut), Batch.of(data).to(device_of(model)).tensors
     found = []
     for patch in patches_of((plan.shape[1], plan.shape[2]), plan.num_patches):
-        rows, columns = chain.windows(cut, patch)[0]
-        found.append(outliers.has_outliers(x[:, :, rows.slice, columns.slice]))
+        read = x[whole_channels(chain.windows(cut, patch)[0])]
+        found.append(outliers.has_outliers(read))
     return torch.stack(found, 1).reshape(-1, plan.num_patches, plan.num_patches)

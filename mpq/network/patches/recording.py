@@ -1,8 +1,9 @@
 """One forward pass as operations on images, as far as windows of them can be computed."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any, Final, final
 
@@ -11,11 +12,15 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from torch.utils.hooks import RemovableHandle
 
+from mpq.errors import ModelError, MpqError
 from mpq.network.arguments import tensors_in
-from mpq.network.dataflow import is_elementwise
+from mpq.network.dataflow import SHAPE_FAILURES, is_elementwise
 from mpq.network.examples import Batch
+from mpq.network.modules import check_model, device_of, hooks
 from mpq.network.patches.operations import WindowedOperation, windowed
+from mpq.network.same_start import own_inputs
 
 _AXES: Final = 4
 """Of images: examples, channels, rows and columns."""
@@ -87,11 +92,33 @@ class Recorded:
     outputs: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, module: nn.Module, batch: Batch) -> "Recorded":
-        """Runs a batch through the module; nothing of it is changed."""
+    def of(cls, model: nn.Module, data: Any) -> "Recorded":
+        """Runs a batch through a network; nothing of either is changed.
+
+        Args:
+            model: The user's, in evaluation mode.
+            data: One batch, as ``Batch.of`` takes it.
+
+        Raises:
+            DataError: If the data is no batch.
+            ModelError: See ``check_model``; or if the network does not run on such inputs.
+        """
+        check_model(model)
+        batch = Batch.of(data).to(device_of(model))
+        try:
+            return cls._of_own(model, Batch(*own_inputs(batch.args, batch.kwargs)))
+        except MpqError:
+            raise
+        # In the network's words, as its layers say what they take.
+        except SHAPE_FAILURES as error:
+            shapes = ", ".join("x".join(map(str, x.shape)) for x in batch.tensors)
+            raise ModelError(f"the network does not run on inputs of {shapes}: {error}") from error
+
+    @classmethod
+    def _of_own(cls, model: nn.Module, batch: Batch) -> "Recorded":
         record = Record(batch)
-        with torch.no_grad(), record.naming(module), _Recorder(record):
-            output = module(*batch.args, **batch.kwargs)
+        with torch.no_grad(), record.naming(model), _Recorder(record):
+            output = model(*batch.args, **batch.kwargs)
         return record.recorded(tensors_in(output))
 
 
@@ -123,26 +150,24 @@ class Record:
             tuple(self._images), tuple(self.operations), self._num_inputs, places
         )  # fmt: skip
 
-    @contextmanager
-    def naming(self, module: nn.Module) -> Iterator[None]:
+    def naming(self, module: nn.Module) -> AbstractContextManager[None]:
         """Within this block operations are called as the module that they run in."""
+        return hooks(self._naming_hooks(module))
 
-        def entering(name: str, is_leaf: bool) -> Callable[..., None]:
-            return lambda *_: self._within.append((name, is_leaf))
-
-        def leaving(*_: Any) -> None:
-            self._within.pop()
-
-        handles = []
+    def _naming_hooks(self, module: nn.Module) -> Iterator[RemovableHandle]:
         for name, part in module.named_modules():
-            is_leaf = next(part.children(), None) is None
-            handles.append(part.register_forward_pre_hook(entering(name, is_leaf)))
-            handles.append(part.register_forward_hook(leaving))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+            within = (name, next(part.children(), None) is None)
+            yield part.register_forward_pre_hook(partial(self._enter, within))
+            # Also after an error, which the forward around it may catch.
+            yield part.register_forward_hook(partial(self._leave, within), always_call=True)
+
+    def _enter(self, within: tuple[str, bool], *_: Any) -> None:
+        self._within.append(within)
+
+    def _leave(self, within: tuple[str, bool], *_: Any) -> None:
+        # It was never entered where a hook of the user's own failed before ours.
+        if self._within and self._within[-1] == within:
+            self._within.pop()
 
     def dependent(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Those that depend on the input, as often as they come."""

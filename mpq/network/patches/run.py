@@ -19,7 +19,7 @@ from mpq.network.patches.operations import WindowedOperation, Windows
 from mpq.network.patches.outliers import OutlierPatches
 from mpq.network.patches.plan import PatchPlan
 from mpq.network.patches.recording import Record, is_idle
-from mpq.network.patches.windows import patches_of
+from mpq.network.patches.windows import patches_of, whole_channels
 from mpq.network.same_start import own_inputs
 
 
@@ -165,29 +165,34 @@ class _Running(TorchDispatchMode):
         chain = Chain(recorded, len(operations), "", (len(operations) - 1,))
         plane = (self._plan.shape[1], self._plan.shape[2])
         for patch in patches_of(plane, self._plan.num_patches):
-            out[_all(patch)] = self._patch(chain, patch)
+            out[whole_channels(patch)] = self._patch(chain, patch)
         # A copy, as the network may go on in place.
         self._kept = out.clone()
 
     def _patch(self, chain: Chain, patch: Windows) -> Tensor:
         """One window of the output, each example's by the network of its class."""
-        window = _patch(chain, self._inputs, patch)
+        windows = chain.windows(chain.length - 1, patch)
+        window = _patch(chain, self._inputs, windows)
         if self._outliers is None or self._of_outliers is None:
             return window
-        read = self._inputs[0][_all(chain.windows(chain.length - 1, patch)[0])]
+        read = self._inputs[0][whole_channels(windows[0])]
         is_other = self._outliers.has_outliers(read)[:, None, None, None]
-        return torch.where(is_other, self._of_outliers[_all(patch)], window)
+        return torch.where(is_other, self._of_outliers[whole_channels(patch)], window)
 
 
-def _all(window: Windows) -> tuple[slice, slice, slice, slice]:
-    """A window of all channels of all examples."""
-    return slice(None), slice(None), window[0].slice, window[1].slice
+def _patch(chain: Chain, inputs: Sequence[Tensor], windows: dict[int, Windows]) -> Tensor:
+    """One window of the output of a chain's last operation, from windows of the inputs.
 
-
-def _patch(chain: Chain, inputs: Sequence[Tensor], patch: Windows) -> Tensor:
-    """One window of the output of a chain's last operation, from windows of the inputs."""
-    windows = chain.windows(chain.length - 1, patch)
-    held = {image: x[_all(windows[image])] for image, x in enumerate(inputs) if image in windows}
+    Args:
+        chain: Ends with that operation.
+        inputs: Of the network, whole.
+        windows: See ``Chain.windows``.
+    """
+    held = {
+        image: x[whole_channels(windows[image])]
+        for image, x in enumerate(inputs)
+        if image in windows
+    }
     for operation in chain.recorded.operations:
         image = operation.writes[0]
         if image not in windows:

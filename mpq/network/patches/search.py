@@ -5,15 +5,11 @@ from typing import Any, final
 
 from torch import nn
 
-from mpq.errors import InputError, ModelError, MpqError
-from mpq.network.dataflow import SHAPE_FAILURES
-from mpq.network.examples import Batch
-from mpq.network.modules import check_model, device_of
+from mpq.errors import InputError
 from mpq.network.patch_rules import PatchRules
 from mpq.network.patches.chain import Chain
 from mpq.network.patches.plan import PatchPlan, Planner
 from mpq.network.patches.recording import Recorded
-from mpq.network.same_start import own_inputs
 
 
 @final
@@ -75,10 +71,7 @@ def find_patches(model: nn.Module, data: Any, rules: PatchRules | None = None) -
         InputError: If no plane is as large as the number of patches.
     """
     rules = rules or PatchRules()
-    check_model(model)
-    batch = Batch.of(data).to(device_of(model))
-    batch = Batch(*own_inputs(batch.args, batch.kwargs))
-    chain = Chain.of(_recorded(model, batch))
+    chain = Chain.of(Recorded.of(model, data))
     planner = Planner.of(chain, rules.bits, rules.is_input_streamed)
     cuts = chain.sensible_cuts if rules.cut is None else (chain.position(rules.cut),)
     plans = [
@@ -98,17 +91,6 @@ def find_patches(model: nn.Module, data: Any, rules: PatchRules | None = None) -
     is_less = bool(within) and within[0].ram_bytes < whole
     best = within[0] if is_less else None
     return FoundPatches(tuple(within), best, whole, len(plans) - len(within), chain.end)
-
-
-def _recorded(model: nn.Module, batch: Batch) -> Recorded:
-    try:
-        return Recorded.of(model, batch)
-    except MpqError:
-        raise
-    # In the network's words, as its layers say what they take.
-    except SHAPE_FAILURES as error:
-        shapes = ", ".join("x".join(map(str, x.shape)) for x in batch.tensors)
-        raise ModelError(f"the network does not run on inputs of {shapes}: {error}") from error
 
 
 def _plane(chain: Chain, cut: int) -> tuple[int, int]:

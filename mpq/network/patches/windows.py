@@ -66,6 +66,11 @@ class Reading:
         return Span(first, last + 1)
 
 
+def whole_channels(window: tuple[Span, Span]) -> tuple[slice, slice, slice, slice]:
+    """A window of rows and columns as an index of all examples and channels: ``[N, C, h, w]``."""
+    return slice(None), slice(None), window[0].slice, window[1].slice
+
+
 def patches_of(plane: tuple[int, int], count: int) -> list[tuple[Span, Span]]:
     """A plane in ``count`` times ``count`` patches, row by row."""
     rows, columns = (_parts(size, count) for size in plane)

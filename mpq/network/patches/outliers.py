@@ -98,13 +98,15 @@ def patch_classes(model: nn.Module, data: Any, plan: PatchPlan, outliers: Outlie
 
     Raises:
         DataError: If the data is no batch.
-        ModelError: If the network cannot be searched, does not run on such inputs, or cannot be cut
-            where the plan cuts.
+        ModelError: If the network cannot be searched, does not run on such inputs, cannot be cut
+            where the plan cuts, or images have another size.
         UnknownNameError: If it has no operation of the plan's cut.
     """
     chain = Chain.of(Recorded.of(model, data))
     # The data itself: what was recorded ran on copies, which a network may have written into.
     cut, (x, *_) = chain.position(plan.cut), Batch.of(data).to(device_of(model)).tensors
+    recorded = chain.recorded
+    plan.check_shape(recorded.images[recorded.operations[cut].writes[0]].shape)
     found = []
     for patch in patches_of((plan.shape[1], plan.shape[2]), plan.num_patches):
         read = x[whole_channels(chain.windows(cut, patch)[0])]

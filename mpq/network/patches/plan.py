@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
+from mpq.errors import ModelError
 from mpq.network.liveness import Lifetimes, Step, Value
 from mpq.network.patches.chain import Chain
 from mpq.network.patches.operations import Windows
@@ -64,6 +65,26 @@ class PatchPlan:
     def recomputed_share(self) -> float:
         """The same, of all that the network takes without patches."""
         return self.recomputed_macs / self.network_macs if self.network_macs else 0.0
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuses another network, or images of another size.
+
+        Args:
+            shape: Of what is made at the cut, without examples.
+
+        Raises:
+            ModelError: If it is another one than planned.
+        """
+        if shape != self.shape:
+            raise ModelError(self.is_of_others)
+
+    @property
+    def is_of_others(self) -> str:
+        """What is said where a network does something else than was planned for."""
+        return (
+            f"the network does other operations before {self.cut} than when the patches were "
+            "planned; plan them for it, with an example of the same size"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -127,7 +127,7 @@ class _Running(TorchDispatchMode):
         """That the cut was reached, and nothing is read of what was put off but its output."""
         put_off = (x for x in self._record.dependent(tensors) if not self._is_output(x))
         if not self._is_done or any(True for _ in put_off):
-            raise ModelError(_other_operations(self._plan))
+            raise ModelError(self._plan.is_of_others)
 
     def _is_output(self, x: Tensor) -> bool:
         assert self._output is not None
@@ -150,15 +150,14 @@ class _Running(TorchDispatchMode):
     def _do_at_cut(self, result: Any) -> None:
         operations = self._record.operations
         if operations and isinstance(operations[-1].windowed, str):
-            raise ModelError(_other_operations(self._plan))
+            raise ModelError(self._plan.is_of_others)
         # By name and not by place: a quantized network does more on the way to the same module.
         if not operations or operations[-1].name != self._plan.cut:
             return
         out = tensors_in(result)[0]
         recorded = self._record.recorded([out])
         made = recorded.images[operations[-1].writes[0]]
-        if made.shape != self._plan.shape:
-            raise ModelError(_other_operations(self._plan))
+        self._plan.check_shape(made.shape)
         self._output = out
         # Numbers may lie in one row at the cut, where a quantized layer rounds what it reads.
         out = out.view(-1, *self._plan.shape)
@@ -235,11 +234,4 @@ def _empty(func: Any, args: Any, kwargs: Any) -> Any:
     made = func(*on_meta[0], **on_meta[1])
     return tree_map(
         lambda x: torch.empty_like(x, device=device) if isinstance(x, Tensor) else x, made
-    )
-
-
-def _other_operations(plan: PatchPlan) -> str:
-    return (
-        f"the network does other operations before {plan.cut} than when the patches were planned; "
-        "plan them for it, with an example of the same size"
     )

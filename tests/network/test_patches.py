@@ -307,7 +307,7 @@ def test_a_plan_is_good_for_other_examples_and_batches() -> None:
     with pytest.raises(ModelError, match="other operations before"):
         run_in_patches(net, image(3, 9, 14), plan)
     with pytest.raises(ModelError, match="other operations before"):
-        outlier_share(net, image(3, 9, 14), plan, 3.0)
+        outlier_share(net, [image(3, 9, 14)], plan, 3.0)
     with pytest.raises(ModelError, match="other operations before"):
         run_in_patches(trained(nn.Sequential(nn.Conv2d(3, 2, 3))), image(3, 9, 11), plan)
 

@@ -15,6 +15,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Losses, Solver
 from mpq.solvers.additive.answers import check_effort
+from mpq.solvers.additive.cheapest import cheapest
 from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.baselines.greedy import DIRECTIONS
 from mpq.solvers.black_box._base import asked_losses, predicted, require_objective
@@ -194,13 +195,11 @@ class _Steps:
         self.allowed = grouped.allowed
         # All resources in one unit, so that columns of a group can be put in an order.
         self.cost = np.where(self.allowed, space.costs.sum(axis=0), np.inf)  # [G, B]
-        self._loss = np.where(self.allowed, grouped.loss, np.inf)
+        self._loss = grouped.loss
 
     def end(self, sign: int) -> Columns:
         """``[G]`` the cheapest (-1) or dearest (1) columns; of equals that of the least loss."""
-        cost = np.where(self.allowed, -sign * self.cost, np.inf)
-        at_end = cost == cost.min(axis=1, keepdims=True)
-        return np.asarray(np.where(at_end, self._loss, np.inf).argmin(axis=1))
+        return cheapest(self._loss, -sign * self.cost, self.allowed)
 
     def from_(self, columns: Columns, sign: int) -> Iterator[tuple[int, int]]:
         """Group and column of every next level; those of equal cost are one level."""

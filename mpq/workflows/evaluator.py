@@ -59,23 +59,28 @@ class Evaluator:
 
     def measure(self, precisions: Mapping[str, Precision]) -> Measurement:
         """The network with these layers in these precisions, against the original."""
+        known = self.known(precisions)
+        if known is not None:
+            return known
+        found = self._measured(precisions, self.own.quantizer(precisions, self.quantizer))
+        self.took(precisions, found)
+        return found
+
+    def known(self, precisions: Mapping[str, Precision]) -> Measurement | None:
+        """What nobody has to measure: the original, and what was measured before."""
         # With nothing quantized it is the original. Our copy of it, BatchNorm folded, would differ
         # by float32 rounding (1e-14 nats or so): a number that says nothing, where 0 is exact.
         if all(precision == ORIGINAL for precision in precisions.values()):
             original, judge = self.reference.original, self.judge
             return original if judge is None else replace(original, score=judge.original)
-        quantizer = self.own.quantizer(precisions, self.quantizer)
-        key = frozenset(precisions.items())
-        if quantizer is self.quantizer and key in self._known:
-            return self._known[key]
-        found = self._measured(precisions, quantizer)
-        # Codes and ranges of its own may be others the next time.
-        if quantizer is self.quantizer:
-            self._known[key] = found
-        self._tell(precisions, found)
-        return found
+        return self._known.get(frozenset(precisions.items())) if self._is_same(precisions) else None
 
-    def _tell(self, precisions: Mapping[str, Precision], found: Measurement) -> None:
+    def took(self, precisions: Mapping[str, Precision], found: Measurement) -> None:
+        """Keeps and tells a measurement, whoever made it; one that is known is not told again."""
+        if self.known(precisions) is not None:
+            return
+        if self._is_same(precisions):
+            self._known[frozenset(precisions.items())] = found
         # Trials of roundings and the like, which have no name, are not what anybody asked for.
         if audience() is not None and self.examples:
             tell(
@@ -84,6 +89,10 @@ class Evaluator:
                     found.metric.unit, found.accuracy, found.score,
                 )
             )  # fmt: skip
+
+    def _is_same(self, precisions: Mapping[str, Precision]) -> bool:
+        # Codes and ranges of its own may be others the next time.
+        return self.own.quantizer(precisions, self.quantizer) is self.quantizer
 
     def _measured(self, precisions: Mapping[str, Precision], quantizer: Quantizer) -> Measurement:
         def measured() -> Measurement:
@@ -125,15 +134,21 @@ class Evaluator:
 
         Or how much worse than the original's their own score is, where the task has one.
         """
-        names = [layer.name for layer in self.network.layers]
 
         def losses(assignments: Columns) -> Losses:
             # One network after the other: all of them are the same module with other weights.
-            rows = ([candidates[column] for column in row] for row in assignments.tolist())
-            named = (dict(zip(names, row, strict=True)) for row in rows)
+            named = self.named(candidates, assignments)
             return np.array([self.loss(self.measure(precisions)) for precisions in named])
 
         return losses
+
+    def named(
+        self, candidates: Sequence[Precision], assignments: Columns
+    ) -> list[dict[str, Precision]]:
+        """Layer to precision, of assignments ``[P, L]`` of these precisions."""
+        names = [layer.name for layer in self.network.layers]
+        rows = ([candidates[column] for column in row] for row in assignments.tolist())
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def loss(self, measured: Measurement) -> float:
         """Of what was measured here: the divergence, or the drop of the task's own score."""

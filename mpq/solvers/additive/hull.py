@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq._support.arrays import Array
+from mpq.solvers.additive.cheapest import cheapest
 
 
 @final
@@ -36,9 +37,7 @@ class Hull:
         1979, doi:10.1287/opre.27.3.503), for all rows at once.
         """
         rows = np.arange(len(loss))
-        cheapest = np.where(usable, cost, np.inf)
-        is_cheapest = cheapest == cheapest.min(axis=1, keepdims=True)
-        start = np.where(is_cheapest, loss, np.inf).argmin(axis=1)
+        start = cheapest(loss, cost, usable)
         nothing = np.zeros(0, dtype=np.intp)
         at, found = start, [(nothing, nothing, np.zeros(0), np.zeros(0))]
         # `at` goes along with `rows`, which shrinks as rows arrive at their last vertex.

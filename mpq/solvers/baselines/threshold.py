@@ -12,6 +12,7 @@ from mpq.problem.grouped import Grouped
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Solver
+from mpq.solvers.additive.cheapest import cheapest
 from mpq.solvers.additive.presolve import Reduced
 from mpq.solvers.baselines._base import BEYOND, solved_by
 
@@ -106,6 +107,4 @@ class _Cells:
         """``[G]`` the cheapest that lose so little, or the least; of equals that of least loss."""
         rise = np.where(self.usable, self.rise, np.inf)
         within = self.usable & (rise <= np.maximum(threshold, rise.min(axis=1, keepdims=True)))
-        cost = np.where(within, self.cost, np.inf)
-        at_least = cost == cost.min(axis=1, keepdims=True)
-        return np.asarray(np.where(at_least, rise, np.inf).argmin(axis=1))
+        return cheapest(rise, self.cost, within)

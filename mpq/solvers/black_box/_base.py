@@ -76,6 +76,41 @@ def check_trials(solver: MeasuringSolver) -> None:
         )
 
 
+def require_objective(is_measured: bool, objective: Losses | None) -> None:
+    """Refuses to take the predicted loss where the measured one was asked for.
+
+    Raises:
+        InputError: If the loss is to be measured and there is no objective that measures it.
+    """
+    if is_measured and objective is None:
+        raise InputError("is_measured=true needs a network: use it through mpq.search")
+
+
+def asked_losses(name: str, objective: Losses, layers: Columns) -> Array:
+    """``[P]`` losses of assignments ``[P, L]``, which an objective may write into.
+
+    Args:
+        name: Of the solver that asks, for messages.
+        objective: The user's, or the problem's own loss.
+        layers: Columns of every layer.
+
+    Raises:
+        InputError: If it does not return one loss for each assignment.
+        SolverError: If a loss is ``nan``.
+    """
+    # A copy: a message below shows what was asked, and solvers go on with it.
+    losses = np.asarray(objective(layers.copy()), dtype=np.float64)
+    if losses.shape != (len(layers),):
+        raise InputError(
+            f"{name}: an objective returns one loss for each of the {len(layers)} assignments of "
+            f"a batch; got the shape {losses.shape}"
+        )
+    if np.isnan(losses).any():
+        first = layers[np.isnan(losses)][0].tolist()
+        raise SolverError(f"{name}: the loss of the assignment {first} is nan")
+    return losses
+
+
 class Propose(Protocol):
     """How a search goes on after some trials."""
 
@@ -105,8 +140,7 @@ class Run:
     has_costs: bool = False
 
     def __post_init__(self) -> None:
-        if self.solver.is_measured and self.solver.objective is None:
-            raise InputError("is_measured=true needs a network: use it through mpq.search")
+        require_objective(self.solver.is_measured, self.solver.objective)
 
     def solve(self, propose: Callable[[Space], Propose]) -> Solution:
         """The best trial; an infeasible problem is recognised exactly."""
@@ -223,17 +257,7 @@ class Run:
         groups = np.arange(space.num_groups)
 
         def evaluate(assignments: Assignments) -> Array:
-            layers = space.layers(assignments)
-            # A copy: an objective may write into it, and a message below shows what was asked.
-            losses = np.asarray(objective(layers.copy()), dtype=np.float64)
-            if losses.shape != (len(assignments),):
-                raise InputError(
-                    f"{self.solver.name}: an objective returns one loss for each of the "
-                    f"{len(assignments)} assignments of a batch; got the shape {losses.shape}"
-                )
-            if np.isnan(losses).any():
-                first = layers[np.isnan(losses)][0].tolist()
-                raise SolverError(f"{self.solver.name}: the loss of the assignment {first} is nan")
+            losses = asked_losses(self.solver.name, objective, space.layers(assignments))
             if not self.has_costs:
                 return losses[:, None]
             # Costs in the user's units: `Space` has its own.

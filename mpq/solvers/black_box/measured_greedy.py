@@ -10,14 +10,15 @@ import numpy as np
 
 from mpq._support.arrays import Array, Columns
 from mpq._support.progress import track
-from mpq.errors import InputError, SolverError, UnknownNameError
+from mpq.errors import InputError, UnknownNameError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Losses, Solver
 from mpq.solvers.additive.answers import check_effort
+from mpq.solvers.additive.cheapest import cheapest
 from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.baselines.greedy import DIRECTIONS
-from mpq.solvers.black_box._base import predicted
+from mpq.solvers.black_box._base import asked_losses, predicted, require_objective
 from mpq.solvers.black_box.pace import Pace
 from mpq.solvers.black_box.population import Assignments, Space
 
@@ -99,11 +100,11 @@ class MeasuredGreedy(Solver):
         """See ``Solver.solve``; several budgets may leave ``down`` without an answer.
 
         Raises:
-            InputError: If the loss is to be measured and there is no objective that measures it.
+            InputError: If the loss is to be measured and there is no objective that measures it, or
+                an objective does not return one loss for each assignment.
             SolverError: If a loss is ``nan``.
         """
-        if self.is_measured and self.objective is None:
-            raise InputError("is_measured=true needs a network: use it through mpq.search")
+        require_objective(self.is_measured, self.objective)
         start = time.perf_counter()
         exact = solve_additive(problem, self.time_limit_s)
         if exact.columns is None:
@@ -176,15 +177,7 @@ class _Measuring:
     def _measure(self, keys: list[tuple[int, ...]]) -> None:
         start = time.perf_counter()
         layers = self.space.layers(np.array(keys, dtype=np.intp))
-        found = np.asarray(self._objective(layers.copy()), dtype=np.float64)
-        if found.shape != (len(keys),):
-            raise InputError(
-                f"{self._solver.name}: an objective returns one loss for each of the {len(keys)} "
-                f"assignments of a batch; got the shape {found.shape}"
-            )
-        if np.isnan(found).any():
-            first = layers[np.isnan(found)][0].tolist()
-            raise SolverError(f"{self._solver.name}: the loss of the assignment {first} is nan")
+        found = asked_losses(self._solver.name, self._objective, layers)
         self._pace.took(time.perf_counter() - start, len(keys))
         self._losses.update(zip(keys, found.tolist(), strict=True))
 
@@ -202,13 +195,11 @@ class _Steps:
         self.allowed = grouped.allowed
         # All resources in one unit, so that columns of a group can be put in an order.
         self.cost = np.where(self.allowed, space.costs.sum(axis=0), np.inf)  # [G, B]
-        self._loss = np.where(self.allowed, grouped.loss, np.inf)
+        self._loss = grouped.loss
 
     def end(self, sign: int) -> Columns:
         """``[G]`` the cheapest (-1) or dearest (1) columns; of equals that of the least loss."""
-        cost = np.where(self.allowed, -sign * self.cost, np.inf)
-        at_end = cost == cost.min(axis=1, keepdims=True)
-        return np.asarray(np.where(at_end, self._loss, np.inf).argmin(axis=1))
+        return cheapest(self._loss, -sign * self.cost, self.allowed)
 
     def from_(self, columns: Columns, sign: int) -> Iterator[tuple[int, int]]:
         """Group and column of every next level; those of equal cost are one level."""

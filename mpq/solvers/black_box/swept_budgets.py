@@ -11,7 +11,7 @@ import numpy as np
 
 from mpq._support.arrays import Array, Columns, Mask
 from mpq._support.progress import track
-from mpq.errors import InputError, SolverError
+from mpq.errors import InputError
 from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
 from mpq.problem.layer_groups import LayerGroups
@@ -21,7 +21,7 @@ from mpq.quantization.precision import Precision
 from mpq.solvers._base import Losses, Solver
 from mpq.solvers.additive.answers import check_effort, require_additive, require_no_pairs
 from mpq.solvers.additive.default import solve_additive
-from mpq.solvers.black_box._base import predicted
+from mpq.solvers.black_box._base import asked_losses, predicted, require_objective
 from mpq.solvers.black_box.pace import Pace
 
 _INSIDE = 1e-12
@@ -110,14 +110,14 @@ class SweptBudgets(Solver):
 
         Raises:
             InputError: If the problem has interactions or costs of pairs of layers, a group has no
-                layer, or the loss is to be measured and there is no objective that measures it.
+                layer, the loss is to be measured and there is no objective that measures it, or an
+                objective does not return one loss for each assignment.
             SolverError: If a loss is ``nan``.
         """
         start = time.perf_counter()
         require_additive(problem, self.name)
         require_no_pairs(problem, self.name)
-        if self.is_measured and self.objective is None:
-            raise InputError("is_measured=true needs a network: use it through mpq.search")
+        require_objective(self.is_measured, self.objective)
         exact = solve_additive(problem)
         if exact.columns is None:
             return replace(exact, solver=self.name)
@@ -128,8 +128,8 @@ class SweptBudgets(Solver):
             return Solution(Status.UNKNOWN, None, nan, None, self.name, seconds, why=why)
         columns, loss, was_stopped = self._best(problem, found)
         # A bound is of the predicted sum, and says nothing of what is measured.
-        is_bounded = self.objective is None and exact.bound is not None
-        bound = min(exact.bound or 0.0, loss) if is_bounded else None
+        bound = exact.bound if self.objective is None else None
+        bound = None if bound is None else min(bound, loss)
         status = Status.TIME_LIMIT if was_stopped else Status.FEASIBLE
         status = Status.OPTIMAL if bound == loss else status
         return Solution(status, columns, loss, bound, self.name, time.perf_counter() - start)
@@ -159,10 +159,8 @@ class SweptBudgets(Solver):
         while len(losses) < len(found) and not pace.stops(len(losses)):
             start, done = time.perf_counter(), len(losses)
             part = found[done : done + min(self.batch_size, pace.num_fitting or len(found))]
-            losses += np.asarray(objective(part.copy()), dtype=np.float64).tolist()
+            losses += asked_losses(self.name, objective, part).tolist()
             pace.took(time.perf_counter() - start, len(part))
-        if np.isnan(losses).any():
-            raise SolverError(f"{self.name}: a loss is nan")
         best = int(np.argmin(losses))
         loss = problem.loss_of(found[best]) if self.objective is None else losses[best]
         return found[best], loss, len(losses) < len(found)

@@ -123,5 +123,24 @@ def test_what_it_refuses() -> None:
         SweptBudgets(num_ratios=0)
     with pytest.raises(InputError, match="needs a network"):
         SweptBudgets(is_measured=True).solve(asked(80.0))
-    with pytest.raises(SolverError, match="is nan"):
+    with pytest.raises(SolverError, match=r"swept-budgets: the loss of the assignment \[.* is nan"):
         SweptBudgets().bind(lambda columns: np.full(len(columns), np.nan)).solve(asked(80.0))
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (2,), ()])
+def test_an_objective_gives_one_loss_for_each_assignment(shape: tuple[int, ...]) -> None:
+    """A column would be a list as the loss; too few would be those of other assignments."""
+    solver = SweptBudgets(GROUPS, batch_size=4).bind(lambda _: np.ones(shape))
+
+    with pytest.raises(InputError, match=r"swept-budgets: .* 4 assignments .* got the shape \("):
+        solver.solve(asked(80.0))
+
+
+def test_a_bound_is_of_the_predicted_sum_alone() -> None:
+    """Without an objective it is there, and not above the loss; with one it says nothing."""
+    predicted = SweptBudgets(GROUPS).solve(asked(80.0))
+    measured = SweptBudgets(GROUPS).bind(lambda columns: np.ones(len(columns))).solve(asked(80.0))
+
+    assert predicted.bound is not None
+    assert 0 < predicted.bound <= predicted.loss
+    assert measured.bound is None

@@ -45,7 +45,10 @@ def main() -> None:
         bits = [int(published[name]) for name in names]
         table = {name: dict(zip((2, 4, 8), scores[name], strict=True)) for name in names}
         rows.append(beside(metric, table, {name: sizes[name] for name in names}, bits))
-    told = {"command": f"python benchmarks/mixdq.py {folder.parent.name}/{folder.name}", "mpq": mpq.__version__}
+    told = {
+        "command": f"python benchmarks/mixdq.py {folder.parent.name}/{folder.name}",
+        "mpq": mpq.__version__,
+    }
     json.dump({**told, "rows": rows}, sys.stdout, indent=1)
 
 

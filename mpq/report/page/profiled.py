@@ -154,6 +154,7 @@ class ProfileFacts:
         correction: What whole networks changed: a name, a number.
         uncovered: What the numbers leave out, in sentences.
         machine: Processor, versions, runtime: a name, a value.
+        command: Its words; none where it was called from Python, or by an older version.
     """
 
     name: str
@@ -169,6 +170,7 @@ class ProfileFacts:
     correction: Mapping[str, float]
     uncovered: tuple[str, ...]
     machine: Mapping[str, str]
+    command: tuple[str, ...] = ()
 
     @property
     def groups(self) -> tuple[tuple[str, tuple[LayerTimes, ...]], ...]:

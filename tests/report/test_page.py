@@ -1,7 +1,11 @@
 """report.html without a browser: what it says, that it is made of saved files, that it is safe."""
 
 import json
+import os
 import shlex
+import subprocess
+import sys
+import webbrowser
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +69,32 @@ def test_the_page_is_made_again_from_files_alone(tmp_path: Path, interact: bool)
     again = report([tmp_path], tmp_path / "again.html")
 
     assert again.read_bytes() == first
+
+
+def test_the_page_is_opened_in_the_users_browser(tmp_path: Path) -> None:
+    """The one that the variable BROWSER names gets its address."""
+    saved(made_up(blocks(4)), tmp_path)
+    browser, shown = tmp_path / "browser", tmp_path / "shown"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {shown}\n', encoding="utf-8")
+    browser.chmod(0o755)
+    command = [sys.executable, "-m", "mpq.cli", "report", str(tmp_path), "--open"]
+
+    subprocess.run(command, env={**os.environ, "BROWSER": f"{browser} %s"}, check=True, timeout=120)
+
+    assert shown.read_text().strip() == (tmp_path / "report.html").as_uri()
+
+
+def test_a_browser_that_is_not_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page is made, and a line says why nothing is seen."""
+    saved(made_up(blocks(4)), tmp_path)
+    monkeypatch.setattr(webbrowser, "open", lambda url: False)
+
+    ran = CliRunner().invoke(app, ["report", str(tmp_path), "--open"])
+
+    assert ran.exit_code == 0
+    assert f"no browser was found to open {tmp_path / 'report.html'}" in ran.stderr
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:

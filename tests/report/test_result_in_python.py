@@ -84,12 +84,10 @@ def test_what_are_no_axes_are_told(given: Any) -> None:
     """A figure, or the array that ``subplots`` makes of several."""
     result = made_up(blocks(6))
 
-    for draw in (
-        lambda: draw_frontier(curve(result, 4), given),
-        lambda: draw_bits(result.assignment, given),
-    ):
-        with pytest.raises(InputError, match=rf"axes is {type(given).__name__}; expected one"):
-            draw()
+    with pytest.raises(InputError, match=rf"axes is {type(given).__name__}; expected one"):
+        draw_frontier(curve(result, 4), given)
+    with pytest.raises(InputError, match=rf"axes is {type(given).__name__}; expected one"):
+        draw_bits(result.assignment, given)
 
 
 def test_scores_are_drawn_of_measured_points() -> None:

@@ -93,6 +93,9 @@
     layers.push({ data: { values: rows.filter((r) => r.id === chosen) }, mark: { type: "point", shape: "circle", filled: false, size: 420, strokeWidth: 2.5, color: INK, opacity: 1 }, encoding: { x: x, y: y } });
     // Larger than what is seen, for fingers.
     layers.push({ data: { values: rows }, mark: { type: "point", filled: true, size: 420, opacity: 0.001, cursor: "pointer" }, encoding: { x: x, y: y, tooltip: { field: "tip" } } });
+    // The table has every axis: those of the picture are marked there.
+    all("#points [data-axis]").forEach((cell) => cell.classList.toggle("drawn", [state.x, state.y].includes(cell.dataset.axis)));
+    document.querySelector("#frontier-figure strong").textContent = ay.title.charAt(0).toUpperCase() + ay.title.slice(1) + " against " + ax.title + ".";
     draw("frontier", { width: widthOf("frontier") - 20, height: 360, autosize: { type: "fit", contains: "padding" }, layer: layers }, (view) => {
       view.addEventListener("click", (_, item) => { if (item && item.datum && known(item.datum.id)) choose(item.datum.id); });
     });

@@ -154,7 +154,8 @@ def test_groups_that_cost_the_same_are_proved_in_a_moment() -> None:
     gain = rng.lognormal(3, 1, 10_000)
     costs = np.stack([np.zeros(10_000), size[kind]], axis=1)
     limit = 20_000.5
-    found = SOLVER.allocate(Rows(np.stack([gain, 0 * gain], axis=1), costs[None], [limit]))
+    rows = Rows(np.stack([gain, 0 * gain], axis=1), costs[None], np.array([limit]))
+    found = SOLVER.allocate(rows)
 
     # Of each kind those that gain most: all numbers of two kinds, and what fits of the third.
     first, second, third = (np.r_[0.0, np.cumsum(-np.sort(-gain[kind == k]))] for k in range(3))

@@ -181,7 +181,13 @@ class SearchOptions:
             sensitivity=way.sensitivity,
             solver=way.solver,
             refine=way.refine,
+            num_points=self._num_measured,
         )
+
+    @property
+    def _num_measured(self) -> int:
+        """Assignments that are measured after the search."""
+        return self.others.alternatives + (self.curve.points if self.curve.measure else 0)
 
     def fitted(self, way: "Way", limits: list[str]) -> "Way":
         """The same with what is given up for ``--time``; that is told."""
@@ -205,6 +211,7 @@ class SearchOptions:
             sensitivity=way.sensitivity,
             solver=way.solver,
             refine=way.refine,
+            num_points=self._num_measured,
         )
         for line in found.told:
             say(f"--time {self.effort.time}: {line}")
@@ -235,7 +242,9 @@ class SearchOptions:
         way = self.fitted(way, limits)
         method = way.method(objective)
         # A tuning that is killed goes on from there, after the same search again.
-        found, session = searched(way.task, parsed, method, self.curve.resource, self.output)
+        found, session = searched(
+            way.task, parsed, method, self.curve.resource, self.output, self._num_measured
+        )
         return way.noted(found), session
 
     def _task(self, device: str | None) -> Task:

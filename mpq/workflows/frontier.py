@@ -95,7 +95,8 @@ def searched_frontier(
             "recalibrate (--recalibrate), or search at the point that you take"
         )
     # A whole search, for what lies beside the curve: the uniform precisions, measured.
-    result, session = searched(task, parse_limits(limits), method, resource)
+    points = num_points if measure else 0
+    result, session = searched(task, parse_limits(limits), method, resource, num_points=points)
     with phase("frontier"):
         found = result.frontier(resource, num_points, hull)
     if not measure:

@@ -174,14 +174,15 @@ class SearchOptions:
         objective = self.objective.objective()
         if has_question:
             goal(limits, objective)
-        return plan(
-            way.task,
-            limits,
-            objective=objective,
-            sensitivity=way.sensitivity,
-            solver=way.solver,
-            refine=way.refine,
-        )
+        with way.naming():
+            return plan(
+                way.task,
+                limits,
+                objective=objective,
+                sensitivity=way.sensitivity,
+                solver=way.solver,
+                refine=way.refine,
+            )
 
     def fitted(self, way: "Way", limits: list[str]) -> "Way":
         """The same with what is given up for ``--time``; that is told."""
@@ -218,7 +219,8 @@ class SearchOptions:
         Shard.parse(shard)
         device, limits = self._checked()
         way = self.how.way(self._task(device))
-        return estimate_shard(way.task, shard, limits, sensitivity=way.sensitivity)
+        with way.naming():
+            return estimate_shard(way.task, shard, limits, sensitivity=way.sensitivity)
 
     def run(self) -> "tuple[SearchResult, Session]":
         """Runs the search; the session measures what the result predicts, without calibrating."""
@@ -233,10 +235,11 @@ class SearchOptions:
         # Refused before it is planned what ``--time`` makes of it.
         way.method(objective)
         way = self.fitted(way, limits)
-        method = way.method(objective)
         # A tuning that is killed goes on from there, after the same search again.
-        found, session = searched(way.task, parsed, method, self.curve.resource, self.output)
-        return way.noted(found), session
+        with way.naming():
+            method = way.method(objective)
+            found, session = searched(way.task, parsed, method, self.curve.resource, self.output)
+            return way.noted(found), session
 
     def _task(self, device: str | None) -> Task:
         """As asked; a recipe that makes its own examples needs the shape of held-out ones only."""
@@ -300,11 +303,9 @@ class SearchOptions:
                 "--minimize nor --refine, which are for one assignment (mpq search)"
             )
         way = self.fitted(self.how.way(self._task(device)), limits)
-        result, found = searched_frontier(
-            way.task, curve.resource, limits, curve.points, curve.measure, curve.hull,
-            way.method(),
-        )  # fmt: skip
-        return way.noted(result), found
+        return searched_frontier(
+            way, curve.resource, limits, curve.points, curve.measure, curve.hull
+        )
 
 
 @dataclass(frozen=True, eq=False)

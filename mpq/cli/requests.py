@@ -73,6 +73,11 @@ class FrontierOptions:
     hull: o.Hull = False
     measure: o.Measure = False
 
+    @property
+    def num_points(self) -> int | None:
+        """Amounts that are solved for; ``None``: the whole hull."""
+        return None if self.hull else self.points
+
     def check(self) -> None:
         """Refuses a frontier of one point before anything is measured.
 
@@ -170,7 +175,7 @@ class SearchOptions:
         from mpq.workflows.search import goal
 
         device, limits = self._checked()
-        way = self.how.way(self._task(device))
+        way = self._way(device)
         objective = self.objective.objective()
         if has_question:
             goal(limits, objective)
@@ -218,7 +223,7 @@ class SearchOptions:
 
         Shard.parse(shard)
         device, limits = self._checked()
-        way = self.how.way(self._task(device))
+        way = self._way(device)
         with way.naming():
             return estimate_shard(way.task, shard, limits, sensitivity=way.sensitivity)
 
@@ -229,7 +234,7 @@ class SearchOptions:
 
         device, limits = self._checked()
         objective = self.objective.objective()
-        parsed, way = goal(limits, objective), self.how.way(self._task(device))
+        parsed, way = goal(limits, objective), self._way(device)
         if way.task.parts is not None and self.others.alternatives:
             raise InputError("--alternatives differ in whole layers: leave it or --split out")
         # Refused before it is planned what ``--time`` makes of it.
@@ -240,6 +245,9 @@ class SearchOptions:
             method = way.method(objective)
             found, session = searched(way.task, parsed, method, self.curve.resource, self.output)
             return way.noted(found), session
+
+    def _way(self, device: str | None) -> "Way":
+        return self.how.way(self._task(device), self.asked.source.data)
 
     def _task(self, device: str | None) -> Task:
         """As asked; a recipe that makes its own examples needs the shape of held-out ones only."""
@@ -282,7 +290,7 @@ class SearchOptions:
         """The frontier that is drawn beside a result."""
         curve = self.curve
         # A result holds no network: layers are found again to measure it, nothing is estimated.
-        found = result.frontier(curve.resource, curve.points, curve.hull)
+        found = result.frontier(curve.resource, curve.num_points)
         return session.measured(found) if curve.measure else found
 
     def alternatives(self, result: "SearchResult", session: "Session") -> "Frontier":
@@ -302,10 +310,8 @@ class SearchOptions:
                 "a frontier has the least loss at every amount of --resource: it takes neither "
                 "--minimize nor --refine, which are for one assignment (mpq search)"
             )
-        way = self.fitted(self.how.way(self._task(device)), limits)
-        return searched_frontier(
-            way, curve.resource, limits, curve.points, curve.measure, curve.hull
-        )
+        way = self.fitted(self._way(device), limits)
+        return searched_frontier(way, curve.resource, limits, curve.num_points, curve.measure)
 
 
 @dataclass(frozen=True, eq=False)

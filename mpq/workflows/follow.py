@@ -24,6 +24,8 @@ from mpq.workflows.task import Task
 
 Estimator: TypeAlias = str | SensitivityEstimator
 Solving: TypeAlias = str | Solver
+USERS: Final = "the user's examples"
+"""What calibration examples are called that no source made."""
 
 
 @final
@@ -37,6 +39,7 @@ class Way:
         solver: As in ``mpq.search``.
         safeguard: As in ``mpq.search``.
         refine: As in ``mpq.search``.
+        examples: What the task's calibration examples are, in a word: a source that made them.
         recipe: That is followed; ``None``: none.
         overrides: What is done otherwise than by the recipe.
         own: Settings that are the recipe's.
@@ -47,6 +50,7 @@ class Way:
     solver: Solving = SOLVER
     safeguard: bool = True
     refine: int = 0
+    examples: str = USERS
     recipe: Recipe | None = None
     overrides: tuple[str, ...] = ()
     own: frozenset[str] = frozenset()
@@ -123,7 +127,7 @@ def follow(recipe: str | Recipe | None, way: Way, keep: Collection[str] = ()) ->
             task = replace(task, kv_cache=_cache(task.kv_cache, taken))
     return Way(
         task, taken["sensitivity"], taken["solver"], taken["safeguard"], taken["refine"],
-        recipe, tuple(overrides), frozenset(own_names),
+        way.examples, recipe, tuple(overrides), frozenset(own_names),
     )  # fmt: skip
 
 
@@ -186,7 +190,7 @@ def _asked(way: Way) -> dict[str, Any]:
         "tune": task.tune,
         "split": task.split,
         "safeguard": way.safeguard,
-        "calibration": "the user's examples",
+        "calibration": way.examples,
         "refine": way.refine,
         "sequential_rounding": task.sequential_rounding,
         "recalibrate": task.recalibrate,

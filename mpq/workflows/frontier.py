@@ -24,9 +24,8 @@ def frontier(
     resource: str | None = None,
     limits: Limits = (),
     *,
-    num_points: int = NUM_POINTS,
+    num_points: int | None = NUM_POINTS,
     measure: bool = False,
-    hull: bool = False,
     sensitivity: str | SensitivityEstimator = ESTIMATOR,
     solver: str | Solver = SOLVER,
     callbacks: Sequence[Callback] = (),
@@ -41,10 +40,9 @@ def frontier(
             weights.
         limits: Budgets that every point meets, and that of the resource itself; as in
             ``mpq.search``. There may be none.
-        num_points: How many amounts are solved for; equal answers are one point.
+        num_points: How many amounts are solved for, evenly spaced; equal answers are one point.
+            ``None``: the complete lower convex hull of the additive frontier instead.
         measure: Whether every point is tried on the held-out examples.
-        hull: Whether it is the complete lower convex hull of the additive frontier instead of
-            evenly spaced amounts.
         sensitivity: A name of ``mpq.ESTIMATORS`` with options, or an estimator.
         solver: A name of ``mpq.SOLVERS`` with options, or a solver.
         callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
@@ -60,16 +58,15 @@ def frontier(
     check_task(task, "frontier")
     with listening(callbacks):
         way = follow(recipe, Way(task, sensitivity, solver), keep)
-        return announced(searched_frontier(way, resource, limits, num_points, measure, hull)[1])
+        return announced(searched_frontier(way, resource, limits, num_points, measure)[1])
 
 
 def searched_frontier(
     way: Way,
     resource: str | None,
     limits: Limits,
-    num_points: int,
+    num_points: int | None,
     measure: bool,
-    hull: bool,
 ) -> tuple[SearchResult, Frontier]:
     """The frontier, and the search that it is of; parameters and errors as of ``frontier``.
 
@@ -77,14 +74,15 @@ def searched_frontier(
         way: How the search is done.
         resource: As of ``frontier``, like all that follow.
     """
-    check_whole("points", num_points)
+    if num_points is not None:
+        check_whole("points", num_points)
     _check_one_answer(way.task)
     parsed = parse_limits(limits)
     with way.naming():
         # A whole search, for what lies beside the curve: the uniform precisions, measured.
         result, session = searched(way.task, parsed, way.method(), resource)
         with phase("frontier"):
-            found = result.frontier(resource, num_points, hull)
+            found = result.frontier(resource, num_points)
         if measure:
             with phase("measuring points"):
                 found = session.measured(found)

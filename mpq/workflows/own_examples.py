@@ -7,6 +7,20 @@ from mpq.network.synthetic import DATA_SOURCES
 from mpq.workflows.task import Task
 
 
+def source_of(spec: str) -> str | None:
+    """The source of examples that a text names, without their shape; ``None``: it names none.
+
+    >>> source_of("batch-norm:shape=3x6x6,steps=2"), source_of("batch-norm:shape=3x6x6")
+    ('batch-norm:steps=2', 'batch-norm')
+    """
+    name, _, written = spec.partition(":")
+    if name not in DATA_SOURCES.names():
+        return None
+    options = [x.strip() for x in written.split(",")]
+    kept = ",".join(x for x in options if x and x.partition("=")[0].strip() != "shape")
+    return f"{name}:{kept}" if kept else name
+
+
 def own_examples(task: Task, source: str) -> Calibration:
     """Made by a source for inputs of the shape that the task's examples have.
 

@@ -1,6 +1,6 @@
 """What a search will take, told from its first batch: seconds and memory of every phase."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf, isfinite, isinf
@@ -15,6 +15,7 @@ from mpq.network.modules import share_parameters
 from mpq.network.randomness import random_state_kept
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
+from mpq.recipes import Recipe
 from mpq.rounding import AutoRounding
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.auto import AutoEstimator
@@ -25,6 +26,7 @@ from mpq.solvers import Solver
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.codes_keys import NUMBERS_TOGETHER, ToRound, ToRoundTogether
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
+from mpq.workflows.follow import Way, follow
 from mpq.workflows.method import Method
 from mpq.workflows.objective import Objective
 from mpq.workflows.one_measurement import OneMeasurement, timed
@@ -140,6 +142,8 @@ def plan(
     refine: int = 0,
     num_points: int = 0,
     callbacks: Sequence[Callback] = (),
+    recipe: str | Recipe | None = None,
+    keep: Collection[str] = (),
 ) -> Plan:
     """Does a search on its first batch, and says what the whole of it will take.
 
@@ -162,15 +166,18 @@ def plan(
         num_points: Points of a frontier, or alternatives, that are measured; what is planned of
             them is calls of the user's own score.
         callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
+        recipe: As in ``mpq.search``.
+        keep: As in ``mpq.search``.
 
     Raises:
         InputError: As ``mpq.search``.
         InfeasibleError: If no assignment meets the limits.
     """
     check_task(task, "workflows.plan.plan")
-    method = Method.of(sensitivity, solver, task.seed, objective, refine)
     with listening(callbacks):
-        return planned(task, limits, method, num_points)[0]
+        way = follow(recipe, Way(task, sensitivity, solver, refine=refine), keep)
+        with way.naming():
+            return planned(way.task, limits, way.method(objective), num_points)[0]
 
 
 def planned(

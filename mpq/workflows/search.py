@@ -96,7 +96,8 @@ def search(
     parsed = goal(limits, objective)
     with listening(callbacks), recorded_phases() as phases:
         way = follow(recipe, Way(task, sensitivity, solver, safeguard, refine), keep)
-        found = way.noted(searched(way.task, parsed, way.method(objective))[0])
+        with way.naming():
+            found = way.noted(searched(way.task, parsed, way.method(objective))[0])
         return announced(replace(found, made=Made(phases=phases.in_order)))
 
 

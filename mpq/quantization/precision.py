@@ -151,7 +151,7 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
     number = channels.numbers[-1] if channels else spelled_format(match["weight"])
     if number.is_for_inputs:
         raise PrecisionError(f"{match[0]!r}: {number.name} is for inputs; write w4a{number.name}")
-    branch = parsed_branch(match["percent"], match["rank"])
+    branch = parsed_branch(match["percent"], match["picks"], match["rank"])
     if match["tensor"] and group:
         raise PrecisionError(f"{match[0]!r}: 't' (one scale) and 'g{group}' exclude each other")
     if not number.needs_scale:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Final, final
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mpq._support.cache import Cache
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
+from mpq.problem.assignment import Assignment
+from mpq.problem.metadata import Metadata
 from mpq.quantization.fingerprint import checksum, quantizer_key, restricted
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer
@@ -79,6 +81,20 @@ class KeptScores:
         chosen = "\n".join(f"{name} {p}" for name, p in sorted(changed.items()))
         own = quantizer_key(restricted(quantizer, changed))
         return self._said({**own, "precisions": chosen}, ask)
+
+    def made(self, assignment: Assignment, ask: Callable[[], Said]) -> Said:
+        """What it said of a network with all that an assignment stores, or says now.
+
+        Raises:
+            OutputError: If the cache cannot be read.
+        """
+        # What was measured of it changes nothing of the network.
+        plain, stored = (
+            replace(assignment, metadata=Metadata()),
+            (assignment.weights, assignment.tuned),
+        )
+        parts = [plain.to_json(), *("" if x is None else x.sha256 for x in stored)]
+        return self._said({"precisions": json.dumps(parts)}, ask)
 
     def _said(self, own: Mapping[str, str], ask: Callable[[], Said]) -> Said:
         name = key_of({**self._common, **own}) + ".score"

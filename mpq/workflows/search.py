@@ -227,11 +227,13 @@ def _answered(
             problem, solution, method.solver, method.estimator.name, rounds, found.check,
             safeguard, finish,
         )  # fmt: skip
-    original = result.comparison("original").measured
+    original, judge = result.comparison("original").measured, prepared.judges.on_held_out
     result = replace(result, steps=found.steps)
     if prepared.task.bias_correction:
         with phase("biases"):
-            result = with_corrected_biases(result, prepared, lambda x: method.keeps(x, original))
+            result = with_corrected_biases(
+                result, prepared, lambda x: method.keeps(x, original, judge)
+            )
     return _tuned(prepared, result, method, folder)
 
 
@@ -244,9 +246,10 @@ def _tuned(
         return result
     original = result.comparison("original").measured
     examples = Examples.of(prepared.calibration, unseen, prepared.held_out, tuning.share)
-    tuner = Tuner(prepared.task.model, examples, tuning, prepared.task.seed, folder)
+    judge = prepared.judges.on_held_out
+    tuner = Tuner(prepared.task.model, examples, tuning, prepared.task.seed, folder, judge)
     with phase("tuning"):
-        return tuner.result(result, lambda measured: method.keeps(measured, original))
+        return tuner.result(result, lambda measured: method.keeps(measured, original, judge))
 
 
 def estimated(

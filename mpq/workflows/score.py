@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import isfinite
 from time import perf_counter
@@ -188,6 +188,29 @@ class Judge:
             found = said.score
             self._known[chosen] = quantizer, found
         return found
+
+    def known(self, quantizer: Quantizer, precisions: Mapping[str, Precision]) -> float | None:
+        """What it said of a network with these layers in these precisions, if it was asked.
+
+        Raises:
+            OutputError: If what is kept cannot be read.
+        """
+        by, found = self._known.get(frozenset(precisions.items()), (None, 0.0))
+        if by is quantizer:
+            return found
+        said = None if self.kept is None else self.kept.read(precisions, quantizer)
+        return None if said is None else said.score
+
+    def took(self, quantizer: Quantizer, precisions: Mapping[str, Precision], found: float) -> None:
+        """Keeps what a worker was told of a network, which says nothing of how long it took."""
+        self._known[frozenset(precisions.items())] = quantizer, found
+        if self.kept is not None:
+            self.kept.write(precisions, quantizer, Said(found, 0.0))
+
+    @property
+    def sent(self) -> "Judge":
+        """As a worker gets it: what is known of assignments stays here, and is kept here."""
+        return replace(self, kept=None, known_original=self.original)
 
     def of_made(self, module: nn.Module, assignment: Assignment) -> float:
         """What it says of a network that was made of an assignment, biases and tuning included."""

@@ -273,6 +273,12 @@ def _estimate(prepared: Prepared, method: Method) -> Sensitivity:
     seed, workers = prepared.task.seed, prepared.task.built_workers
     check_prices_caches(estimator, prepared.task)
     is_by_workers = workers is not None and workers.kind == "ray"
+    if is_by_workers and estimator.asks_score and not method.solver.is_measuring:
+        raise InputError(
+            "a score is asked about single layers (measured:score=own) one after the other in this "
+            "process; leave --workers out, or take a solver that measures (is_measured=true), "
+            "whose assignments workers ask about"
+        )
     if is_by_workers and not (estimator.asks_workers or method.solver.is_measuring):
         able = ", ".join(part.name for part in ESTIMATORS if part.asks_workers)
         raise InputError(

@@ -271,10 +271,10 @@ class Task:
             return None
         from mpq.workflows.score import Score  # loads torch
 
-        if self.workers is not None:
+        if self.built_workers is not None and self.built_workers.kind == "torchrun":
             raise InputError(
-                "a score (--score) is asked of whole networks in this process, which workers hold "
-                "parts of, or measure on examples of theirs: leave out --workers or --score"
+                "a score (--score) is made of a whole network, and ranks of torchrun share batches "
+                "of it: one would ask while the others wait; leave one out, or take --workers ray"
             )
         return Score.built_in(self.score) if isinstance(self.score, str) else self.score
 

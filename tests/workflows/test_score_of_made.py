@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 import mpq
 from mpq.workflows.score import Score
-from tests.workflows.asking import judge as killed_judge
 from tests.workflows.networks import Net, batches
 from tests.workflows.test_bias_correction import Shifted, vectors
 
@@ -133,9 +132,11 @@ def test_tuned_afterwards_it_is_judged_as_well() -> None:
     assert "apart is worse" in record(bad).why
 
 
-@pytest.mark.parametrize("workers", ["ray", "torchrun"])
-def test_workers_are_refused_with_a_reason(workers: str) -> None:
-    """Before anything runs."""
-    score = Score.of(killed_judge, higher_is_better=False)
-    with pytest.raises(mpq.errors.InputError, match="asked of whole networks in this process"):
-        mpq.Task(plain(), batches(2), score=score, workers=workers)
+def test_what_cannot_be_done_by_others_is_refused_with_a_reason() -> None:
+    """Before the estimate."""
+    score = Score.of(lambda _: 1.0, higher_is_better=False)
+    with pytest.raises(mpq.errors.InputError, match="made of a whole network, and ranks"):
+        mpq.Task(plain(), batches(2), score=score, workers="torchrun")
+    asked = mpq.Task(plain(), batches(2), candidates=["w4"], score=score, workers="ray")
+    with pytest.raises(mpq.errors.InputError, match="about single layers"):
+        mpq.search(asked, ["effective_bits=8"], sensitivity="measured:score=own")

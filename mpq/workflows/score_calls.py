@@ -126,6 +126,8 @@ class ScoreCalls:
             calls += 1 + ceil(log2(FRONTIER_POINTS))
         # Codes and ranges of the answer alone are judged again.
         calls += task.sequential_rounding or task.recalibrate
+        # With its biases corrected; before and after it is tuned.
+        calls += task.bias_correction + 2 * (task.tune is not None)
         return calls + (1 + self.method.rounds if self.method.rounds else 0)
 
 

@@ -228,11 +228,13 @@ def _answered(
             problem, solution, method.solver, method.estimator.name, rounds, found.check,
             safeguard, finish,
         )  # fmt: skip
-    original = result.comparison("original").measured
+    original, judge = result.comparison("original").measured, prepared.judges.on_held_out
     result = replace(result, steps=found.steps)
     if prepared.task.bias_correction:
         with phase("biases"):
-            result = with_corrected_biases(result, prepared, lambda x: method.keeps(x, original))
+            result = with_corrected_biases(
+                result, prepared, lambda x: method.keeps(x, original, judge)
+            )
     return _tuned(prepared, result, method, folder)
 
 
@@ -245,9 +247,10 @@ def _tuned(
         return result
     original = result.comparison("original").measured
     examples = Examples.of(prepared.calibration, unseen, prepared.held_out, tuning.share)
-    tuner = Tuner(prepared.task.model, examples, tuning, prepared.task.seed, folder)
+    judge = prepared.judges.on_held_out
+    tuner = Tuner(prepared.task.model, examples, tuning, prepared.task.seed, folder, judge)
     with phase("tuning"):
-        return tuner.result(result, lambda measured: method.keeps(measured, original))
+        return tuner.result(result, lambda measured: method.keeps(measured, original, judge))
 
 
 def estimated(
@@ -271,6 +274,12 @@ def _estimate(prepared: Prepared, method: Method) -> Sensitivity:
     seed, workers = prepared.task.seed, prepared.task.built_workers
     check_prices_caches(estimator, prepared.task)
     is_by_workers = workers is not None and workers.kind == "ray"
+    if is_by_workers and estimator.asks_score and not method.solver.is_measuring:
+        raise InputError(
+            "a score is asked about single layers (measured:score=own) one after the other in this "
+            "process; leave --workers out, or take a solver that measures (is_measured=true), "
+            "whose assignments workers ask about"
+        )
     if is_by_workers and not (estimator.asks_workers or method.solver.is_measuring):
         able = ", ".join(part.name for part in ESTIMATORS if part.asks_workers)
         raise InputError(

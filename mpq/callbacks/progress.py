@@ -129,6 +129,10 @@ class _Lines:
 
 def plan_told(event: Planned) -> str:
     """What is to come, in a line."""
-    phases = ", ".join(f"{name} {in_words(seconds)}" for name, seconds in event.phases.items())
-    told = f"plan: {phases}; {in_words(event.seconds)} in all"
-    return f"{told}, besides {' and '.join(event.besides)}" if event.besides else told
+    phases = [f"{name} {in_words(seconds)}" for name, seconds in event.phases.items()]
+    at_most = [f"{name} up to {in_words(seconds)}" for name, seconds in event.at_most.items()]
+    told = f"plan: {', '.join(phases or at_most)}"
+    if phases:
+        told += f"; {in_words(event.seconds)} in all"
+    besides = [*(at_most if phases else ()), *event.besides]
+    return f"{told}, besides {' and '.join(besides)}" if besides else told

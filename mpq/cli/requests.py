@@ -223,6 +223,7 @@ class SearchOptions:
     def run(self) -> "tuple[SearchResult, Session]":
         """Runs the search; the session measures what the result predicts, without calibrating."""
         from mpq.errors import InputError
+        from mpq.workflows.forecast import Curve
         from mpq.workflows.search import goal, searched
 
         device, limits = self._checked()
@@ -235,7 +236,8 @@ class SearchOptions:
         way = self.fitted(way, limits)
         method = way.method(objective, self.how.refine)
         # A tuning that is killed goes on from there, after the same search again.
-        found, session = searched(way.task, parsed, method, self.curve.resource, self.output)
+        drawn = Curve(self.curve.points, self.curve.measure)
+        found, session = searched(way.task, parsed, method, self.curve.resource, self.output, drawn)
         return way.noted(found), session
 
     def _task(self, device: str | None) -> Task:

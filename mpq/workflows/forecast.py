@@ -1,101 +1,154 @@
 """What a search that has begun will take, told to whoever listens, from its own first batch."""
 
 from collections.abc import Iterator
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, final
 
-from mpq._support.events import audience, tell, unheard
+from mpq._support.events import unheard
 from mpq._support.phases import phase
-from mpq.callbacks.results import Planned
-from mpq.errors import GradientError
-from mpq.network.modules import share_parameters
+from mpq.callbacks.plans import PLANNING, is_plan_wanted, tell_plan
+from mpq.errors import MpqError
 from mpq.problem.constraints import Constraints
-from mpq.sensitivity import Estimation
-from mpq.sensitivity.measured import Measured
-from mpq.workflows.evaluate import Reference
-from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.first_batch import FirstBatch
 from mpq.workflows.method import Method
-from mpq.workflows.one_measurement import timed
 from mpq.workflows.other_answers import is_mixed
+from mpq.workflows.plan import OF_SOLVER, unplanned
+from mpq.workflows.points import repeatable
 from mpq.workflows.setup import Prepared
 from mpq.workflows.uniform import uniform_within
 
-LONG_S: Final = 2.0
+SOON_S: Final = 1.0
 """A search whose layers are found sooner is over before a plan of it is read."""
-MOST_SHARE: Final = 1 / 8
-"""Of the examples that the first batch may be: it is looked at twice more than the search does."""
-ESTIMATE: Final = "ranges, codes, estimate"
+RANGES: Final = "ranges"
+CODES: Final = "codes"
+ESTIMATE: Final = "estimate"
+SOLVING: Final = "solving"
 COMPARING: Final = "comparing with other answers"
 MEASURING: Final = "measuring"
+FRONTIER: Final = "frontier"
+POINTS: Final = "measuring points"
+
+
+@final
+@dataclass(frozen=True)
+class Curve:
+    """The frontier that is drawn beside an answer.
+
+    Args:
+        num_points: Amounts that are solved for.
+        measure: Whether its points are measured.
+    """
+
+    num_points: int
+    measure: bool = False
+
+
+@final
+@dataclass(eq=False)
+class Forecast:
+    """What is known of a search; grows.
+
+    Args:
+        phases: Phase to seconds, see ``Planned``.
+        at_most: See ``Planned``.
+        besides: See ``Planned``.
+    """
+
+    phases: dict[str, float] = field(default_factory=dict)
+    at_most: dict[str, float] = field(default_factory=dict)
+    besides: list[str] = field(default_factory=list)
+
+    def add(self, name: str, seconds: float | None, at_most: float | None = None) -> None:
+        """One phase more, of which one of the two is known, or neither."""
+        if seconds is not None:
+            self.phases[name] = seconds
+        elif at_most is not None:
+            self.at_most[name] = at_most
+        else:
+            self.besides.append(name)
 
 
 def tell_forecast(
-    prepared: Prepared, method: Method, constraints: Constraints, layers_s: float
+    prepared: Prepared,
+    method: Method,
+    constraints: Constraints,
+    layers_s: float,
+    curve: Curve | None = None,
 ) -> None:
     """Tells ``Planned``, where somebody listens and the search is long.
 
-    The estimate is made of the first batch and one network measured on the first held-out one, all
-    weights to nearest; seconds grow with the examples. Ranges that are found for it are kept for
-    the search. ``workflows.plan`` counts more, and takes longer: codes of weights and the solution
-    are not in this, and told so. Of a search that several processes share, and of a streamed one,
-    nothing is told.
+    Of one whose cache has estimates already nothing is told: it may have this one, too, and
+    planning it would take longer than the search.
 
     Args:
         prepared: The search's own.
         method: How it is done.
         constraints: What answers have to keep.
         layers_s: Seconds that it took to find the layers.
+        curve: What is drawn beside the answer.
     """
-    first = prepared.calibration.first().size
-    is_long = layers_s >= LONG_S and first <= MOST_SHARE * prepared.calibration.num_examples
-    if audience() is None or not is_long or prepared.ranks is not None or prepared.task.streamed:
+    if prepared.ranks is not None:
+        # All of them find ranges together, whoever listens to one.
+        _ = prepared.nearest
+    is_long = layers_s >= SOON_S or method.estimator.is_measuring or method.solver.is_measuring
+    if not is_long or not is_plan_wanted() or has_estimates(prepared):
         return
-    with phase("planning"), unheard():
-        phases = dict(_phases(prepared, method, constraints))
-    besides = ["solving"]
-    if prepared.task.weight_rounding.reads_inputs:
-        besides.insert(0, "codes of weights")
-    tell(Planned(phases, sum(phases.values()), tuple(besides)))
+    first = FirstBatch(prepared)
+    if not first.is_small:
+        return
+    with phase(PLANNING), unheard():
+        told = forecast(first, method, constraints, curve)
+    tell_plan(told.phases, told.at_most, told.besides)
 
 
-def _phases(
-    prepared: Prepared, method: Method, constraints: Constraints
-) -> Iterator[tuple[str, float]]:
-    num_calibration = prepared.calibration.num_examples
-    yield ESTIMATE, _estimate_s(prepared, method) * num_calibration
-    example_s = _measurement_s(prepared)
-    held_out_s = example_s * prepared.held_out.num_examples
+def has_estimates(prepared: Prepared) -> bool:
+    """Whether a cache has estimates, of whatever search."""
+    return prepared.cache is not None and any(prepared.cache.folder.glob("*.estimate"))
+
+
+def forecast(
+    first: FirstBatch, method: Method, constraints: Constraints, curve: Curve | None = None
+) -> Forecast:
+    """What a search will take after its layers are found."""
+    prepared, told, found = first.prepared, Forecast(), None
+    if first.codes_s:
+        told.add(CODES, first.codes_s)
+    try:
+        estimate_s, found = first.estimate(method.estimator)
+    except MpqError:  # of so few examples; if it is of all of them, the search itself says so
+        told.add(ESTIMATE, None)
+    else:
+        told.add(ESTIMATE, estimate_s)
+        if method.rounds:
+            told.add("refinement", None, method.rounds * (estimate_s + first.calibration_s))
+    for name in unplanned(prepared.task, method):
+        if name != OF_SOLVER:
+            told.add(name, None)
+    solve_s, most_s = first.solving(method.solver, constraints, found)
+    if method.objective is None:
+        count = 1 + is_mixed(prepared.candidates)  # that of integers alone, too
+        told.add(SOLVING, _times(solve_s, count), _times(most_s, count))
+    told.phases |= _compared(first, constraints)
+    if curve is not None:
+        each = first.solving(repeatable(method.solver, prepared.task.seed), constraints, found)
+        told.add(FRONTIER, *(_times(seconds, curve.num_points) for seconds in each))
+        if curve.measure:
+            # Equal answers are one point.
+            told.add(POINTS, None, curve.num_points * first.held_out_s)
+    return told
+
+
+def _times(seconds: float | None, count: int) -> float | None:
+    return None if seconds is None else seconds * count
+
+
+def _compared(first: FirstBatch, constraints: Constraints) -> Iterator[tuple[str, float]]:
+    """As ``workflows.plan`` counts measurements."""
+    prepared = first.prepared
     within = len(uniform_within(prepared.indifferent(constraints)))
     is_coded = prepared.task.weight_rounding.reads_inputs
-    # As ``workflows.plan`` counts them.
-    compared_s = (1 + within + is_coded + is_mixed(prepared.candidates)) * held_out_s
+    compared_s = (1 + within + is_coded + is_mixed(prepared.candidates)) * first.held_out_s
     if within and not is_coded:
-        compared_s += (within + 1) * example_s * num_calibration
+        compared_s += (within + 1) * first.calibration_s
     yield COMPARING, compared_s
-    yield MEASURING, (len(prepared.candidates) - within) * held_out_s
-
-
-def _estimate_s(prepared: Prepared, method: Method) -> float:
-    """Seconds for each calibration example."""
-    data, network = prepared.calibration, prepared.network
-    few = data.until(data.first().size)
-    on = Estimation(network, few, prepared.nearest, prepared.candidates)
-    estimator = method.estimator.for_examples(data.num_examples)
-    try:
-        estimator.estimate(on)
-    except GradientError:  # as ``auto`` does; of others the search itself says it
-        estimator = Measured()
-        estimator.estimate(on)
-    # Once more: the first time ranges of weights were searched for.
-    return timed(lambda: estimator.estimate(on), network.device)[1] / few.num_examples
-
-
-def _measurement_s(prepared: Prepared) -> float:
-    """Seconds of one measurement for each example."""
-    few = prepared.held_out.until(prepared.held_out.first().size)
-    network, plain = prepared.network, share_parameters(prepared.task.model)
-    reference = Reference(plain, few, network.metric, prepared.task.allow_randomness)
-    evaluator = Evaluator(network, prepared.nearest, reference)
-    chosen = evaluator.uniform(prepared.candidates[0])
-    evaluator.sums(chosen)  # what the original answers is asked once, and not counted
-    _, seconds, _ = timed(lambda: evaluator.sums(chosen), network.device)
-    return seconds / few.num_examples
+    yield MEASURING, (len(prepared.candidates) - within) * first.held_out_s

@@ -11,6 +11,7 @@ from mpq.report.frontier import Frontier
 from mpq.sensitivity import SensitivityEstimator
 from mpq.solvers import Solver
 from mpq.workflows.defaults import ESTIMATOR, NUM_POINTS, SOLVER
+from mpq.workflows.forecast import FRONTIER, POINTS, Curve
 from mpq.workflows.method import Method
 from mpq.workflows.outcome import announced
 from mpq.workflows.result import SearchResult
@@ -95,10 +96,11 @@ def searched_frontier(
             "recalibrate (--recalibrate), or search at the point that you take"
         )
     # A whole search, for what lies beside the curve: the uniform precisions, measured.
-    result, session = searched(task, parse_limits(limits), method, resource)
-    with phase("frontier"):
+    curve = Curve(num_points, measure)
+    result, session = searched(task, parse_limits(limits), method, resource, curve=curve)
+    with phase(FRONTIER):
         found = result.frontier(resource, num_points, hull)
     if not measure:
         return result, found
-    with phase("measuring points"):
+    with phase(POINTS):
         return result, session.measured(found)

@@ -194,7 +194,7 @@ def _planned(task: Task, limits: Sequence[Limit], method: Method) -> tuple[Plan,
     if score is not None:
         phases.append(Phase("score", score.seconds(prepared, num_uniform)))
     counts = prepared.calibration.num_examples, prepared.held_out.num_examples
-    return Plan(tuple(phases), *counts, tuple(_unplanned(task, method))), prepared
+    return Plan(tuple(phases), *counts, tuple(unplanned(task, method))), prepared
 
 
 @final
@@ -368,7 +368,8 @@ class _FirstBatch:
         )
 
 
-def _unplanned(task: Task, method: Method) -> Iterator[str]:
+def unplanned(task: Task, method: Method) -> Iterator[str]:
+    """What a search does besides, of which a plan says nothing."""
     asked: Mapping[str, object] = {
         "transformations": task.transforms,
         "sequential rounding": task.sequential_rounding,

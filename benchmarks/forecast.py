@@ -1,14 +1,14 @@
 """What a search tells of itself at its beginning (``Planned``), beside what it then takes.
 
-    python benchmarks/forecast.py > benchmarks/forecast.json
+    python benchmarks/forecast.py benchmarks/forecast.json
 
 Whole searches: the built-in network, ResNet-20 on CIFAR-10 (weights only) and a Llama of 15
 million random weights (that of ``scale.py``, six formats in groups of 128), each with weights
-rounded to nearest and by ``auto``; one of them streamed, one that measures its cells, a comparison
-and a tuning. ``planned_s`` and ``taken_s`` are seconds of a clock by phase, of phases that were
-planned; ``of_planned`` their ratio in all, ``planning_of_taken`` what planning took beside them.
-Upper bounds (``at_most_s``) are beside what was taken of them. ResNet-20 needs the published
-weights and images: set MPQ_DATA, or have them in ../shared/data. ``--only`` chooses cases.
+rounded to nearest and by ``auto``; one that measures its cells, and a comparison. ``planned_s``
+and ``taken_s`` are seconds of a clock by phase, of phases that were planned; ``of_planned`` their
+ratio in all, ``planning_of_taken`` the share of everything that planning took. Upper bounds
+(``at_most_s``) are beside what was taken of them. ResNet-20 needs the published weights and images:
+set MPQ_DATA, or have them in ../shared/data. ``--only`` chooses cases.
 """
 
 import argparse
@@ -54,6 +54,7 @@ class Watched(Callback):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("into", type=Path, help="rows that are there stay, and are not run again")
     parser.add_argument("--only", nargs="*", choices=CASES, default=[*CASES])
     parser.add_argument("--sequences", type=int, default=32)
     parser.add_argument("--batch", type=int, default=4)
@@ -62,15 +63,18 @@ def main() -> None:
     torch.set_num_threads(1)
     # Also of what is short here: how good a forecast is does not depend on who reads it.
     forecast.SOON_S = plans.LONG_S = 0.0  # type: ignore[misc]
-    rows = {name: row(CASES[name], asked) for name in asked.only}
+    rows = json.loads(asked.into.read_text())["rows"] if asked.into.exists() else {}
     about = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": "python benchmarks/forecast.py benchmarks/forecast.json",
         "torch": torch.__version__,
         "processor": platform.machine(),
         "num_processors": os.cpu_count(),
-        **vars(asked),
+        "sequences": [asked.sequences, asked.batch, asked.tokens],
     }
-    print(json.dumps({**about, "rows": rows}, indent=1))
+    for name in asked.only:
+        if name not in rows:
+            rows[name] = row(CASES[name], asked)
+            asked.into.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
 
 
 def row(case: Callable[[Any, Sequence[Callback]], object], asked: Any) -> dict[str, Any]:

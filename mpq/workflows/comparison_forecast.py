@@ -19,6 +19,7 @@ from mpq.workflows.setup import Prepared
 
 DRAWN: Final = "random assignments"
 SCORED: Final = "estimates and their optima"
+CELLS: Final = "solving and measured cells"
 RECIPES: Final = "recipes"
 _LEAST_MEASURED: Final = 20
 """What a search takes at the least, in measurements of one network."""
@@ -64,21 +65,24 @@ def _score(
     optima_s: float,
 ) -> None:
     """Adds what the estimators will take, one after the other or on workers, and their optima."""
-    seconds, solving_s = optima_s, 0.0
+    seconds, most_s = optima_s, 0.0
     for text in estimators:
         estimator = ESTIMATORS.build(text, first.prepared.task.seed)
         try:
             each_s, found = first.estimate(estimator)
         except MpqError:  # what it cannot do is its result, not ours
             continue
-        seconds += each_s / (1 if estimator.is_measuring else first.num_workers)
+        if found is None:
+            most_s += each_s
+        else:
+            seconds += each_s / first.num_workers
         for held in constraints.values():
-            solve_s, most_s = first.solving(solver, held, found)
+            solve_s, limit_s = first.solving(solver, held, found)
             seconds += solve_s or 0.0
-            solving_s += most_s or 0.0
+            most_s += limit_s or 0.0
     told.add(SCORED, seconds)
-    if solving_s:
-        told.add("solving", None, solving_s)
+    if most_s:
+        told.add(CELLS, None, most_s)
 
 
 def tell_recipes(prepared: Prepared, limit: Limit, method: Method, count: int) -> None:

@@ -119,7 +119,10 @@ class FirstBatch:
         return self.measurement_s(self.prepared.calibration.num_examples)
 
     def estimate(self, estimator: SensitivityEstimator) -> tuple[float, Sensitivity | None]:
-        """Seconds on all examples, and what is found on few; of cells that are measured nothing.
+        """Seconds on all examples, and what is found on few.
+
+        Of an estimator that measures cells nothing is found, and seconds are those that measuring
+        every cell by itself would take: it takes less, as passes have parts in common.
 
         Raises:
             InputError: If it cannot be made of these examples.

@@ -118,7 +118,7 @@ def forecast(
     except MpqError:  # of so few examples; if it is of all of them, the search itself says so
         told.add(ESTIMATE, None)
     else:
-        told.add(ESTIMATE, estimate_s)
+        told.add(ESTIMATE, *((estimate_s,) if found is not None else (None, estimate_s)))
         if method.rounds:
             told.add("refinement", None, method.rounds * (estimate_s + first.calibration_s))
     for name in unplanned(prepared.task, method):

@@ -181,6 +181,7 @@ def evaluate(
     on: AssignedOptions,
     compared: AsSearchedOptions,
     judged: ScoreOptions,
+    watch: WatchOptions,
     talk: TalkOptions,
 ) -> None:
     """Measure an assignment on held-out examples: KL divergence, accuracy, cross entropy; JSON."""
@@ -193,7 +194,9 @@ def evaluate(
     # Not the calibration examples: ranges were chosen for these, so that they flatter the network.
     examples = load_callable(data or DEMO_HELD_OUT)
     seed = compared.allow_randomness
-    measured = run(on.network(), found, examples, compared.spelled, seed, on.memory, judged.built())
+    with watch.watched(talk, can_keep=False):
+        network, score = on.network(), judged.built()
+        measured = run(network, found, examples, compared.spelled, seed, on.memory, score)
     write(json.dumps({name: m.to_dict() for name, m in measured.items()}, indent=1))
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mpq.hardware_profiles import NetworkProfile
     from mpq.report.frontier import Frontier
     from mpq.workflows.follow import Way
+    from mpq.workflows.forecast import Curve
     from mpq.workflows.plan import Plan
     from mpq.workflows.result import SearchResult
     from mpq.workflows.session import Session
@@ -187,13 +188,15 @@ class SearchOptions:
                 sensitivity=way.sensitivity,
                 solver=way.solver,
                 refine=way.refine,
-                num_points=self._num_measured,
+                num_points=self._drawn.num_measured,
             )
 
     @property
-    def _num_measured(self) -> int:
-        """Assignments that are measured after the search."""
-        return self.others.alternatives + (self.curve.points if self.curve.measure else 0)
+    def _drawn(self) -> "Curve":
+        """What is found beside the answer."""
+        from mpq.workflows.forecast import Curve
+
+        return Curve(self.curve.num_points, self.curve.measure, self.others.alternatives)
 
     def fitted(self, way: "Way", limits: list[str]) -> "Way":
         """The same with what is given up for ``--time``; that is told."""
@@ -217,7 +220,7 @@ class SearchOptions:
             sensitivity=way.sensitivity,
             solver=way.solver,
             refine=way.refine,
-            num_points=self._num_measured,
+            num_points=self._drawn.num_measured,
         )
         for line in found.told:
             say(f"--time {self.effort.time}: {line}")
@@ -255,7 +258,7 @@ class SearchOptions:
                 way.method(objective),
                 self.curve.resource,
                 self.output,
-                self._num_measured,
+                self._drawn,
             )
             return way.noted(found), session
 

@@ -13,6 +13,7 @@ from mpq.sensitivity import SensitivityEstimator
 from mpq.solvers import Solver
 from mpq.workflows.defaults import ESTIMATOR, NUM_POINTS, SOLVER
 from mpq.workflows.follow import Way, follow
+from mpq.workflows.forecast import FRONTIER, POINTS, Curve
 from mpq.workflows.outcome import announced
 from mpq.workflows.result import SearchResult
 from mpq.workflows.search import searched
@@ -80,13 +81,12 @@ def searched_frontier(
     parsed = parse_limits(limits)
     with way.naming():
         # A whole search, for what lies beside the curve: the uniform precisions, measured.
-        # How many points the hull has is not known before.
-        counted = num_points if measure and num_points is not None else 0
-        result, session = searched(way.task, parsed, way.method(), resource, num_points=counted)
-        with phase("frontier"):
+        curve = Curve(num_points, measure)
+        result, session = searched(way.task, parsed, way.method(), resource, curve=curve)
+        with phase(FRONTIER):
             found = result.frontier(resource, num_points)
         if measure:
-            with phase("measuring points"):
+            with phase(POINTS):
                 found = session.measured(found)
         return way.noted(result), found
 

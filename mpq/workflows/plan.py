@@ -216,7 +216,7 @@ def _planned(
         calls = score.planned(prepared, judge, num_uniform)
         phases += [Phase(name, seconds) for name, seconds in calls.seconds.items()]
     counts = prepared.calibration.num_examples, prepared.held_out.num_examples
-    return Plan(tuple(phases), *counts, tuple(_unplanned(task, method)), calls), prepared
+    return Plan(tuple(phases), *counts, tuple(unplanned(task, method)), calls), prepared
 
 
 @final
@@ -391,7 +391,8 @@ class _FirstBatch:
         )
 
 
-def _unplanned(task: Task, method: Method) -> Iterator[str]:
+def unplanned(task: Task, method: Method) -> Iterator[str]:
+    """What a search does besides, of which a plan says nothing."""
     asked: Mapping[str, object] = {
         "transformations": task.transforms,
         "sequential rounding": task.sequential_rounding,

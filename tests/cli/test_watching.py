@@ -181,7 +181,7 @@ def test_a_process_that_is_interrupted_and_goes_on(folder: Path, root: Path) -> 
     assert (process.returncode, out) == (130, "")
     assert lines[:3] == [
         "error: interrupted; no half-written file is left",
-        "finished: layers and costs; ranges, codes, estimate",
+        "finished: layers and costs; ranges; estimate",
         "kept: estimates, codes and measurements so far, in kept",
     ]
     assert lines[3].startswith("to go on: mpq search --model mine.py:make_slow")

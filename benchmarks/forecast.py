@@ -8,7 +8,8 @@ rounded to nearest and by ``auto``; one that measures its cells, and a compariso
 and ``taken_s`` are seconds of a clock by phase, of phases that were planned; ``of_planned`` their
 ratio in all, ``planning_of_taken`` the share of everything that planning took. Upper bounds
 (``at_most_s``) are beside what was taken of them. ResNet-20 needs the published weights and images:
-set MPQ_DATA, or have them in ../shared/data. ``--only`` chooses cases.
+set MPQ_DATA, or have them in ../shared/data. ``--only`` chooses cases; the committed rows are those
+that a busy machine had time for.
 """
 
 import argparse

@@ -97,7 +97,8 @@ def test_a_search_tells_its_course(told: Kept) -> None:
     began, ended = ([e.phase for e in told.of(kind)] for kind in (PhaseBegan, PhaseEnded))
 
     assert began == ended
-    assert list(dict.fromkeys(began)) == [
+    # On a machine that is busy it is long, and planned.
+    assert [name for name in dict.fromkeys(began) if name != "planning"] == [
         "layers and costs", "ranges", "estimate", "solving", "comparing with other answers",
         "measuring",
     ]  # fmt: skip

@@ -9,9 +9,10 @@ from typing import Any, Self, final
 
 import pulp
 
+from mpq._support.ended_processes import ended_if_interrupted
 from mpq._support.streams import stdout_discarded, stdout_silenced
 from mpq.errors import MissingDependencyError, SolverError, UnknownNameError
-from mpq.solvers.additive.interruptible import InterruptibleHiGHS, ended_if_interrupted
+from mpq.solvers.additive.interruptible import InterruptibleHiGHS
 
 BACKENDS = ("HiGHS", "CBC")
 """Solvers that PuLP may call, in order of preference."""

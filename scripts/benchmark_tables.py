@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Any
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -516,6 +516,60 @@ def patches() -> str:
     return _table(head, rows)
 
 
+def recipes() -> str:
+    """What each recipe loses in units of the default: geometric means over bits and networks."""
+    losses = {(x["network"], x["bits"], x["recipe"]): x.get("kl_nats") for x in _recipe_rows()}
+    own = {x["recipe"] for x in _recipe_rows() if x.get("overrides") == [] and "+" not in x["recipe"]}
+    networks = [name for name in NETWORKS if any(key[0] == name for key in losses)]
+    found = {}
+    for recipe in dict.fromkeys(key[2] for key in losses):
+        ratios = {
+            name: [
+                loss / (losses[name, bits, "default"] or 1.0)
+                for (network, bits, other), loss in losses.items()
+                if (network, other) == (name, recipe) and loss
+            ]
+            for name in networks
+        }
+        if any(ratios.values()):
+            found[recipe] = ratios
+    overall = {name: geometric_mean(sum(ratios.values(), [])) for name, ratios in found.items()}
+    rows = (
+        [
+            f"`{recipe}`",
+            "own" if recipe in own - {"default", "uniform"} else "",
+            *(_mean_of(found[recipe][name]) for name in networks),
+            _number(overall[recipe]),
+        ]
+        for recipe in sorted(found, key=overall.__getitem__)
+    )
+    return _table(["", "candidates", *map(NETWORKS.__getitem__, networks), "all"], rows)
+
+
+def _mean_of(ratios: list[float]) -> str:
+    """With the number of limits that were met, where these are not all three."""
+    if not ratios:
+        return "-"
+    return _number(geometric_mean(ratios)) + (f" ({len(ratios)})" if len(ratios) < 3 else "")
+
+
+def recipe_losses() -> str:
+    """What the default loses, and with rounding to nearest, beside uniform precisions."""
+    rows = [x for x in _recipe_rows() if x["recipe"] in ("default", "default+nearest", "uniform")]
+    table = (
+        [NETWORKS[network], f"`{recipe}`", *(
+            _number(x["kl_nats"]) for x in rows if (x["network"], x["recipe"]) == (network, recipe)
+        )]
+        for network, recipe in dict.fromkeys((x["network"], x["recipe"]) for x in rows)
+    )  # fmt: skip
+    return _table(["", "", "3 bits", "4 bits", "5 bits"], table)
+
+
+def _recipe_rows() -> list[dict[str, Any]]:
+    files = (BENCHMARKS / "recipes" / f"{name}.json" for name in NETWORKS)
+    return [row for file in files if file.is_file() for row in json.loads(file.read_text())["rows"]]
+
+
 def _read(name: str) -> Any:
     return json.loads((BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -564,6 +618,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers": peers,
     "scale-peers": scale_peers,
     "patches": patches,
+    "recipes": recipes,
+    "recipe-losses": recipe_losses,
 }
 """Every table by the name that pages mark it with."""
 

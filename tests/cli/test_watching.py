@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from mpq.callbacks import plans
 from mpq.cli.__main__ import app
 from mpq.cli.watching import Kept
+from mpq.workflows import forecast
 
 USER_FILE = """
 import time
@@ -83,6 +85,24 @@ def test_a_log_has_the_course_of_a_command(folder: Path, command: str) -> None:
     assert json.loads(result.stdout) == json.loads(plain.stdout)
     assert told[0] == "phase_began"
     assert told[-2:] == ["finished", "ended"]
+
+
+def test_points_and_alternatives_are_phases(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the names by which the plan has them, so that a log can be laid beside it."""
+    monkeypatch.setattr(forecast, "SOON_S", 0.0)
+    monkeypatch.setattr(plans, "LONG_S", 0.0)
+    asked = words("search", "--measure", "--alternatives", "2", "--log", "log.jsonl")
+
+    result = run(*asked)
+
+    told = events(folder / "log.jsonl")
+    phases = [event["phase"] for event in told if event["event"] == "phase_ended"]
+    (plan,) = (event for event in told if event["event"] == "planned")
+    assert result.exit_code == 0, result.output
+    assert {"frontier", "measuring points", "alternatives"} < set(phases)
+    assert phases[-1] == "alternatives"
+    assert "measuring points" in plan["at_most"]  # type: ignore[operator]
+    assert plan["besides"] == ["alternatives"]
 
 
 def test_what_is_refused_is_logged(folder: Path) -> None:

@@ -32,7 +32,7 @@ from mpq.cli.task_options import (
     TaskOptions,
     listed,
 )
-from mpq.cli.watching import Kept, kept_in
+from mpq.cli.watching import Kept, epochs_in, kept_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +168,8 @@ class SearchOptions:
     @property
     def kept(self) -> list[Kept]:
         """What an interruption leaves on disk."""
-        return kept_in(self.asked.ranges.cache)
+        tune = self.asked.candidates.tune
+        return [*kept_in(self.asked.ranges.cache), *epochs_in(self.output if tune else None)]
 
     def plan(self, has_question: bool) -> "Plan":
         """What the search will take; of one that has to have a limit or an objective."""

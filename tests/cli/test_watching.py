@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from mpq.callbacks import plans
 from mpq.cli.__main__ import app
 from mpq.cli.watching import Kept
+from mpq.tuning.checkpoint import CHECKPOINT_FILE
 from mpq.workflows import forecast
 
 USER_FILE = """
@@ -147,6 +148,21 @@ def test_what_an_interruption_keeps(
     assert not (folder / "my run").exists()
 
 
+def test_a_search_that_tunes_keeps_its_epochs(folder: Path) -> None:
+    """In its own folder, whatever else lies there."""
+    (folder / "my run").mkdir()
+    (folder / "my run" / "result.json").write_text("{}", encoding="utf-8")
+    asked = words("search", "--tune", "all:epochs=4", data="interrupted")
+    before = run(*asked)
+    (folder / "my run" / CHECKPOINT_FILE).write_text("an epoch", encoding="utf-8")
+
+    after = run(*asked)
+
+    assert "nothing is kept yet; to begin anew: " in before.stderr
+    assert f"kept: finished epochs, in {Path('my run') / CHECKPOINT_FILE}" in after.stderr
+    assert "to go on: " in after.stderr
+
+
 def test_a_comparison_and_a_profile_keep_what_they_measured(folder: Path) -> None:
     """Without a cache: in their own files, once something is in them."""
     (folder / "c").mkdir()
@@ -156,7 +172,7 @@ def test_a_comparison_and_a_profile_keep_what_they_measured(folder: Path) -> Non
     compared = run("compare", *own, "--limit", "effective_bits=5", "--output", "c")
     profiled = run("profile", *own, "--output", "p.json")
 
-    assert "kept: what was measured so far, in c" in compared.stderr
+    assert f"kept: what was measured so far, in {Path('c') / 'measured.jsonl'}" in compared.stderr
     assert "kept: finished rounds, in p.json.journal" in profiled.stderr
     assert (compared.exit_code, profiled.exit_code) == (130, 130)
 

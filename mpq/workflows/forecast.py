@@ -34,6 +34,7 @@ COMPARING: Final = "comparing with other answers"
 MEASURING: Final = "measuring"
 FRONTIER: Final = "frontier"
 POINTS: Final = "measuring points"
+ALTERNATIVES: Final = "alternatives"
 _ASKED_IN: Final = {OF_PRICES: ESTIMATE, OF_TRIALS: SOLVING, OF_ANSWERS: COMPARING}
 """The phase in which most calls are, by what they are for."""
 ALL_ELSE: Final = "all that is no call of the score"
@@ -171,6 +172,9 @@ def forecast(
         if curve.measure:
             # Equal answers are one point.
             told.add(POINTS, None, _times(first.held_out_s, curve.num_points))
+        if curve.num_alternatives:
+            # One that has to differ is harder to find than the answer: it is not known how much.
+            told.add(ALTERNATIVES, None)
     return told
 
 

@@ -83,6 +83,32 @@ def test_a_file_is_told_to_be_as_simulated(tmp_path: Path) -> None:
     assert not made.verdict.startswith("warning")
 
 
+class Joined(nn.Module):
+    """A table that is looked up twice by the same ids, and then by others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.ids, self.plain = nn.Embedding(9, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, 5]``."""
+        found: Tensor = self.plain((self.ids(x) * self.ids(x) + self.ids(8 - x)).mean(1))
+        return found
+
+
+def test_calls_that_the_exporter_joins_are_no_difference(tmp_path: Path) -> None:
+    """Two of three lookups are one in the file: none is taken for another."""
+    data = [torch.randint(9, (4, 6), generator=torch.Generator().manual_seed(0))]
+    model = Joined().eval()
+
+    made = mpq.export(
+        assigned(model, data, {"": "w8a8"}), tmp_path / "net.onnx", "onnx", model, data
+    )
+
+    assert "every layer by itself as simulated" in made.verdict
+
+
 @pytest.mark.parametrize(
     ("layer", "operator", "place", "change"),
     [

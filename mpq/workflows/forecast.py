@@ -12,7 +12,6 @@ from mpq.problem.constraints import Constraints
 from mpq.workflows.first_batch import FirstBatch
 from mpq.workflows.method import Method
 from mpq.workflows.other_answers import is_mixed
-from mpq.workflows.plan import OF_SOLVER, unplanned
 from mpq.workflows.points import repeatable
 from mpq.workflows.score_calls import (
     OF_ANSWERS,
@@ -23,6 +22,7 @@ from mpq.workflows.score_calls import (
 )  # fmt: skip
 from mpq.workflows.setup import Prepared
 from mpq.workflows.uniform import uniform_within
+from mpq.workflows.unplanned import OF_SOLVER, unplanned
 
 SOON_S: Final = 1.0
 """A search whose layers are found sooner is over before a plan of it is read."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import mpq
 from mpq.backends.onnx.instantiate import fill as original
 from mpq.errors import ModelError
-from tests.backends.onnx.test_export import assigned
+from tests.backends.onnx.assigned import assigned
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript", reason="torch exports with mpq[onnx]")

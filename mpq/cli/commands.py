@@ -53,6 +53,7 @@ def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> No
     from mpq.cli.console import print_frontier, print_result, print_warning
     from mpq.report.page.made import Made
     from mpq.report.save import save_alternatives
+    from mpq.workflows.forecast import ALTERNATIVES
     from mpq.workflows.outcome import announced
 
     if is_done_instead(options, watch, talk, has_question=True):
@@ -62,13 +63,13 @@ def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> No
         result, session = options.run()
         if is_other_rank():
             return
-        with phase("frontier"):
-            curve = options.frontier(result, session)
+        curve = options.frontier(result, session)
         made = Made(phases=phases.in_order).by(options.in_full(command_words()))
         result = replace(result, made=made)
         files = result.save(options.output, curve, options.section or [])
         if has_others:
-            found = options.alternatives(result, session)
+            with phase(ALTERNATIVES):
+                found = options.alternatives(result, session)
             files += save_alternatives(found, options.output, result.run_id)
         announced(result)
     talk.answer(result.assignment.to_json(), lambda console: print_result(result, console))

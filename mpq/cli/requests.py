@@ -32,7 +32,7 @@ from mpq.cli.task_options import (
     TaskOptions,
     listed,
 )
-from mpq.cli.watching import Kept, kept_in
+from mpq.cli.watching import Kept, epochs_in, kept_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +168,8 @@ class SearchOptions:
     @property
     def kept(self) -> list[Kept]:
         """What an interruption leaves on disk."""
-        return kept_in(self.asked.ranges.cache)
+        tune = self.asked.candidates.tune
+        return [*kept_in(self.asked.ranges.cache), *epochs_in(self.output if tune else None)]
 
     def plan(self, has_question: bool) -> "Plan":
         """What the search will take; of one that has to have a limit or an objective."""
@@ -252,13 +253,9 @@ class SearchOptions:
         way = self.fitted(way, limits)
         # A tuning that is killed goes on from there, after the same search again.
         with way.naming():
+            method, curve = way.method(objective), self._drawn
             found, session = searched(
-                way.task,
-                parsed,
-                way.method(objective),
-                self.curve.resource,
-                self.output,
-                self._drawn,
+                way.task, parsed, method, self.curve.resource, self.output, curve
             )
             return way.noted(found), session
 
@@ -304,10 +301,10 @@ class SearchOptions:
 
     def frontier(self, result: "SearchResult", session: "Session") -> "Frontier":
         """The frontier that is drawn beside a result."""
+        from mpq.workflows.frontier import curve_of
+
         curve = self.curve
-        # A result holds no network: layers are found again to measure it, nothing is estimated.
-        found = result.frontier(curve.resource, curve.num_points)
-        return session.measured(found) if curve.measure else found
+        return curve_of(result, session, curve.resource, curve.num_points, curve.measure)
 
     def alternatives(self, result: "SearchResult", session: "Session") -> "Frontier":
         """The best other assignments, measured."""

@@ -12,7 +12,7 @@ from mpq.cli.score_options import ScoreOptions
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions
 from mpq.cli.task_options import SourceOptions, held_out_spec
-from mpq.cli.watching import Kept, WatchOptions
+from mpq.cli.watching import WatchOptions, epochs_in
 from mpq.workflows import defaults
 from mpq.workflows.task import Task
 
@@ -67,8 +67,7 @@ def tune(
         seed=seed,
         score=judged.built(),
     )
-    kept = [Kept("finished epochs", folder)]
-    with prepared_folder(folder), watch.watched(talk, kept):
+    with prepared_folder(folder), watch.watched(talk, epochs_in(folder)):
         result = run_tuning(task, found, what, folder=folder)
         result = replace(result, made=result.made.by(command_words()))
         files = result.save(folder)

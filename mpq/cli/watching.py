@@ -82,6 +82,15 @@ def kept_in(cache: str | None) -> list[Kept]:
     return [] if cache is None else [Kept(what, Path(cache))]
 
 
+def epochs_in(folder: Path | None) -> list[Kept]:
+    """What a tuning keeps while it works, in the folder of its result; ``None``: there is none."""
+    if folder is None:
+        return []
+    from mpq.tuning.checkpoint import CHECKPOINT_FILE
+
+    return [Kept("finished epochs", folder / CHECKPOINT_FILE)]
+
+
 def _told(finished: Sequence[str], kept: Sequence[Kept], can_keep: bool) -> Iterator[str]:
     """What is done, what of it is kept, and how to go on."""
     from mpq.callbacks.plans import PLANNING

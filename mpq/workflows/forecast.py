@@ -12,7 +12,6 @@ from mpq.problem.constraints import Constraints
 from mpq.workflows.first_batch import FirstBatch
 from mpq.workflows.method import Method
 from mpq.workflows.other_answers import is_mixed
-from mpq.workflows.plan import OF_SOLVER, unplanned
 from mpq.workflows.points import repeatable
 from mpq.workflows.score_calls import (
     OF_ANSWERS,
@@ -23,6 +22,7 @@ from mpq.workflows.score_calls import (
 )  # fmt: skip
 from mpq.workflows.setup import Prepared
 from mpq.workflows.uniform import uniform_within
+from mpq.workflows.unplanned import OF_SOLVER, unplanned
 
 SOON_S: Final = 1.0
 """A search whose layers are found sooner is over before a plan of it is read."""
@@ -34,6 +34,7 @@ COMPARING: Final = "comparing with other answers"
 MEASURING: Final = "measuring"
 FRONTIER: Final = "frontier"
 POINTS: Final = "measuring points"
+ALTERNATIVES: Final = "alternatives"
 _ASKED_IN: Final = {OF_PRICES: ESTIMATE, OF_TRIALS: SOLVING, OF_ANSWERS: COMPARING}
 """The phase in which most calls are, by what they are for."""
 ALL_ELSE: Final = "all that is no call of the score"
@@ -171,6 +172,9 @@ def forecast(
         if curve.measure:
             # Equal answers are one point.
             told.add(POINTS, None, _times(first.held_out_s, curve.num_points))
+        if curve.num_alternatives:
+            # One that has to differ is harder to find than the answer: it is not known how much.
+            told.add(ALTERNATIVES, None)
     return told
 
 

@@ -17,6 +17,7 @@ from mpq.workflows.forecast import FRONTIER, POINTS, Curve
 from mpq.workflows.outcome import announced
 from mpq.workflows.result import SearchResult
 from mpq.workflows.search import searched
+from mpq.workflows.session import Session
 from mpq.workflows.task import Task, check_task
 
 
@@ -83,12 +84,29 @@ def searched_frontier(
         # A whole search, for what lies beside the curve: the uniform precisions, measured.
         curve = Curve(num_points, measure)
         result, session = searched(way.task, parsed, way.method(), resource, curve=curve)
-        with phase(FRONTIER):
-            found = result.frontier(resource, num_points)
-        if measure:
-            with phase(POINTS):
-                found = session.measured(found)
-        return way.noted(result), found
+        return way.noted(result), curve_of(result, session, resource, num_points, measure)
+
+
+def curve_of(
+    result: SearchResult,
+    session: Session,
+    resource: str | None,
+    num_points: int | None,
+    measure: bool,
+) -> Frontier:
+    """The frontier of a search, in the phases that its plan has; parameters as of ``frontier``.
+
+    Args:
+        result: Of the search.
+        session: What is live of it: a result holds no network.
+        resource: As of ``frontier``, like all that follow.
+    """
+    with phase(FRONTIER):
+        found = result.frontier(resource, num_points)
+    if not measure:
+        return found
+    with phase(POINTS):
+        return session.measured(found)
 
 
 def _check_one_answer(task: Task) -> None:

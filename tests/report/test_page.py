@@ -43,6 +43,7 @@ from mpq.workflows.page.report import report
 from mpq.workflows.page.trust import order_of
 from mpq.workflows.page.write import page_beside
 from mpq.workflows.provenance import UsedDevice
+from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
 from tests.report.made_up import CANDIDATES, HOSTILE, blocks, curve, made_up
 from tests.report.reading import read
@@ -371,6 +372,17 @@ def test_a_call_from_python_has_the_methods_of_the_search() -> None:
     assert own == f'mpq.search(task, {{"weight_bytes": {limit!r}}}, {methods})'
     assert points.endswith(f"}}, {methods}, safeguard=False)")
     assert str(frontier.points[0].cost) in points
+
+
+def test_a_refined_answer_is_called_with_its_rounds() -> None:
+    """Without them another assignment is found; points of the frontier are not refined."""
+    result = made_up(blocks(6))
+    rounds = (Refinement(0.2, 0.3, True), Refinement(0.1, 0.4, False))
+    refined = replace(result, provenance=replace(result.provenance, refinements=rounds))
+    frontier = replace(curve(refined), others=refined.beside("weight_bytes"))
+
+    assert command_of(refined, frontier.others[0], frontier).endswith(", refine=2)")
+    assert "refine" not in command_of(refined, frontier.points[0], frontier)
 
 
 def test_a_points_command_finds_the_point(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import mpq
 from mpq.workflows.score import Score
 from tests.workflows.networks import Net, batches
-from tests.workflows.test_bias_correction import Shifted, vectors
+from tests.workflows.shifted import Shifted, vectors
 
 QUICK = "all:epochs=3,lr=0.01,code_lr=0.01,batch_size=16"
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import mpq
 from mpq.backends.onnx.instantiate import fill as original
 from mpq.errors import ModelError
-from tests.backends.onnx.test_export import assigned
+from tests.backends.onnx.assigned import assigned
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript", reason="torch exports with mpq[onnx]")
@@ -81,6 +81,32 @@ def test_a_file_is_told_to_be_as_simulated(tmp_path: Path) -> None:
 
     assert "every layer by itself as simulated" in made.verdict
     assert not made.verdict.startswith("warning")
+
+
+class Joined(nn.Module):
+    """A table that is looked up twice by the same ids, and then by others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.ids, self.plain = nn.Embedding(9, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, 5]``."""
+        found: Tensor = self.plain((self.ids(x) * self.ids(x) + self.ids(8 - x)).mean(1))
+        return found
+
+
+def test_calls_that_the_exporter_joins_are_no_difference(tmp_path: Path) -> None:
+    """Two of three lookups are one in the file: none is taken for another."""
+    data = [torch.randint(9, (4, 6), generator=torch.Generator().manual_seed(0))]
+    model = Joined().eval()
+
+    made = mpq.export(
+        assigned(model, data, {"": "w8a8"}), tmp_path / "net.onnx", "onnx", model, data
+    )
+
+    assert "every layer by itself as simulated" in made.verdict
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mpq.cli.unset import DEFAULT
 from mpq.quantization.kv_cache import DEFAULT_CANDIDATES, KVCache
 
 KVCacheFormats = Annotated[
@@ -56,6 +57,7 @@ class KVCacheOptions:
         from mpq.errors import InputError
 
         given = None if self.kv_cache is None else self.kv_cache.split(",")
+        given = list(DEFAULT_CANDIDATES) if given == [DEFAULT] else given
         if given is None and self.kv_tokens is None:
             others = (self.kv_batch_size, self.kv_first, self.kv_window, self.kv_before_rotation)
             if others != (KVCache.batch_size, KVCache.first, KVCache.window, False):

@@ -37,7 +37,7 @@ class MethodOptions:
         from mpq.recipes import recipe_of
         from mpq.workflows.follow import Way, follow
 
-        asked = Way(task, self.sensitivity, self.solver, self.safeguard)
+        asked = Way(task, self.sensitivity, self.solver, self.safeguard, self.refine)
         if self.recipe is None:
             return asked
         given = written_out(self.context)

@@ -73,7 +73,8 @@ Sections = Annotated[
 Precisions = Annotated[
     str | None,
     typer.Option(
-        help="Candidates: w4a4,w4a8,w8a8. Default: what the device runs, or was measured at."
+        help="Candidates: w4a4,w4a8,w8a8. Default: what the device runs, or was measured at "
+        "(`default`, where a recipe has others)."
     ),
 ]
 Sensitivity = Annotated[
@@ -114,10 +115,14 @@ Exclude = Annotated[list[str] | None, typer.Option(help="Glob: leave these layer
 Fix = Annotated[list[str] | None, typer.Option(help="GLOB=PRECISION: not the solver's choice.")]
 Ends = Annotated[
     str | None,
-    typer.Option(help="Precision of the first and the last layer (--fix goes first)."),
+    typer.Option(help="Precision of the first and the last layer (--fix goes first), or none."),
 ]
-Allow = Annotated[list[str] | None, typer.Option(help="GLOB=P1,P2: candidates of these layers.")]
-Tie = Annotated[list[str] | None, typer.Option(help="Glob: these layers share one precision.")]
+Allow = Annotated[
+    list[str] | None, typer.Option(help="GLOB=P1,P2: candidates of these layers, or none.")
+]
+Tie = Annotated[
+    list[str] | None, typer.Option(help="Glob: these layers share one precision, or none.")
+]
 TieBlocks = Annotated[
     bool,
     typer.Option("--tie-blocks/--no-tie-blocks", help="Layers of one block share one precision."),
@@ -259,14 +264,15 @@ BiasCorrection = Annotated[
 Tune = Annotated[
     str | None,
     typer.Option(
-        help="Tune the answer, with a quarter of --data kept apart to decide: scales, all. See "
-        "`mpq tunings`."
+        help="Tune the answer, a quarter of --data being kept to decide: scales, all, or none. "
+        "See `mpq tunings`."
     ),
 ]
 Transform = Annotated[
     str | None,
     typer.Option(
-        help="Equivalent transformations, with commas: rotate, smooth, ... See `mpq transforms`."
+        help="Equivalent transformations, with commas: rotate, smooth, ..., or none. See "
+        "`mpq transforms`."
     ),
 ]
 Activations = Annotated[

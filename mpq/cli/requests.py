@@ -180,7 +180,7 @@ class SearchOptions:
             objective=objective,
             sensitivity=way.sensitivity,
             solver=way.solver,
-            refine=self.how.refine,
+            refine=way.refine,
         )
 
     def fitted(self, way: "Way", limits: list[str]) -> "Way":
@@ -204,7 +204,7 @@ class SearchOptions:
             objective=self.objective.objective(),
             sensitivity=way.sensitivity,
             solver=way.solver,
-            refine=self.how.refine,
+            refine=way.refine,
         )
         for line in found.told:
             say(f"--time {self.effort.time}: {line}")
@@ -231,9 +231,9 @@ class SearchOptions:
         if way.task.parts is not None and self.others.alternatives:
             raise InputError("--alternatives differ in whole layers: leave it or --split out")
         # Refused before it is planned what ``--time`` makes of it.
-        way.method(objective, self.how.refine)
+        way.method(objective)
         way = self.fitted(way, limits)
-        method = way.method(objective, self.how.refine)
+        method = way.method(objective)
         # A tuning that is killed goes on from there, after the same search again.
         found, session = searched(way.task, parsed, method, self.curve.resource, self.output)
         return way.noted(found), session

@@ -13,8 +13,8 @@ OwnScore = Annotated[
     str | None,
     typer.Option(
         "--score",
-        help="Judge of whole networks: accuracy, top-5, perplexity, miou, sqnr, psnr, ssim, or a "
-        "function that takes the quantized network and returns a number; named as --model.",
+        help="Judge of whole networks: accuracy, top-5, perplexity, miou, sqnr, psnr, ssim, map, "
+        "or a function that takes the quantized network and returns a number; named as --model.",
     ),
 ]
 ScoreBetter = Annotated[

@@ -12,6 +12,7 @@ from mpq.cli import options as o
 from mpq.cli.cache_options import KVCacheOptions
 from mpq.cli.score_options import ScoreOptions
 from mpq.cli.step_options import StepOptions
+from mpq.cli.unset import DEFAULT, several, unless_none
 from mpq.network.workload import Workload
 from mpq.quantization.ranges import Ranges
 from mpq.workflows.rules import Rules
@@ -91,11 +92,14 @@ class RuleOptions:
             exclude=self.patterns.exclude or (),
             fix=_pairs("--fix", self.fix),
             # Pairs instead of a dict: their order counts, and a glob may come twice.
-            allow=[(glob, value.split(",")) for glob, value in _pairs("--allow", self.allow)],
-            tie=self.tie or (),
+            allow=[
+                (glob, value.split(","))
+                for glob, value in _pairs("--allow", several("--allow", self.allow))
+            ],
+            tie=several("--tie", self.tie),
             find_ties=self.find_ties,
             fold=self.fold,
-            ends=self.ends,
+            ends=unless_none(self.ends),
             tie_blocks=self.tie_blocks,
             tie_inner=self.tie_inner,
         )
@@ -266,8 +270,8 @@ class TaskOptions:
             cache=self.ranges.cache,
             workers=workers_of(self.candidates.workers),
             bias_correction=self.candidates.bias_correction,
-            tune=self.candidates.tune,
-            transforms=listed_parts(self.ranges.transform),
+            tune=unless_none(self.candidates.tune),
+            transforms=listed_parts(unless_none(self.ranges.transform)),
             kv_cache=kv_cache,
             steps=steps,
             seed=draws.seed,
@@ -297,9 +301,8 @@ def held_out_spec(eval_data: str | None, is_all_demo: bool) -> str | None:
 
 
 def listed(precisions: str | None) -> list[str] | None:
-    """Precisions that were written with commas; ``None`` where none were."""
-    # None, and no empty list, so that the task looks for its own default.
-    return None if precisions is None else precisions.split(",")
+    """Precisions that were written with commas; ``None``: the task's own default."""
+    return None if precisions is None or precisions == DEFAULT else precisions.split(",")
 
 
 def listed_parts(written: str | None) -> list[str]:

@@ -57,7 +57,7 @@ def part_costs(parts: Parts, table: CostTable, layers: Sequence[Layer]) -> CostT
     if parts.axis in OF_READS:
         return parts.table(table)
     if table.name in (WEIGHT_BYTES, WEIGHT_AND_CACHE_BYTES, FLASH, FILE_BYTES):
-        constant = parts.code_bits / 8 + len(parts.of_channels)
+        constant = parts.code_bits / 8 + len(parts.divided)
     elif table.name == "effective_bits":
         constant = parts.code_bits / sum(x.num_weights for x in layers if x.weight_of is None)
     return parts.table(table, constant)

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mpq.errors import DataError
-from mpq.network.input_parts import Part, are_mappings, is_images, length_of
+from mpq.network.input_parts import Part, is_images, length_of
+from mpq.network.objects import Objects, images_with_objects, objects_of
 
 IGNORED_TARGET = -100
 """Targets of this value are not counted, as in torch's cross entropy."""
@@ -32,6 +33,8 @@ class Batch:
         axes: Of every part, in order, along which axis examples lie; ``None``: all share it, as a
             causal mask. Without it, examples lie along a first axis that is as long as the batch.
         start: Index of the first example among all that a ``Calibration`` reads its own from.
+        objects: What is to be found in each image, as detectors are trained with; no class of a
+            position, so that no accuracy is said of it.
     """
 
     args: tuple[Any, ...] = ()
@@ -40,6 +43,7 @@ class Batch:
     is_whole: bool = False
     axes: tuple[int | None, ...] | None = None
     start: int = 0
+    objects: Objects | None = None
 
     @classmethod
     def of(cls, data: Any) -> Self:
@@ -48,9 +52,9 @@ class Batch:
         ``x``; ``(x,)``; ``(x, targets)``, where ``x`` is a tensor, a tuple or a dict of inputs; a
         tuple of three or more positional inputs; a dict of inputs by name, whose ``labels`` are
         the targets (as Hugging Face has them; labels that repeat ``input_ids`` are those of a
-        causal language model, and are shifted by one). A list of images with a list of dicts (as
-        detectors are trained with) is one input without targets; without that list write
-        ``((images,), None)``.
+        causal language model, and are shifted by one). In the place of targets, what detectors
+        are trained with: a list with a dict for each image, or a dict of tensors, an entry for
+        each. A list of images without that is written ``((images,), None)``.
 
         Raises:
             DataError: If the data is none of these.
@@ -61,18 +65,18 @@ class Batch:
         # A list is what a `DataLoader` makes of a tuple.
         if isinstance(data, tuple | list) and len(data) == 2:
             data, targets = data
-        # What is detected is no class per position, so that no accuracy can be said of it.
-        if is_images(data) and isinstance(targets, list) and are_mappings(targets):
-            data, targets = (data,), None
+        data = images_with_objects(data, targets)
         if isinstance(data, Mapping):
             kwargs = dict(data)
             # Always taken out: given labels, a model of Hugging Face computes a loss as well.
             labels = kwargs.pop("labels", None)
             if targets is None and isinstance(labels, Tensor):
                 labels = _aligned(labels, kwargs.get("input_ids"))
-            batch = cls((), kwargs, labels if targets is None else targets)
+            targets, args = labels if targets is None else targets, ()
         else:
-            batch = cls(tuple(data) if isinstance(data, tuple | list) else (data,), {}, targets)
+            args, kwargs = tuple(data) if isinstance(data, tuple | list) else (data,), {}
+        objects = objects_of(targets)
+        batch = cls(args, kwargs, targets if objects is None else None, objects=objects)
         batch._check()
         return batch
 
@@ -103,6 +107,11 @@ class Batch:
             wrong = tensor.isnan() | tensor.isposinf() if is_mask else ~tensor.isfinite()
             if tensor.is_floating_point() and bool(wrong.any()):
                 raise DataError("an input has a value that is NaN or infinite")
+        if self.objects is not None and len(self.objects) != self.size:
+            raise DataError(
+                f"a detector's targets are a dict for each image; got {len(self.objects)} for "
+                f"{self.size} examples"
+            )
         if self.targets is None:
             return
         if not isinstance(self.targets, Tensor):
@@ -133,7 +142,7 @@ class Batch:
         if self.is_whole:
             return self
         targets = None if self.targets is None else self.targets.reshape(1, -1)
-        return Batch(self.args, self.kwargs, targets, True, self.axes, self.start)
+        return replace(self, targets=targets, is_whole=True)
 
     def as_examples(self, outputs: Tensor) -> Tensor:
         """``[N, P, C]`` of as many examples as the batch has, if that can be.
@@ -202,7 +211,8 @@ class Batch:
             return found
 
         targets = None if self.targets is None else change(self.targets, 0)
-        return replace(self._with_parts(apply), targets=targets)
+        objects = None if self.objects is None else change_list(self.objects)
+        return replace(self._with_parts(apply), targets=targets, objects=objects)
 
     def _known_axes(self) -> list[int | None]:
         parts, size = self.parts, self.size
@@ -235,7 +245,7 @@ class Batch:
         index = torch.tensor(places)
         return self._by_example(
             lambda t, axis: t.index_select(axis, index.to(t.device)),
-            lambda images: [images[place] for place in places],
+            lambda images: type(images)(images[place] for place in places),
         )
 
     def pieces(self, at_once: int | None) -> Iterator["Batch"]:

@@ -1,6 +1,5 @@
 """What among a network's inputs holds examples: tensors, and lists of images."""
 
-from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -23,8 +22,3 @@ def length_of(part: Part, axis: int) -> int | None:
     if isinstance(part, Tensor):
         return part.shape[axis] if axis < part.ndim else None
     return len(part) if axis == 0 else None
-
-
-def are_mappings(values: list[Any]) -> bool:
-    """Whether all are dicts, as a detector's targets."""
-    return all(isinstance(value, Mapping) for value in values)

@@ -202,14 +202,6 @@ def weight_refusal(name: str, layer_module: nn.Module) -> str | None:
     return None
 
 
-def called_by_keyword(name: str) -> str:
-    """The sentence for a layer whose input hooks cannot see."""
-    return (
-        f"layer {name!r} is called with its input as a keyword; pass it by position, or "
-        f"{_excluded(name)}"
-    )
-
-
 def _excluded(name: str) -> str:
     return f"leave it out: --exclude {name!r}"
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mpq._support.pages import release_arrays
+from mpq._support.told import told
 from mpq.network.examples import Calibration
 from mpq.network.mapped import release
 from mpq.network.network import Network
@@ -24,11 +25,12 @@ def measurement_key(
 ) -> dict[str, str]:
     """What determines anything that is measured of a network: the part of a key that is common.
 
-    Reads the data once.
+    Reads the data twice.
     """
     # With targets, which change what estimators and accuracies say at the same inputs.
     examples = (value for batch in data.uncut for value in (*batch.tensors, batch.targets))
     seed, start = network.allow_randomness, data.first().start
+    objects = [batch.objects for batch in data.uncut if batch.objects is not None]
     return {
         # Only where it is set: journals of networks that draw nothing stay as they are.
         **({} if seed is None else {"allow_randomness": str(seed)}),
@@ -39,6 +41,7 @@ def measurement_key(
         # Signs are those of the examples' places.
         **({"first_example": str(start)} if start else {}),
         "data": checksum(_tensors(examples)),
+        **({"objects": told(objects, checksum)} if objects else {}),
         "precisions": ", ".join(map(str, candidates)),
         **quantizer_key(quantizer),
     }

@@ -39,7 +39,14 @@ _OPTIONS: Final = {
     "kv_before_rotation": "--kv-before-rotation",
 }
 """Setting to the option of ``mpq search`` that says the same."""
-CACHE_SETTINGS: Final = ("allow", "kv_cache", "kv_first", "kv_before_rotation")
+NEVER: Final[Mapping[str, bool | int | str]] = {
+    "refine": 0,
+    "sequential_rounding": False,
+    "recalibrate": False,
+    "activations": "inputs",
+}
+"""What no recipe does; who asks for it besides departs from the paper."""
+CACHE_SETTINGS: Final = ("kv_cache", "kv_first", "kv_before_rotation")
 """Settings of recipes of a key-value cache."""
 
 
@@ -121,7 +128,8 @@ class Recipe:
         kv_before_rotation: Whether keys are held before positions are rotated into them.
 
     Raises:
-        InputError: If it has no candidates or no choices, or its version is no number from 1 on.
+        InputError: If it has no candidates or no choices, its version is no number from 1 on, or it
+            says how a cache is kept, and not in what.
     """
 
     name: str
@@ -161,6 +169,10 @@ class Recipe:
                 f"recipe {self.name!r} needs a version from 1 on, candidates, and its choices with "
                 "their sources"
             )
+        if not self.kv_cache and (self.kv_first or self.kv_before_rotation):
+            raise InputError(
+                f"recipe {self.name!r}: kv_first and kv_before_rotation go with kv_cache"
+            )
 
     @cached_property
     def settings(self) -> Mapping[str, Value]:
@@ -170,6 +182,7 @@ class Recipe:
         answer may take the place of the recipe's (``safeguard``).
         """
         found: dict[str, Value] = {
+            **NEVER,
             "sensitivity": self.sensitivity,
             "solver": self.solver,
             "candidates": self.candidates,
@@ -187,6 +200,8 @@ class Recipe:
             "split": self.split,
             "safeguard": False,
         }
+        if self.allow:
+            found["allow"] = self.allow
         if self.kv_cache:
             found |= {name: getattr(self, name) for name in CACHE_SETTINGS}
         return found | ({"calibration": self.source} if self.source else {})
@@ -197,7 +212,8 @@ class Recipe:
 
         A source of examples takes the shape of one as well.
         """
-        words = (_words(name, value) for name, value in self.settings.items())
+        told = ((name, value) for name, value in self.settings.items() if name not in NEVER)
+        words = (_words(name, value) for name, value in told)
         return " ".join(["mpq search", *(w for w in words if w)])
 
 

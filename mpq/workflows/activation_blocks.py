@@ -7,10 +7,12 @@ import numpy as np
 
 from mpq._support.arrays import Array, Mask
 from mpq.network.layer import Layer
-from mpq.problem.parts import Parts, can_split_read
+from mpq.problem.alike_formats import can_split_read
+from mpq.problem.layer_parts import LayerParts, ReadParts
+from mpq.problem.parts import Parts
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
-from mpq.problem.split import ACTIVATIONS, Split
+from mpq.problem.split import Split
 from mpq.quantization.tensor_format import TensorFormat
 from mpq.sensitivity.passes.block_prices import block_prices
 from mpq.workflows.read_parts import NOT_READ, open_columns, solved_reads, without_odd_ties
@@ -38,7 +40,7 @@ def solved_in_blocks(
     # A layer whose blocks have no price, as it reads no tensor by position, stays whole.
     prices = block_prices(on, formats, split.size, prepared.task.seed) if formats else {}
     parts = _parts(prepared, split, problem, prices)
-    if not parts.of_channels:
+    if not parts.divided:
         return None
     losses = _row_losses(problem, parts, open_to, prices)
     return solved_reads(prepared, problem, parts, losses, open_to)
@@ -63,16 +65,10 @@ def _parts(
     prepared: Prepared, split: Split, problem: Problem, prices: Mapping[str, Array]
 ) -> Parts:
     layers = prepared.pricing.layers
-    counts = {x.name: -(-channels_read(x) // split.size) for x in layers if x.name in prices}
-    counts = without_odd_ties(problem, counts)
-    return Parts(
-        problem.loss.layers,
-        {name: np.arange(count) for name, count in counts.items()},
-        dict.fromkeys(counts, split.size),
-        axis=ACTIVATIONS,
-        inputs={x.name: channels_read(x) for x in layers if x.name in counts},
-        tied=problem.ties,
-    )
+    parts: dict[str, LayerParts] = {
+        x.name: ReadParts(channels_read(x), split.size) for x in layers if x.name in prices
+    }
+    return Parts(problem.loss.layers, without_odd_ties(problem, parts), tied=problem.ties)
 
 
 def _row_losses(
@@ -84,7 +80,7 @@ def _row_losses(
     fewer bits are not shared out among blocks: squares of sums, they are noisier than blocks' own.
     """
     precisions, rows = problem.loss.precisions, parts.spread(problem.loss.values)
-    for name in parts.of_channels:
+    for name in parts.divided:
         own = np.flatnonzero(open_to[parts.layers.index(name)])
         some, by_block = parts.rows_of(name), prices[name]
         place = int(np.argmax([precisions[column].activation.number.bits for column in own]))

@@ -1,11 +1,10 @@
 """Bits of what layers read by cluster of a diffusion's steps; weights are the same at all."""
 
-import numpy as np
-
-from mpq.problem.parts import Parts, can_differ_by_step
+from mpq.problem.alike_formats import can_differ_by_step
+from mpq.problem.layer_parts import StepParts
+from mpq.problem.parts import Parts
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
-from mpq.problem.split import STEPS
 from mpq.sensitivity import Sensitivity
 from mpq.workflows.read_parts import NOT_READ, open_columns, solved_reads, without_odd_ties
 from mpq.workflows.setup import Prepared
@@ -32,25 +31,20 @@ def solved_by_step(
     if plan is None or shares is None:
         return None
     open_to, layers = open_columns(problem, solution, can_differ_by_step), prepared.pricing.layers
+    by_step = StepParts(plan.record.num_calibration)
     divided = without_odd_ties(
         problem,
         {
-            layer.name: plan.record.clusters.count
+            layer.name: by_step
             for row, layer in enumerate(layers)
             if layer.name in plan.divided and layer.kind != NOT_READ and open_to[row].sum() > 1
         },
     )
     if not divided:
         return None
-    parts = Parts(
-        problem.loss.layers,
-        {name: np.arange(count) for name, count in divided.items()},
-        axis=STEPS,
-        tied=problem.ties,
-        examples=plan.record.num_calibration,
-    )
+    parts = Parts(problem.loss.layers, divided, tied=problem.ties)
     losses = parts.spread(problem.loss.values)
-    by_step = shares.losses(problem.loss.values) * shares.examples  # [L, B, T]
+    of_steps = shares.losses(problem.loss.values) * shares.examples  # [L, B, T]
     for name in divided:
-        losses[parts.rows_of(name)] = by_step[parts.layers.index(name)].T
+        losses[parts.rows_of(name)] = of_steps[parts.layers.index(name)].T
     return solved_reads(prepared, problem, parts, losses, open_to)

@@ -8,13 +8,13 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from mpq.backends.hugging_face import require
 from mpq.errors import DataError, InputError
 from mpq.network.examples import IGNORED_TARGET, Calibration
 from mpq.network.metric import KL
 from mpq.network.modules import device_of
 from mpq.network.outputs import scored_tensor
 from mpq.network.targets import class_targets, cross_entropy
+from mpq.workflows.detections import Boxes, detections_of, mean_average_precision, targets_of
 
 Scoring = Callable[[nn.Module, Calibration, nn.Module], Any]
 """From a network, examples and the original to a number."""
@@ -29,11 +29,13 @@ class BuiltIn:
         function: Makes a number of a network.
         higher_is_better: Of two numbers.
         summary: For people.
+        needs: A package of the extra ``scores``; empty: none.
     """
 
     function: Scoring
     higher_is_better: bool
     summary: str
+    needs: str = ""
 
 
 def _top(count: int) -> Scoring:
@@ -112,7 +114,6 @@ def _decibels(signal: float, noise: float) -> float:
 
 def _ssim(module: nn.Module, data: Calibration, original: nn.Module) -> float:
     """Of images ``[N, C, H, W]``, in the range of the original's; mean over images."""
-    require("skimage", "scores")
     from skimage.metrics import structural_similarity
 
     similarity: Any = structural_similarity
@@ -127,6 +128,16 @@ def _ssim(module: nn.Module, data: Calibration, original: nn.Module) -> float:
         for one, other in zip(*batch, strict=True)
     ]
     return float(sum(found) / len(found))
+
+
+def _mean_average_precision(module: nn.Module, data: Calibration, _: nn.Module) -> float:
+    """Of all images together, as an average precision is none of batches."""
+    found, known = list[Boxes](), list[Boxes]()
+    for batch in data:
+        known += targets_of(batch.objects)
+        on = batch.to(device_of(module))
+        found += detections_of(module(*on.args, **on.kwargs))
+    return mean_average_precision(found, known)
 
 
 def _beside(
@@ -148,6 +159,12 @@ BUILT_IN: Final[Mapping[str, BuiltIn]] = {
     "miou": BuiltIn(_mean_iou, True, "intersection over union, a mean over classes"),
     "sqnr": BuiltIn(_sqnr_db, True, "signal to noise of the original's outputs, decibels"),
     "psnr": BuiltIn(_psnr_db, True, "peak signal to noise beside the original's outputs, decibels"),
-    "ssim": BuiltIn(_ssim, True, "structural similarity of images to the original's (mpq[scores])"),
-}
+    "ssim": BuiltIn(
+        _ssim, True, "structural similarity of images to the original's (mpq[scores])", "skimage"
+    ),
+    "map": BuiltIn(
+        _mean_average_precision, True,
+        "mean average precision of a detector, as of COCO (mpq[scores])", "pycocotools",
+    ),
+}  # fmt: skip
 """Scores by the names that ``--score`` takes."""

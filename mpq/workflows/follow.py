@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 from mpq.errors import InputError, UnknownNameError
 from mpq.network.arguments import tensors_in
@@ -12,6 +12,7 @@ from mpq.problem.metadata import UsedRecipe
 from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.ranges import Ranges
 from mpq.recipes import Recipe, recipe_of
+from mpq.recipes.recipe import NEVER
 from mpq.sensitivity import SensitivityEstimator
 from mpq.solvers import Solver
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
@@ -35,6 +36,7 @@ class Way:
         sensitivity: As in ``mpq.search``.
         solver: As in ``mpq.search``.
         safeguard: As in ``mpq.search``.
+        refine: As in ``mpq.search``.
         recipe: That is followed; ``None``: none.
         overrides: What is done otherwise than by the recipe.
     """
@@ -43,16 +45,17 @@ class Way:
     sensitivity: Estimator = ESTIMATOR
     solver: Solving = SOLVER
     safeguard: bool = True
+    refine: int = 0
     recipe: Recipe | None = None
     overrides: tuple[str, ...] = ()
 
-    def method(self, objective: Objective | None = None, refine: int = 0) -> Method:
+    def method(self, objective: Objective | None = None) -> Method:
         """Estimator and solver, built.
 
         Raises:
             InputError: If they do not go together.
         """
-        built = Method.of(self.sensitivity, self.solver, self.task.seed, objective, refine)
+        built = Method.of(self.sensitivity, self.solver, self.task.seed, objective, self.refine)
         return replace(built, safeguard=self.safeguard)
 
     def noted(self, result: SearchResult) -> SearchResult:
@@ -99,7 +102,8 @@ def follow(recipe: str | Recipe | None, way: Way, keep: Collection[str] = ()) ->
         if not is_kept:
             taken[name] = own
         elif asked[name] != own:
-            overrides.append(f"{name}: {_spelled(asked[name])} instead of {_spelled(own)}")
+            said = DEFAULT if name == "candidates" and asked[name] is None else asked[name]
+            overrides.append(f"{name}: {_spelled(said)} instead of {_spelled(own)}")
     try:
         task = _task(way.task, taken, "calibration" in recipe.settings.keys() - set(keep))
         if recipe.kv_cache:
@@ -113,8 +117,9 @@ def follow(recipe: str | Recipe | None, way: Way, keep: Collection[str] = ()) ->
             "as candidates (--precisions)"
         ) from error
     return Way(
-        task, taken["sensitivity"], taken["solver"], taken["safeguard"], recipe, tuple(overrides)
-    )
+        task, taken["sensitivity"], taken["solver"], taken["safeguard"], taken["refine"],
+        recipe, tuple(overrides),
+    )  # fmt: skip
 
 
 def tuning_order(result: SearchResult) -> tuple[str, ...]:
@@ -124,7 +129,10 @@ def tuning_order(result: SearchResult) -> tuple[str, ...]:
     return tuple(sorted(lost, key=lambda name: -lost[name]))
 
 
+DEFAULT: Final = "default"
+"""How an override calls candidates that are left to us."""
 _DEFAULTS: Mapping[str, Any] = {
+    **NEVER,
     "sensitivity": ESTIMATOR,
     "solver": SOLVER,
     "candidates": None,
@@ -174,6 +182,10 @@ def _asked(way: Way) -> dict[str, Any]:
         "split": task.split,
         "safeguard": way.safeguard,
         "calibration": "the user's examples",
+        "refine": way.refine,
+        "sequential_rounding": task.sequential_rounding,
+        "recalibrate": task.recalibrate,
+        "activations": task.activations,
         "allow": tuple((p, tuple(map(str, some))) for p, some in task.rules.allowed),
         **_asked_cache(task.kv_cache),
     }
@@ -237,7 +249,10 @@ def _own_examples(task: Task, source: str) -> Calibration:
 
 
 def _spelled(value: Any) -> str:
+    if value is None:
+        return "none"
     if not isinstance(value, tuple):
-        return str(value)
+        # A predicate is called by its name: where it lies in memory differs from run to run.
+        return str(getattr(value, "__qualname__", value))
     pairs = (x if isinstance(x, tuple) else (x,) for x in value)
     return ",".join("=".join(map(_spelled, pair)) for pair in pairs) or "none"

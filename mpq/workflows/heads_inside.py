@@ -46,7 +46,7 @@ def tied_rows(heads: Heads, parts: Parts, open_to: Mask) -> tuple[tuple[str, ...
         alike: dict[bytes, list[str]] = {}
         for name, part in met:
             owner = parts.owners.get(name, name)
-            if owner in parts.of_channels:
+            if owner in parts.divided:
                 formats = open_to[parts.layers.index(owner)].tobytes()
                 alike.setdefault(formats, []).append(f"{owner}[{part}]")
         found += [tuple(rows) for rows in alike.values() if len(rows) > 1]

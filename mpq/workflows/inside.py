@@ -12,8 +12,10 @@ from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles.part_costs import check_part_resource, part_costs
 from mpq.network.heads import Heads
 from mpq.network.layer import Layer
+from mpq.problem.alike_formats import can_split
 from mpq.problem.constraints import Constraints
-from mpq.problem.parts import Parts, can_split
+from mpq.problem.layer_parts import InputParts, LayerParts, OutputParts
+from mpq.problem.parts import Parts
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.problem.split import ACTIVATIONS, STEPS, Split
@@ -281,22 +283,22 @@ class Dividing:
         heads = heads_of(prepared, split)
         names &= names if heads is None else heads.parts.keys()
         blocks = {x.name: _block(x, split, precisions, heads) for x in layers if x.name in names}
-        inputs = {x.name: x.num_weights // x.num_channels for x in layers if x.name in names}
         if split.axis != OUTPUTS and prepared.quantizer.stored:
             losses = shares_of_inputs(prepared, split, losses, blocks)
             names &= losses.keys()
         if not names:
             return None
-        of_channels = {
-            x.name: split.parts(losses[x.name]) if heads is None else heads.parts[x.name]
+        divided = {
+            x.name: _divided(
+                x,
+                split,
+                split.parts(losses[x.name]) if heads is None else heads.parts[x.name],
+                blocks[x.name],
+            )
             for x in layers
             if x.name in names
         }
-        parts = Parts(
-            problem.loss.layers, of_channels, {name: blocks[name] for name in of_channels}, owners,
-            axis=split.axis,
-            inputs={} if split.axis == OUTPUTS else {name: inputs[name] for name in of_channels},
-        )  # fmt: skip
+        parts = Parts(problem.loss.layers, divided, owners)
         values = by_channels(parts, losses, found, problem)
         ties = tied_rows(heads, parts, open_to) if heads is not None and split.is_tied else ()
         return cls(prepared, split, problem, precisions, parts, losses, values, open_to, ties)
@@ -345,17 +347,13 @@ class Dividing:
 
     def _code_bits(self, num_widths: Sequence[int]) -> int:
         """If each layer uses so many; a target stores a byte for every channel."""
-        of_channels = self.parts.of_channels
+        divided = self.parts.divided
         if self.prepared.task.target is not None:
-            return 8 * sum(map(len, of_channels.values()))
+            return 8 * sum(len(parts.units) for parts in divided.values())
         total = 0
         for layer, widths in zip(self._layers, num_widths, strict=True):
-            if layer.name in of_channels:
-                own = of_channels[layer.name]
-                # Of channels that are no neighbours each says what it has.
-                is_single = self.parts.blocks[layer.name] == 1
-                count = len(own) if is_single else int(own.max()) + 1
-                total += count * (widths - 1).bit_length()
+            if layer.name in divided:
+                total += divided[layer.name].num_codes * (widths - 1).bit_length()
                 total += self._scale_bits(layer, widths)
         return total
 
@@ -379,6 +377,12 @@ def _block(
     if split.axis == OUTPUTS:
         return split.block
     return split.inputs_per_part(layer.weight_shape, precisions[layer.name].weight.group_size)
+
+
+def _divided(layer: Layer, split: Split, units: Columns, block: int) -> LayerParts:
+    if split.axis == OUTPUTS:
+        return OutputParts(units, block)
+    return InputParts(split.axis, layer.num_weights // layer.num_channels, block, len(units))
 
 
 def _open_columns(problem: Problem, columns: Columns, axis: str) -> Mask:

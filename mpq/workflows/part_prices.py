@@ -98,9 +98,9 @@ def _scaled(parts: Parts, losses: Mapping[str, Array], values: Array) -> Array:
 def _by_part(parts: Parts, losses: Mapping[str, Array]) -> list[tuple[slice, Array]]:
     """Of every divided layer its rows, and ``[P, B]`` the sums over each part's channels."""
     found = []
-    for name, of_channel in parts.of_channels.items():
+    for name, own in parts.divided.items():
         some = parts.rows_of(name)
         by_part = np.zeros((some.stop - some.start, losses[name].shape[1]))
-        np.add.at(by_part, of_channel, losses[name])
+        np.add.at(by_part, own.units, losses[name])
         found.append((some, by_part))
     return found

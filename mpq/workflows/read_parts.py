@@ -10,6 +10,7 @@ from mpq._support.arrays import Array, Mask
 from mpq.errors import InfeasibleError
 from mpq.hardware_profiles.part_costs import part_costs
 from mpq.problem.constraints import Constraints
+from mpq.problem.layer_parts import LayerParts
 from mpq.problem.parts import Parts
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
@@ -47,13 +48,13 @@ def open_columns(
     return found
 
 
-def without_odd_ties(problem: Problem, counts: Mapping[str, int]) -> dict[str, int]:
-    """Layers that are divided into so many parts, where all that are tied have as many."""
-    found = dict(counts)
+def without_odd_ties(problem: Problem, divided: Mapping[str, LayerParts]) -> dict[str, LayerParts]:
+    """Layers that are divided, without those that are tied to one of another number of parts."""
+    found = dict(divided)
     for tie in problem.ties:
         # One precision of all, part by part; else they stay whole.
-        if len({found.get(name) for name in tie}) > 1:
-            found = {name: count for name, count in found.items() if name not in tie}
+        if len({found[name].count if name in found else 1 for name in tie}) > 1:
+            found = {name: parts for name, parts in found.items() if name not in tie}
     return found
 
 

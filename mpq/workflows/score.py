@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mpq.backends.hugging_face import require
 from mpq.errors import InputError
 from mpq.network.examples import Calibration
 from mpq.network.randomness import random_state_kept
@@ -72,6 +73,7 @@ class Score:
 
         Raises:
             InputError: If there is none of that name.
+            MissingDependencyError: If it needs a package that is not there.
         """
         found = BUILT_IN.get(name)
         if found is None:
@@ -80,6 +82,8 @@ class Score:
                 f"there is no score {name!r}: take one of {known}, or a function of yours, as "
                 "package.module:function, and say which way is better"
             )
+        if found.needs:
+            require(found.needs, "scores")
         return cls(name, found.function, found.higher_is_better, call_s)
 
     def drop(self, original: float, found: float) -> float:

@@ -95,8 +95,8 @@ def search(
     check_task(task, "search")
     parsed = goal(limits, objective)
     with listening(callbacks), recorded_phases() as phases:
-        way = follow(recipe, Way(task, sensitivity, solver, safeguard), keep)
-        found = way.noted(searched(way.task, parsed, way.method(objective, refine))[0])
+        way = follow(recipe, Way(task, sensitivity, solver, safeguard, refine), keep)
+        found = way.noted(searched(way.task, parsed, way.method(objective))[0])
         return announced(replace(found, made=Made(phases=phases.in_order)))
 
 

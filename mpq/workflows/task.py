@@ -105,9 +105,9 @@ class Task:
             additions, multiplications and concatenations between layers as well, each a layer
             without a weight that takes the activation part of the candidates.
         score: The user's own judge of a network: a ``Score``, or the name of one that is built in
-            (``accuracy``, ``top-5``, ``perplexity``, ``miou``, ``sqnr``, ``psnr``, ``ssim``). It is
-            asked of all networks that are measured, beside the metric, and is what solvers that
-            measure make best. Default: there is none.
+            (``accuracy``, ``top-5``, ``perplexity``, ``miou``, ``sqnr``, ``psnr``, ``ssim``,
+            ``map``). It is asked of all networks that are measured, beside the metric, and is what
+            solvers that measure make best. Default: there is none.
 
     Raises:
         InputError: If something given cannot be used; its subclasses say what.

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from mpq.errors import InputError, UnknownNameError
+from mpq.problem.alike_formats import can_split
 from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
-from mpq.problem.parts import Parts, can_split
+from mpq.problem.layer_parts import InputParts, OutputParts, ReadParts
+from mpq.problem.parts import Parts
 from mpq.problem.problem import Problem
 from mpq.problem.split import Split
 from mpq.quantization.precision import Precision
@@ -19,10 +21,11 @@ from mpq.solvers.queries.alternatives import alternatives
 
 PRECISIONS = tuple(map(Precision.parse, ("w2", "w4", "w8")))
 LAYERS = ("embed", "conv", "fc", "head")
+CONV = OutputParts(np.array([0, 1, 0, 2]))
+FC = OutputParts(np.array([0, 0, 1, 1, 2]), 2)
 PARTS = Parts(
     LAYERS,
-    {"conv": np.array([0, 1, 0, 2]), "fc": np.array([0, 0, 1, 1, 2])},
-    {"fc": 2},
+    {"conv": CONV, "fc": FC},
     {"head": "embed"},
     code_bits=14,
 )
@@ -123,11 +126,9 @@ def test_a_problem_of_parts_is_solved_and_kept() -> None:
     ("name", "value", "why"),
     [
         ("layers", ("embed", "conv", "fc", "fc"), "named twice"),
-        ("of_channels", {"conv": np.array([0, 1, 1, 3])}, "each from 0 to 3 has a channel"),
-        ("of_channels", {"conv": np.array([0, 1, 10**15])}, "has a channel"),
-        ("of_channels", {"other": np.array([0, 1])}, "other"),
-        ("of_channels", {"head": np.array([0, 1])}, "has none of its own"),
-        ("blocks", {"fc": 3}, "of 3 channels that are neighbours"),
+        ("divided", {"other": FC}, "other"),
+        ("divided", {"head": FC}, "has none of its own"),
+        ("divided", {"conv": CONV, "fc": ReadParts(5, 2)}, "of one axis"),
         ("owners", {"head": "other"}, "other"),
         ("owners", {"head": "embed", "embed": "fc"}, "has none of its own"),
     ],
@@ -136,6 +137,20 @@ def test_parts_that_contradict_each_other_are_refused(name: str, value: Any, why
     """A file that was edited may say anything."""
     with pytest.raises(InputError, match=why):
         replace(PARTS, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "told", "why"),
+    [
+        ("of_channels", {"conv": [0, 1, 1, 3]}, "'conv': each from 0 to 3 has a channel"),
+        ("of_channels", {"conv": [0, 1, 10**15]}, "has a channel"),
+        ("blocks", {"fc": 3}, "'fc': each is of 3 channels that are neighbours"),
+    ],
+)
+def test_a_file_of_parts_that_are_none_is_refused(key: str, told: Any, why: str) -> None:
+    """With the layer's name."""
+    with pytest.raises(InputError, match=why):
+        Parts.from_dict({**PARTS.to_dict(), key: told})
 
 
 def test_alternatives_of_parts_are_refused() -> None:
@@ -176,12 +191,8 @@ def test_columns_of_a_convolution_are_input_channels() -> None:
 
 
 OF_INPUTS = {
-    "inputs": Parts(
-        ("conv", "fc"), {"fc": np.arange(3)}, {"fc": 4}, axis="inputs", inputs={"fc": 10}
-    ),
-    "groups": Parts(
-        ("conv", "fc"), {"fc": np.arange(6)}, {"fc": 4}, axis="groups", inputs={"fc": 10}
-    ),
+    "inputs": Parts(("conv", "fc"), {"fc": InputParts("inputs", 10, 4, 3)}),
+    "groups": Parts(("conv", "fc"), {"fc": InputParts("groups", 10, 4, 6)}),
 }
 
 
@@ -211,7 +222,15 @@ def test_a_choice_of_inputs_is_a_precision(axis: str, columns: list[int], expect
 def test_parts_of_inputs_are_whole_rows() -> None:
     """Each row has as many blocks."""
     with pytest.raises(InputError, match="whole rows"):
-        Parts(("fc",), {"fc": np.arange(5)}, {"fc": 4}, axis="groups", inputs={"fc": 10})
+        InputParts("groups", 10, 4, 5)
     told = {**OF_INPUTS["groups"].to_dict(), "inputs": {}}
     with pytest.raises(InputError, match="lacks its number of inputs"):
+        Parts.from_dict(told)
+
+
+def test_a_file_whose_blocks_are_numbered_otherwise_is_refused() -> None:
+    """Only output channels may be in any part."""
+    told = {**OF_INPUTS["inputs"].to_dict(), "of_channels": {"fc": [0, 2, 1]}}
+
+    with pytest.raises(InputError, match="parts of 'fc': they are numbered from 0 to 2"):
         Parts.from_dict(told)

@@ -65,7 +65,7 @@ def _added(found: mpq.SearchResult) -> float:
     """What the constant has for codes of parts and bytes that are rounded up."""
     parts = found.problem.parts
     assert parts is not None
-    return parts.code_bits / 8 + len(parts.of_channels)
+    return parts.code_bits / 8 + len(parts.divided)
 
 
 @pytest.mark.parametrize("rounding", ["gptq", "nearest"])

@@ -6,13 +6,14 @@ import pytest
 from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
+from mpq.problem.layer_parts import OutputParts
 from mpq.problem.parts import Parts
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
 from mpq.workflows.part_prices import LEAST_SHARE, crossed, in_company
 
 COLUMNS = np.array([1, 0, 2])
-PARTS = Parts(("a", "b", "c"), {"b": np.arange(4)})
+PARTS = Parts(("a", "b", "c"), {"b": OutputParts(np.arange(4))})
 """Of three layers, of which the second has a row for each of its channels."""
 
 

@@ -57,6 +57,13 @@ class ExampleGradients:
         self._open.clear()
 
 
+def sum_of_squares(examples: slice, gradients: Tensor) -> Tensor:
+    """``[D]`` over examples, of the gradients that ``ExampleGradients`` hands on."""
+    # One row may stand for each of the examples.
+    count = (examples.stop - examples.start) / len(gradients)
+    return gradients.float().square().sum(dim=0) * count
+
+
 def _steps(tap: Tap, x: Tensor, g: Tensor) -> Iterator[tuple[slice, Tensor]]:
     count, gradients = tap.num_examples, tap.weight_gradients(x, g.float())
     if not gradients.is_split:

@@ -10,7 +10,7 @@ from mpq.network.modules import weight_of
 from mpq.network.weight_layout import layout_of
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
-from mpq.sensitivity.passes.example_gradients import ExampleGradients
+from mpq.sensitivity.passes.example_gradients import ExampleGradients, sum_of_squares
 from mpq.sensitivity.passes.labels import fisher_gradient, labelled_passes
 from mpq.sensitivity.passes.moment_mixing import SecondMoments, sharing_a_weight
 
@@ -71,7 +71,4 @@ class _Squares:
             self.gradients.read(tap, x, g)
 
     def _add(self, tap: Tap, examples: slice, gradients: Tensor) -> None:
-        squares = gradients.float().square().sum(dim=0)
-        # One gradient may stand for each of several examples.
-        count = (examples.stop - examples.start) / len(gradients)
-        self.sums[tap.name] += squares * count
+        self.sums[tap.name] += sum_of_squares(examples, gradients)

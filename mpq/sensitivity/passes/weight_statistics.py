@@ -9,7 +9,7 @@ from mpq.network.modules import weight_of
 from mpq.network.weight_layout import layout_of
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
-from mpq.sensitivity.passes.example_gradients import ExampleGradients
+from mpq.sensitivity.passes.example_gradients import ExampleGradients, sum_of_squares
 from mpq.sensitivity.passes.input_columns import Lattice, input_columns
 from mpq.sensitivity.passes.labels import labelled_passes, loss_gradient
 from mpq.sensitivity.passes.operator_calls import operator_call
@@ -71,9 +71,7 @@ class _Sums:
         self._by_example.flush()
 
     def _square(self, tap: Tap, examples: slice, gradients: Tensor) -> None:
-        # One row may stand for each of the examples.
-        times = (examples.stop - examples.start) / len(gradients)
-        found = times * gradients.square().sum(dim=0)
+        found = sum_of_squares(examples, gradients)
         self._squares[tap.name] = self._squares.get(tap.name, 0) + found
 
     def _meet(self, tap: Tap, x: Tensor, g: Tensor) -> None:

@@ -9,6 +9,7 @@ is the weights' bytes of uniform 3, 4 and 5 bits. Recipes that leave inputs in 1
 own candidates; the others are given weights of 2 to 8 bits and inputs that are not rounded, as the
 default has, which their rows name (``overrides``). ``default+nearest`` is the default whose weights
 are rounded to nearest, as most recipes round; ``uniform`` the uniform precision, rounded so.
+``hawq-v3+free-ends`` is the recipe with its first and last layer chosen as all others are.
 EfficientNet-Lite0's calibration images have no
 labels: those are what the network says of them. ``forward_passes`` counts examples that came to
 the last layer during the search, measured on by the search itself, per calibration example; a
@@ -43,6 +44,9 @@ from mpq.report.recipes import DEFAULT
 ALL: Final = (*NETWORKS, "efficientnet_lite0")
 NEAREST: Final = f"{DEFAULT}+nearest"
 UNIFORM: Final = "uniform"
+FREE: Final = "+free-ends"
+"""Behind a recipe's name: the first and the last layer are chosen as all others are."""
+FREE_ENDS: Final = tuple(f"{name}{FREE}" for name, each in RECIPES.items() if each.ends)
 MARK: Final = "_is_counted"
 FLOAT_BITS: Final = 16
 
@@ -51,7 +55,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("networks", nargs="*", default=list(ALL))
     parser.add_argument("--bits", default=",".join(map(str, BUDGET_BITS)))
-    parser.add_argument("--recipes", default=",".join([DEFAULT, NEAREST, UNIFORM, *RECIPES]))
+    parser.add_argument(
+        "--recipes", default=",".join([DEFAULT, NEAREST, UNIFORM, *RECIPES, *FREE_ENDS])
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--join", nargs="+", type=Path, help="files of runs, printed as one")
     given = parser.parse_args()
@@ -88,7 +94,7 @@ def _search(
     """What one search found, or why it found nothing."""
     calibration, fresh = data
     seen, held_out = parts(calibration)
-    name, precision = row["recipe"], f"w{row['bits']}"
+    name, precision = row["recipe"].removesuffix(FREE), f"w{row['bits']}"
     task = mpq.Task(model, seen, held_out, seed=row["seed"], cache=cache)
     if name in (NEAREST, UNIFORM):
         task = replace(task, rounding="nearest")
@@ -98,7 +104,8 @@ def _search(
     with counting(model) as seen_rows:
         try:
             recipe = name if name in RECIPES else None
-            result = mpq.search(task, [f"weight_bytes=1x:{precision}"], recipe=recipe)
+            keep = ["ends"] if row["recipe"].endswith(FREE) else []
+            result = mpq.search(task, [f"weight_bytes=1x:{precision}"], recipe=recipe, keep=keep)
         except MpqError as error:
             return {"error": str(error).splitlines()[0]}
         counted = sum(seen_rows) / sum(len(x) for x, _ in seen)

@@ -204,12 +204,15 @@ def profile(options: ProfileOptions, watch: WatchOptions, talk: TalkOptions) -> 
     """Measure your network on this machine, layer by layer and as a whole: a device for search."""
     from mpq._support.files import prepared_folder
     from mpq.cli.console import print_profile
+    from mpq.report.page.made import Made
     from mpq.workflows.page.profiled import write_profile
 
     folder = options.output.parent
     with prepared_folder(folder):
         with watch.watched(talk, options.kept):
             found = options.run()
+        words = Made().by(command_words()).command
+        found = replace(found, record={**found.record, "command": list(words)})
         files = write_profile(found, options.output)
     # The profile is on disk; until then the journal was all that there was of the measurement.
     options.journal.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The page of results that are on disk."""
 
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from mpq.cli.app import app, reporting_errors
 from mpq.cli.taking import taking
-from mpq.cli.talk import TalkOptions
+from mpq.cli.talk import TalkOptions, say
 
 
 @app.command()
@@ -37,5 +38,5 @@ def report(
     page = run(paths, output)
     talk.answer({"file": str(page)}, lambda _: None)
     talk.wrote([page])
-    if is_opened:
-        typer.launch(str(page.resolve()))
+    if is_opened and not webbrowser.open(page.resolve().as_uri()):
+        say(f"no browser was found to open {page} (the variable BROWSER names one)")

@@ -32,7 +32,8 @@ class NetworkProfile:
             network takes besides as constant; corrected by the whole networks that were measured.
         half_width: ``[L, B]`` half of the 95 % interval.
         machine: Processor, versions, runtime and its options.
-        record: What was measured: medians, intervals, whole networks, the correction.
+        record: What was measured: medians, intervals, whole networks, the correction; ``command``
+            has the words of the command, where it was one.
     """
 
     name: str

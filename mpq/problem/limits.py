@@ -122,6 +122,18 @@ class Limit:
         return f"unit {self.unit!r} does not measure {unit}"
 
 
+def written_limit(resource: str, amount: float, unit: str) -> str:
+    """An exact amount in a table's unit as ``Limit.parse`` reads it.
+
+    Empty where the unit is none that can be written: then a limit can be relative alone.
+
+    >>> written_limit("latency", 0.00053125, "seconds"), written_limit("mine", 3.0, "cycles")
+    ('latency=0.00053125s', '')
+    """
+    symbols = [symbol for symbol, scale in _SCALES.get(unit, {}).items() if scale == 1]
+    return f"{resource}={amount!r}".removesuffix(".0") + symbols[0] if symbols else ""
+
+
 def bytes_of(name: str, amount: int | str) -> int:
     """A size in bytes, from a whole number or a text such as ``8GiB``.
 

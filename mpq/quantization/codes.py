@@ -1,7 +1,7 @@
 """A weight as it is stored: integer codes, scales and zero points, and dense streams of bits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
 import numpy as np
@@ -132,6 +132,26 @@ class Codes:
             None if self.levels is None else self.levels.half().numpy(),
             self.branch,
         )
+
+    def turned(self, bits: int) -> "Codes":
+        """The same numbers, with positive scales wherever the codes fit with another sign.
+
+        They do not where a negative scale reaches one code further above 0 than below it, and the
+        file stores no more bits than that takes: such scales stay negative.
+
+        Args:
+            bits: Of a stored code, which goes from ``-2^(bits - 1)`` to ``2^(bits - 1) - 1``.
+        """
+        is_negative = self.scale < 0
+        if not (self.tensor_format.symmetric and is_negative.any()):
+            return self
+        grouped = self.codes.reshape(*self.scale.shape, -1)
+        turns = is_negative & (grouped.amin(dim=-1) > -(2 ** (bits - 1)))
+        if self.tensor_format.granularity is Granularity.TENSOR:  # one scale, so that all do
+            turns = turns.all().expand_as(turns)
+        sign = torch.where(turns, -1.0, 1.0)
+        codes = (grouped * sign[..., None]).reshape(self.codes.shape)
+        return replace(self, codes=codes, scale=self.scale * sign)
 
     @property
     def num_groups(self) -> int:

@@ -1,7 +1,8 @@
 """What determines a measurement, as checksums: the key of a journal."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from mpq.network.examples import Calibration
 from mpq.network.mapped import release
 from mpq.network.network import Network
 from mpq.quantization.numerics import OWN
+from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.stored import StoredWeight
@@ -63,6 +65,15 @@ def quantizer_key(quantizer: Quantizer) -> dict[str, str]:
         "weight_range": quantizer.weight_range,
         "activation_ranges": hashlib.sha256(repr(ranges).encode()).hexdigest(),
     }
+
+
+def restricted(quantizer: Quantizer, precisions: Mapping[str, Precision]) -> Quantizer:
+    """What an assignment needs of a quantizer: among other candidates it is the same."""
+    weights = {(name, p.weight) for name, p in precisions.items()}
+    inputs = {(name, p.activation) for name, p in precisions.items()}
+    stored = {cell: codes for cell, codes in quantizer.stored.items() if cell in weights}
+    known = {cell: found for cell, found in quantizer.ranges.known.items() if cell in inputs}
+    return replace(quantizer, stored=stored, ranges=ActivationRanges(known))
 
 
 def _by_cell(item: tuple[tuple[str, TensorFormat], StoredWeight]) -> str:

@@ -41,6 +41,18 @@ def figure_of(axes: Axes) -> Figure:
     return figure
 
 
+def _given_or_new(axes: Axes | None, width: float, height: float) -> Axes:
+    """Axes that somebody gave, or new ones of a size in inches."""
+    if axes is None:
+        return new_axes(width, height)
+    if not isinstance(axes, Axes):
+        raise InputError(
+            f"axes is {type(axes).__name__}; expected one matplotlib Axes, as figure.add_subplot() "
+            "makes, or none for new ones"
+        )
+    return axes
+
+
 def draw_frontier(
     frontier: "Frontier",
     axes: Axes | None = None,
@@ -57,9 +69,10 @@ def draw_frontier(
         The axes, to be restyled.
 
     Raises:
-        InputError: If no point has a score that is asked for.
+        InputError: If no point has a score that is asked for, or ``axes`` is something else, such
+            as a figure.
     """
-    axes = new_axes(7.5, 5) if axes is None else axes
+    axes = _given_or_new(axes, 7.5, 5)
     if upwards == "score":
         _draw_scores(axes, frontier)
     else:
@@ -165,12 +178,15 @@ def draw_bits(assignment: Assignment, axes: Axes | None = None) -> Axes:
 
     Returns:
         The axes, to be restyled.
+
+    Raises:
+        InputError: If ``axes`` is something else, such as a figure.
     """
     names = [for_picture(layer.name) for layer in assignment.layers]
     weights = [layer.precision.weight.mean_bits for layer in assignment.layers]
     inputs = [layer.precision.activation.mean_bits for layer in assignment.layers]
     # Width by the number of layers, so that rotated names do not overlap.
-    axes = new_axes(max(6.0, 0.28 * len(names) + 2), 4.5) if axes is None else axes
+    axes = _given_or_new(axes, max(6.0, 0.28 * len(names) + 2), 4.5)
     axes.bar(range(len(names)), weights, color="C0", label="weight")
     axes.plot(range(len(names)), inputs, "_", color="C3", ms=9, mew=2, label="input activation")
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)

@@ -8,7 +8,7 @@ from typing import Self, TypeAlias, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import Tensor
 
 from mpq._support.arrays import Array
 from mpq._support.journal import Journal
@@ -32,6 +32,8 @@ from mpq.sensitivity.passes.units import OF_OUTPUTS, Units
 Numbers = TypeVar("Numbers", Array, Tensor)
 Own: TypeAlias = Callable[[Iterable[Batch]], Iterable[Batch]]
 """Of all batches those that are a process's to look at."""
+ScoreDrop: TypeAlias = Callable[[Network, Quantizer, Mapping[str, Precision]], float]
+"""How much worse a score is than the original's with these layers in these precisions."""
 
 
 @final
@@ -87,8 +89,7 @@ class Estimation:
         ranks: The processes that are asked the same, and can share what is looked at.
         workers: Other processes, which can measure some cells each.
         split: Parts of weights whose prices are asked for (``Sensitivity.channels``).
-        score_drop: How much worse than the original's the user's own score of a network is;
-            ``None``: there is none.
+        score_drop: Of the user's own score; ``None``: there is none.
         score_key: Tells the user's own score from others; empty: there is none.
         named_drop: The same of a score that is built in, by its name; ``None``: they are not known.
 
@@ -104,9 +105,9 @@ class Estimation:
     ranks: Ranks | None = None
     workers: TaskWorkers | None = None
     split: Split | None = None
-    score_drop: Callable[[nn.Module], float] | None = None
+    score_drop: ScoreDrop | None = None
     score_key: str = ""
-    named_drop: Callable[[str], Callable[[nn.Module], float]] | None = None
+    named_drop: Callable[[str], ScoreDrop] | None = None
 
     def __post_init__(self) -> None:
         check_no_autocast()

@@ -1,21 +1,16 @@
 """What a score of whole networks loses where a single layer is quantized: a call for every cell."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import numpy as np
-from torch import nn
 
 from mpq._support.arrays import Array
 from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.quantization.quantizer import quantized
-from mpq.sensitivity.estimation import Estimation
-
-Drop = Callable[[nn.Module], float]
-"""How much worse the score of a network is than the original's."""
+from mpq.sensitivity.estimation import Estimation, ScoreDrop
 
 
-def drops(on: Estimation, drop: Drop, rows: Collection[int] | None = None) -> Array:
+def drops(on: Estimation, drop: ScoreDrop, rows: Collection[int] | None = None) -> Array:
     """``[L, B]`` drops of a score; one that rises costs 0: what chance gains is not to be bought.
 
     Args:
@@ -28,12 +23,11 @@ def drops(on: Estimation, drop: Drop, rows: Collection[int] | None = None) -> Ar
     cells = [(row, column) for row in asked for column in on.tried]
     for row, column in track(cells, f"calls of the score, {len(cells)}"):
         chosen = {on.names[row]: on.candidates[column]}
-        with quantized(on.network, chosen, on.quantizer):
-            values[row, column] = drop(on.network.module)
+        values[row, column] = drop(on.network, on.quantizer, chosen)
     return np.maximum(values, 0.0)
 
 
-def own_drop(on: Estimation) -> Drop:
+def own_drop(on: Estimation) -> ScoreDrop:
     """Of the task's own score.
 
     Raises:

@@ -39,6 +39,7 @@ from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.comparable import refuse_uncompared
 from mpq.workflows.defaults import ESTIMATORS_COMPARED, MAX_COMPARED_LOSS, NUM_RANDOM, SOLVER
+from mpq.workflows.kept_calls import with_kept_calls
 from mpq.workflows.outcome import announced
 from mpq.workflows.peak_memory import peak_memory_bytes
 from mpq.workflows.random_assignments import random_assignments, structured_assignments
@@ -340,10 +341,12 @@ class _Comparison:
         estimator, solver = ESTIMATORS.build(text, self.seed), SOLVERS.build(self.solver, self.seed)
         # Any of them: the estimate is the same for all limits, which replace this one below.
         first = next(iter(self.constraints.values()))
+        alone = self.prepared.judges.asked_alone(self.prepared.asked)
+        on, task = with_kept_calls(alone, self.rows, text), self.prepared.task
         start, clock_start = time.perf_counter(), self.clock()
         try:
             problem, memory = peak_memory_bytes(
-                lambda: estimated(self.prepared, first, estimator, solver),
+                lambda: estimated(on, task, first, estimator, solver),
                 self.prepared.network.device,
             )
         except CallbackError:

@@ -102,16 +102,13 @@ class Evaluator:
                 sums = shared.sums(precisions)
             else:
                 sums = self._sums(precisions, quantizer)
-            found = sums.measurement(self.reference.metric)
-            return found if self.judge is None else replace(found, score=scored(self.judge))
+            return sums.measurement(self.reference.metric)
 
-        def scored(judge: Judge) -> float:
-            with quantized(self.network, precisions, quantizer):
-                return judge.of(self.network.module)
-
-        if self._kept is None:
-            return measured()
-        return self._kept.measured(precisions, quantizer, measured)
+        kept, judge = self._kept, self.judge
+        found = measured() if kept is None else kept.measured(precisions, quantizer, measured)
+        if judge is None:
+            return found
+        return replace(found, score=judge.of_quantized(self.network, quantizer, precisions))
 
     def sums(self, precisions: Mapping[str, Precision]) -> Sums:
         """What ``measure`` adds up, batch by batch."""
@@ -126,8 +123,7 @@ class Evaluator:
     def _kept(self) -> KeptMeasurements | None:
         if self.cache is None:
             return None
-        score = "" if self.judge is None else self.judge.score.key
-        return KeptMeasurements(self.cache, self.network, self.quantizer, self.reference, score)
+        return KeptMeasurements(self.cache, self.network, self.quantizer, self.reference)
 
     def losses_of(self, candidates: Sequence[Precision]) -> Callable[[Columns], Losses]:
         """What is measured of assignments ``[P, L]`` of precisions: ``[P]`` divergences.

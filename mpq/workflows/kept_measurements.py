@@ -10,8 +10,7 @@ import numpy as np
 
 from mpq._support.cache import Cache
 from mpq.network.network import Network
-from mpq.quantization.fingerprint import quantizer_key
-from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.fingerprint import quantizer_key, restricted
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.report.measurement import Measurement
@@ -29,14 +28,12 @@ class KeptMeasurements:
         network: That is quantized.
         quantizer: Of all assignments that have nothing of their own.
         reference: The original's answers.
-        score: Tells the task's own score from others; empty: it has none.
     """
 
     cache: Cache
     network: Network
     quantizer: Quantizer
     reference: Reference
-    score: str = ""
 
     def measured(
         self,
@@ -54,7 +51,7 @@ class KeptMeasurements:
         Raises:
             OutputError: If the cache cannot be read or written.
         """
-        own = quantizer_key(_restricted(quantizer, precisions))
+        own = quantizer_key(restricted(quantizer, precisions))
         chosen = "\n".join(f"{name} {precision}" for name, precision in sorted(precisions.items()))
         name = key_of({**self._common, **own, "precisions": chosen}) + ".measurement"
         content = self.cache.read(name)
@@ -72,16 +69,6 @@ class KeptMeasurements:
     @cached_property
     def _common(self) -> dict[str, str]:
         # Its quantizer's part is replaced for every assignment.
-        plain = _restricted(self.quantizer, {})
+        plain = restricted(self.quantizer, {})
         parts = network_parts(self.network, self.reference.data, plain, ())
-        scored = {"score": self.score} if self.score else {}
-        return {**parts, "original": self.reference.checksum, **scored}
-
-
-def _restricted(quantizer: Quantizer, precisions: Mapping[str, Precision]) -> Quantizer:
-    """What an assignment needs of a quantizer: among other candidates it is the same."""
-    weights = {(name, p.weight) for name, p in precisions.items()}
-    inputs = {(name, p.activation) for name, p in precisions.items()}
-    stored = {cell: codes for cell, codes in quantizer.stored.items() if cell in weights}
-    known = {cell: found for cell, found in quantizer.ranges.known.items() if cell in inputs}
-    return replace(quantizer, stored=stored, ranges=ActivationRanges(known))
+        return {**parts, "original": self.reference.checksum}

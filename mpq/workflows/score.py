@@ -3,8 +3,8 @@
 import hashlib
 import inspect
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
 from typing import Any, Self, final
@@ -17,8 +17,12 @@ from torch import Tensor, nn
 from mpq.backends.hugging_face import require
 from mpq.errors import InputError
 from mpq.network.examples import Calibration
+from mpq.network.network import Network
 from mpq.network.randomness import random_state_kept
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.workflows.built_in_scores import BUILT_IN, Scoring
+from mpq.workflows.kept_scores import KeptScores
 
 
 @final
@@ -105,6 +109,11 @@ class Score:
         return f"{self.name} {hashlib.sha256(text.encode()).hexdigest()}"
 
     @property
+    def reads_examples(self) -> bool:
+        """Whether it is told examples: a function of the user's looks at some of its own."""
+        return not isinstance(self.function, _OfNetwork)
+
+    @property
     def drop_key(self) -> str:
         """What tells drops apart: the score, and which way is better."""
         return f"{self.key} {'higher' if self.higher_is_better else 'lower'}"
@@ -130,16 +139,50 @@ class Judge:
         score: What is made of a network.
         data: The examples.
         model: The original.
+        kept: Where what it said is kept on disk; ``None``: nowhere.
+        known_original: What it says of the original, where that is known.
     """
 
     score: Score
     data: Calibration
     model: nn.Module
+    kept: KeptScores | None = None
+    known_original: float | None = None
+    _known: dict[frozenset[tuple[str, Precision]], tuple[Quantizer, float]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @cached_property
     def original(self) -> float:
         """What it says of the original."""
-        return self.of(self.model)
+        if self.known_original is not None:
+            return self.known_original
+        if self.kept is None:
+            return self.of(self.model)
+        return self.kept.original(lambda: self.of(self.model))
+
+    def of_quantized(
+        self, network: Network, quantizer: Quantizer, precisions: Mapping[str, Precision]
+    ) -> float:
+        """What it says of a network with these layers in these precisions; each is asked once.
+
+        Raises:
+            InputError: As ``of``.
+            OutputError: If what is kept cannot be read.
+        """
+
+        def ask() -> float:
+            with quantized(network, precisions, quantizer):
+                return self.of(network.module)
+
+        chosen = frozenset(precisions.items())
+        by, found = self._known.get(chosen, (None, 0.0))
+        # Another quantizer may have other codes and ranges.
+        if by is not quantizer:
+            kept = self.kept
+            found = ask() if kept is None else kept.quantized(precisions, quantizer, ask)
+            self._known[chosen] = quantizer, found
+        return found
 
     def of(self, module: nn.Module) -> float:
         """What it says of a network, which is as it was afterwards.
@@ -163,9 +206,11 @@ class Judge:
         """How much worse a score is than the original's."""
         return self.score.drop(self.original, found)
 
-    def drop_of(self, module: nn.Module) -> float:
-        """How much worse that of a network is."""
-        return self.drop(self.of(module))
+    def drop_of_quantized(
+        self, network: Network, quantizer: Quantizer, precisions: Mapping[str, Precision]
+    ) -> float:
+        """How much worse that of a network with these layers in these precisions is."""
+        return self.drop(self.of_quantized(network, quantizer, precisions))
 
 
 def _begin_alike() -> None:

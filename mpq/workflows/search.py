@@ -247,11 +247,12 @@ def _tuned(
 
 
 def estimated(
-    prepared: Prepared, constraints: Constraints, estimator: SensitivityEstimator, solver: Solver
-) -> Problem:
-    """The problem with its loss, as far as the solver can take it; nothing kept is read."""
-    check_prices_caches(estimator, prepared.task)
-    found = in_memory(estimator.name, prepared.asked, estimator.estimate)
+    on: Estimation, task: Task, constraints: Constraints, estimator: SensitivityEstimator,
+    solver: Solver,
+) -> Problem:  # fmt: skip
+    """The problem with its loss, as far as the solver can take it; no kept estimate is read."""
+    check_prices_caches(estimator, task)
+    found = in_memory(estimator.name, on, estimator.estimate)
     return _posed(found, constraints, solver)
 
 

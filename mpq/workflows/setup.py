@@ -1,6 +1,6 @@
 """A task made ready: own copy of the network, split data, candidates and prices."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Self, final
@@ -38,13 +38,14 @@ from mpq.workflows.calibrated_ranges import CalibratedRanges, calibrated_ranges
 from mpq.workflows.codes_cache import CodesCache
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.judges import Judges
 from mpq.workflows.launch_hint import launch_hint
 from mpq.workflows.own_codes import OwnCodes
 from mpq.workflows.room_for_branches import with_room
 from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
 from mpq.workflows.ruled import all_ties, by_layer, check_fixed, fixed_ends
 from mpq.workflows.rules import Rules
-from mpq.workflows.score import Judge, Score
+from mpq.workflows.score import Judge
 from mpq.workflows.shared_measurements import CALIBRATION, HELD_OUT, SharedMeasurements
 from mpq.workflows.shippable import Shippable
 from mpq.workflows.step_plan import StepPlan, along_steps
@@ -211,16 +212,18 @@ class Prepared:
     @cached_property
     def asked(self) -> Estimation:
         """What an estimator is asked."""
-        judge = self._judge(self.calibration)
-        return Estimation(
+        on = Estimation(
             self.network, self.calibration, self.quantizer, self.candidates, ranks=self.ranks,
-            split=self.task.parts_of_weights, score_drop=judge and judge.drop_of,
-            score_key="" if judge is None else judge.score.drop_key, named_drop=self._named_drop,
+            split=self.task.parts_of_weights,
         )  # fmt: skip
+        return self.judges.asked(on)
 
-    def _named_drop(self, name: str) -> Callable[[nn.Module], float]:
-        model = share_parameters(self.task.model)
-        return Judge(Score.built_in(name), self.calibration, model).drop_of
+    @cached_property
+    def judges(self) -> Judges:
+        """Who is asked for scores."""
+        score, model = self.task.own_score, share_parameters(self.task.model)
+        data = self.calibration, self.held_out
+        return Judges(score, model, self.network, self.quantizer, *data, self.cache)
 
     @cached_property
     def calibrated(self) -> CalibratedRanges:
@@ -260,15 +263,19 @@ class Prepared:
     @cached_property
     def on_calibration(self) -> Evaluator:
         """Measures on the calibration examples."""
-        return self._evaluator(self.calibration, CALIBRATION, is_repeatable=True)
+        judge = self.judges.on_calibration
+        return self._evaluator(self.calibration, CALIBRATION, judge, is_repeatable=True)
 
     @cached_property
     def on_held_out(self) -> Evaluator:
         """Measures on the held-out examples."""
         # Of measured searches on calibration examples the solver keeps what it measures, if asked.
-        return replace(self._evaluator(self.held_out, HELD_OUT), cache=self.cache)
+        found = self._evaluator(self.held_out, HELD_OUT, self.judges.on_held_out)
+        return replace(found, cache=self.cache)
 
-    def _evaluator(self, data: Calibration, name: str, is_repeatable: bool = False) -> Evaluator:
+    def _evaluator(
+        self, data: Calibration, name: str, judge: Judge | None, is_repeatable: bool = False
+    ) -> Evaluator:
         # Not our network, whose folded BatchNorm already differs by rounding; and without what
         # torch.compile makes of the model, as quantized networks run without it, too.
         plain = share_parameters(self.task.model)
@@ -276,15 +283,10 @@ class Prepared:
         reference = Reference(plain, data, metric, seed, is_repeatable)
         ranks = self.ranks if seed is None else None  # what is drawn depends on all batches before
         shared = SharedMeasurements.of(ranks, name, reference.num_batches)
-        judge = self._judge(data)
         return Evaluator(
             self.network, self.quantizer, reference, self.own_codes, shared=shared, judge=judge,
             examples=name,
         )  # fmt: skip
-
-    def _judge(self, data: Calibration) -> Judge | None:
-        score = self.task.own_score
-        return None if score is None else Judge(score, data, share_parameters(self.task.model))
 
     def constraints(self, limits: Sequence[Limit]) -> Constraints:
         """What an assignment has to keep; what cannot be met is refused before the estimate.

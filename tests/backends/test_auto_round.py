@@ -3,7 +3,6 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,32 +22,38 @@ from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.codes import unpacked
 from mpq.quantization.precision import Precision
 from tests.backends.llamas import examples, in_turn, llama
+from tests.backends.negated import negated
 
 SYMMETRIC = ("w4", "w3g32", "w2", "w8g64", "w4g32", "w5", "w7g32", "w4t", "w6")
 AFFINE = ("w4z", "w3zg32", "w2zg32", "w8z", "w4g64", "w5z", "w3")
 WITHOUT_READER = "pip install 'mpq[auto-round]'"
 
 
-def written(folder: Path, target: AutoRound, mix: tuple[str, ...], **options: Any) -> Shipped:
+def written(
+    folder: Path, target: AutoRound, mix: tuple[str, ...], is_negated: bool = False
+) -> Shipped:
     """A small Llama in the precisions in turn, as the target writes it."""
-    model = llama(**options)
+    model = llama()
     assignment = in_turn(model, target, mix)
     numbers = Assignment(assignment.layers, weight_range="minmax", numerics=target.numerics)
-    shipped = Shipped.of(model, numbers)
+    shipped = Shipped.of(model, negated(model, numbers) if is_negated else numbers)
     target.write(shipped, folder)
     return shipped
 
 
 @pytest.mark.parametrize(
-    ("method", "mix"),
-    [("auto-round", SYMMETRIC), ("auto-round", AFFINE), ("gptq", SYMMETRIC)],
-    ids=["symmetric", "affine", "gptq"],
-)
+    ("method", "mix", "is_negated"),
+    [
+        ("auto-round", SYMMETRIC, False), ("auto-round", SYMMETRIC, True),
+        ("auto-round", AFFINE, False), ("gptq", SYMMETRIC, False),
+    ],
+    ids=["symmetric", "negative", "affine", "gptq"],
+)  # fmt: skip
 def test_the_file_decodes_to_the_simulation(
-    tmp_path: Path, method: str, mix: tuple[str, ...]
+    tmp_path: Path, method: str, mix: tuple[str, ...], is_negated: bool
 ) -> None:
     """By GPTQ's formula, scale * (code - zero point), from the tensors alone."""
-    shipped = written(tmp_path, AutoRound(method), mix)
+    shipped = written(tmp_path, AutoRound(method), mix, is_negated)
 
     tensors = load_file(tmp_path / "model.safetensors")
     config = json.loads((tmp_path / "config.json").read_text())["quantization_config"]

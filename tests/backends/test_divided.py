@@ -105,17 +105,25 @@ def test_what_has_whole_weights_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "way"), [("channels", DIVIDE), ("channels", WIDEN), ("columns:20", DIVIDE)]
+    ("split", "way", "rounding"),
+    [
+        ("channels", DIVIDE, "coordinate-descent"),
+        ("channels", WIDEN, "coordinate-descent"),
+        ("columns:20", DIVIDE, "nearest"),
+    ],
 )
-def test_a_runtime_runs_it(split: str, way: str, tmp_path: Path) -> None:
-    """ONNX Runtime, whose outputs are compared with the simulation's."""
+def test_a_runtime_runs_it(split: str, way: str, rounding: str, tmp_path: Path) -> None:
+    """ONNX Runtime, whose outputs are compared with the simulation's, with negative scales, too."""
     pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    layers = [nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 4)]
-    net, data = nn.Sequential(*layers).eval(), [torch.randn(4, 2, 6, 6)]
-    task = mpq.Task(net, data * 2, candidates=["w2", "w8"], rounding="nearest", split=split)
+    layers = [nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 16), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.Linear(16, 4)).eval()
+    data = [torch.randn(16, 2, 6, 6)]
+    task = mpq.Task(net, data * 2, candidates=["w2", "w8"], rounding=rounding, split=split)
     asked = mpq.search(task, ["effective_bits=5.5"]).assignment
     assert any(layer.precision.weight.channels for layer in asked.layers)
+    if asked.weights is not None:
+        assert any((x.scale < 0).any() for x in asked.weights.by_layer.values())
 
     made = mpq.export(asked, tmp_path / way, "onnx-qdq", net, data, channels=way)
 

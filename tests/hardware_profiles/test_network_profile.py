@@ -1,6 +1,7 @@
 """Profiles of one measured network: as files, as tables, as a device to search for."""
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -310,6 +311,9 @@ def test_command_writes_a_profile(demo_profile: tuple[Path, str]) -> None:
     assert "18 of 18" in printed
     assert "corrected against" in printed
     assert set(path.parent.iterdir()) == {path, path.with_suffix(".html")}
+    command = "mpq profile --rounds 10 --max-interval 1000000 --num-networks 3"
+    assert shlex.join(found.record["command"]).startswith(command)
+    assert command in path.with_suffix(".html").read_text(encoding="utf-8")
 
 
 def test_search_keeps_a_measured_limit(demo_profile: tuple[Path, str], tmp_path: Path) -> None:

@@ -124,3 +124,48 @@ def test_codes_have_a_scale_for_each_group(spelling: str) -> None:
     assert torch.equal(found.unsigned_zero_points() - shift, found.zero_point)
     if told.symmetric:
         assert not found.zero_point.any()
+
+
+@pytest.mark.parametrize(
+    ("spelling", "lowest", "bits", "signs"),
+    [
+        ("w4", -7, 4, [1, 1, 1]),
+        ("w4", -8, 4, [1, -1, 1]),
+        ("w4", -8, 8, [1, 1, 1]),
+        ("w4t", -8, 4, [-1, -1, -1]),
+        ("w4t", -8, 8, [1, 1, 1]),
+        ("w8", -128, 8, [1, -1, 1]),
+    ],
+)
+def test_scales_are_positive_where_codes_fit_with_another_sign(
+    spelling: str, lowest: int, bits: int, signs: list[int]
+) -> None:
+    """The second row has the lowest code; the numbers stay, to the bit."""
+    told = Precision.parse(f"{spelling}a32").weight
+    sizes = [0.5, 0.5, 0.5] if spelling.endswith("t") else [0.5, 0.25, 2.0]
+    is_negative = [-1, -1, -1] if spelling.endswith("t") else [1, -1, -1]
+    scale = torch.tensor([sizes]).t() * torch.tensor([is_negative]).t()
+    numbers = torch.tensor([[1.0, 2, -3], [lowest, 1, 0], [0, -1, 2]])
+    found = Codes(told, numbers, scale, torch.zeros(3, 1, dtype=torch.int32), 3)
+
+    turned = found.turned(bits)
+
+    assert turned.scale[:, 0].sign().tolist() == signs
+    assert torch.equal(turned.numbers(), found.numbers())
+    assert int(turned.integers().min()) >= -(2 ** (bits - 1))
+    assert int(turned.integers().max()) < 2 ** (bits - 1)
+    assert turned.turned(bits) is turned or min(signs) < 0
+
+
+def test_groups_turn_by_themselves() -> None:
+    """What fills up the last group stays 0; codes of a zero point, or of no integers, stay."""
+    told = Precision.parse("w4g2a32").weight
+    numbers = torch.tensor([[-8.0, 1, 3, 0], [4, -7, -8, 0]])
+    scale = torch.tensor([[-1.0, -2.0], [-1.0, -2.0]])
+    found = Codes(told, numbers, scale, torch.zeros(2, 2, dtype=torch.int32), 3)
+
+    turned = found.turned(4)
+
+    assert turned.scale.tolist() == [[-1.0, 2.0], [1.0, -2.0]]
+    assert turned.integers().tolist() == [[-8, 1, -3], [-4, 7, -8]]
+    assert torch.equal(turned.numbers(), found.numbers())

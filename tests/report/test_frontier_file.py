@@ -1,6 +1,7 @@
 """frontier.json, which mpq only writes: others can rely on its schema."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError
 from mpq.problem.solution import Status
 from mpq.report.frontier import Frontier, FrontierPoint
+from mpq.report.measurement import Measurement
 from mpq.report.sections import frontier_files
+from mpq.report.stored_frontier import frontier_from_json
 
 POINTS = tuple(
     FrontierPoint("frontier", cost, loss, {"a": mpq.Precision.parse("w4a8")}, status)
@@ -39,6 +42,17 @@ def check(data: Any) -> None:
 def test_what_is_written_fits_the_schema(resource: str, num_points: int) -> None:
     """With and without a hypervolume, and whatever the cost is called."""
     check(written(resource, num_points))
+
+
+@pytest.mark.parametrize("score", [None, 0.75])
+def test_what_was_measured_is_read_again(score: float | None) -> None:
+    """With the task's own score and without one: the page is made of this file."""
+    measured = Measurement(0.5, 0.9, 0.3, 100, score=score, standard_error=0.01)
+    frontier = Frontier("latency", "seconds", "nats", (replace(POINTS[0], measured=measured),))
+
+    (found,) = frontier_from_json(frontier.to_json()).points
+
+    assert found.measured == measured
 
 
 def test_the_schema_has_every_status() -> None:

@@ -1,6 +1,11 @@
 """report.html without a browser: what it says, that it is made of saved files, that it is safe."""
 
 import json
+import os
+import shlex
+import subprocess
+import sys
+import webbrowser
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,19 +13,25 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
 from mpq._support.files import write_files
 from mpq._support.phases import Spent, phase, recorded_phases
 from mpq._support.schema import read_schema, validate
+from mpq.cli.__main__ import app
 from mpq.errors import FileFormatError, InputError
+from mpq.problem.assignment import Assignment
+from mpq.problem.cost_table import CostTable
+from mpq.problem.limits import Limit, written_limit
 from mpq.report.page import render
 from mpq.report.page.facts import Checked
 from mpq.report.page.made import Made
+from mpq.report.page.numbers import times
 from mpq.report.save import save_result
 from mpq.report.sections import frontier_files
 from mpq.report.stored_frontier import frontier_from_json
 from mpq.workflows.page.accounts import Accounts
-from mpq.workflows.page.commands import command_for
+from mpq.workflows.page.commands import command_for, command_of
 from mpq.workflows.page.facts import facts_of
 from mpq.workflows.page.moves import best_moves
 from mpq.workflows.page.pairs import strongest_pairs
@@ -30,6 +41,7 @@ from mpq.workflows.page.write import page_beside
 from mpq.workflows.result import SearchResult
 from tests.report.made_up import CANDIDATES, HOSTILE, blocks, curve, made_up
 from tests.report.reading import read
+from tests.user_file import user_file
 
 MADE = Made(("mpq", "search"), (Spent("solving", 1.5, None),))
 
@@ -57,6 +69,32 @@ def test_the_page_is_made_again_from_files_alone(tmp_path: Path, interact: bool)
     again = report([tmp_path], tmp_path / "again.html")
 
     assert again.read_bytes() == first
+
+
+def test_the_page_is_opened_in_the_users_browser(tmp_path: Path) -> None:
+    """The one that the variable BROWSER names gets its address."""
+    saved(made_up(blocks(4)), tmp_path)
+    browser, shown = tmp_path / "browser", tmp_path / "shown"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {shown}\n', encoding="utf-8")
+    browser.chmod(0o755)
+    command = [sys.executable, "-m", "mpq.cli", "report", str(tmp_path), "--open"]
+
+    subprocess.run(command, env={**os.environ, "BROWSER": f"{browser} %s"}, check=True, timeout=120)
+
+    assert shown.read_text().strip() == (tmp_path / "report.html").as_uri()
+
+
+def test_a_browser_that_is_not_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page is made, and a line says why nothing is seen."""
+    saved(made_up(blocks(4)), tmp_path)
+    monkeypatch.setattr(webbrowser, "open", lambda url: False)
+
+    ran = CliRunner().invoke(app, ["report", str(tmp_path), "--open"])
+
+    assert ran.exit_code == 0
+    assert f"no browser was found to open {tmp_path / 'report.html'}" in ran.stderr
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
@@ -132,11 +170,11 @@ def test_what_a_colleague_would_say() -> None:
     within = [n.label for n in facts.networks if n.is_within]
     best = min(within[1:], key=lambda label: rows[label])
     assert facts.sentences[0] == (
-        f"The answer has {rows['result'] / rows[best]:#.2g} × the divergence of uniform {best}, "
+        f"The answer has {times(rows['result'] / rows[best])} × the divergence of uniform {best}, "
         "the best uniform precision within the budgets."
     )
     assert facts.sentences[1].startswith("It uses ")
-    assert "not distinguishable from the original (90.0% against 90.0%" in facts.sentences[2]
+    assert "not distinguishable from the original (90.0 % against 90.0 %" in facts.sentences[2]
     limit = result.problem.budgets[0].limit
     assert within[0] == "answer"
     assert within[1:] == [
@@ -194,26 +232,95 @@ def test_the_rank_correlation_is_scipys() -> None:
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ((), "mpq.search(task, {'weight_bytes': 1024.0})".replace("'", '"')),
-        (("mpq", "search"), "mpq search --limit weight_bytes=1024.0 --output mpq-run-point"),
         (
-            ("mpq", "search", "--limit", "weight_bytes=9KiB", "--limit", "latency=1ms"),
-            "mpq search --limit latency=1ms --limit weight_bytes=1024.0 --output mpq-run-point",
+            "mpq search",
+            "mpq search --no-safeguard --limit weight_bytes=1024B --output mpq-run-point",
         ),
         (
-            ("mpq", "frontier", "--points", "3", "--output", "runs/a"),
-            "mpq search --points 3 --limit weight_bytes=1024.0 --output runs/a-point",
+            "mpq search --limit weight_bytes=9KiB --limit latency=1ms",
+            "mpq search --limit latency=1ms --no-safeguard --limit weight_bytes=1024B "
+            "--output mpq-run-point",
         ),
-        (("mpq", "tune", "runs/a"), ""),
         (
-            ("mpq", "search", "--limit=weight_bytes=9KiB", "--output=a b", "--fix", "x=w8a8"),
-            "mpq search --fix x=w8a8 --limit weight_bytes=1024.0 --output 'a b-point'",
+            "mpq frontier --points 3 --output runs/a",
+            "mpq search --points 3 --no-safeguard --limit weight_bytes=1024B --output runs/a-point",
+        ),
+        ("mpq tune runs/a", ""),
+        (
+            "mpq search --limit=weight_bytes=9KiB --output='a b' --fix x=w8a8",
+            "mpq search --fix x=w8a8 --no-safeguard --limit weight_bytes=1024B "
+            "--output 'a b-point'",
+        ),
+        (
+            "mpq search --minimize weight_bytes --max-loss=0.1 --refine 2 --safeguard --seed 1",
+            "mpq search --seed 1 --no-safeguard --limit weight_bytes=1024B --output mpq-run-point",
         ),
     ],
 )
-def test_a_points_command(command: tuple[str, ...], expected: str) -> None:
+def test_a_points_command(command: str, expected: str) -> None:
     """The search's own with the point's limit and another folder; quoted for a shell."""
-    assert command_for(command, {"weight_bytes": 1024.0}, "point") == expected
+    assert command_for(shlex.split(command), "weight_bytes=1024B", "point") == expected
+
+
+def test_a_limit_that_cannot_be_written_has_no_command() -> None:
+    """In a unit of one's own, amounts can be relative alone."""
+    assert written_limit("mine", 3.0, "cycles") == ""
+    assert command_for(("mpq", "search"), "", "point") == ""
+
+
+@pytest.mark.parametrize(
+    ("resource", "unit"),
+    [("latency", "seconds"), ("weight_bytes", "bytes"), ("energy", "joules"),
+     ("bit_operations", "bitops"), ("effective_bits", "bits")],
+)  # fmt: skip
+@pytest.mark.parametrize("amount", [1024.0, 5.369534886238903e-05])
+def test_a_written_limit_is_read_as_it_was(resource: str, unit: str, amount: float) -> None:
+    """To the last digit, so that the point is within it."""
+    table = CostTable(resource, unit, ("fc",), CANDIDATES[:1], np.ones((1, 1)))
+
+    assert Limit.parse(written_limit(resource, amount, unit)).resolve(table) == amount
+
+
+def test_a_call_from_python_has_the_methods_of_the_search() -> None:
+    """A point's is without the safeguard, which may take another answer."""
+    result = made_up(blocks(6))
+    frontier = replace(curve(result), others=result.beside("weight_bytes"))
+    limit, answer = result.problem.budgets[0].limit, frontier.others[0]
+    methods = 'sensitivity="sketch", solver="lagrangian"'
+
+    own = command_of(result, answer, frontier)
+    points = command_of(result, frontier.points[0], frontier)
+
+    assert answer.label == "result"
+    assert own == f'mpq.search(task, {{"weight_bytes": {limit!r}}}, {methods})'
+    assert points.endswith(f"}}, {methods}, safeguard=False)")
+    assert str(frontier.points[0].cost) in points
+
+
+def test_a_points_command_finds_the_point(tmp_path: Path) -> None:
+    """As it stands on the page, though the search made another resource small."""
+    file = tmp_path / "net.py"
+    file.write_text(user_file(num_batches=2), encoding="utf-8")
+    words = (
+        f"search --model {file}:make_net --data {file}:calibration --sensitivity weight-error "
+        "--rounding nearest --weight-range minmax --activation-range minmax --points 4 "
+        "--minimize weight_bytes --max-loss 0.001 --precisions w4a8,w6a8,w8a8"
+    )
+    output = str(tmp_path / "a")
+    assert CliRunner().invoke(app, [*words.split(), "--output", output]).exit_code == 0
+    data = json.loads(read((tmp_path / "a" / "report.html").read_bytes()).data)
+    point = data["points"][1]
+    kinds = data["layers"]["precisions"]
+    chosen = [
+        kinds[own[place]]["p"]
+        for own, place in zip(data["layers"]["choices"], point["choices"], strict=True)
+    ]
+
+    again = CliRunner().invoke(app, shlex.split(point["command"])[1:])
+
+    assert again.exit_code == 0, again.stderr
+    found = Assignment.from_json((tmp_path / "a-point" / "assignment.json").read_text())
+    assert [str(layer.precision) for layer in found.layers] == chosen
 
 
 def test_how_it_was_made_is_kept() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from mpq._support.files import write_files
 from mpq.problem.assignment import Assignment
+from mpq.problem.limits import written_limit
 from mpq.report.page.made import Made
 from mpq.report.page.vega import vega_script
 from mpq.report.save import save_result
@@ -103,6 +104,15 @@ def test_the_page_is_no_wider_than_the_screen(browser: "Browser", pages: dict[st
             assert found.number("document.documentElement.scrollWidth") <= 390
 
 
+def test_tables_are_whole_on_paper(browser: "Browser", pages: dict[str, Path]) -> None:
+    """Of A4, within the margins that a browser leaves: nothing can be moved sideways there."""
+    for case in ("small", "500 layers"):
+        with opened(browser, pages[case], viewport={"width": 717, "height": 1000}) as found:
+            found.page.emulate_media(media="print")
+            cut = "[...document.querySelectorAll('table')].filter(x => x.scrollWidth > 717).length"
+            assert found.number(cut) == 0, case
+
+
 @pytest.mark.parametrize(
     ("case", "scheme"),
     [("small", "light"), ("hostile", "dark"), ("500 layers", "light"), ("small", "dark")],
@@ -162,6 +172,31 @@ def test_a_click_on_a_point_changes_what_follows(small: Opened) -> None:
     assert small.page.locator("#heat td.taken").count() == 18
 
 
+def test_a_clicked_points_command_and_file_are_its_own(small: Opened) -> None:
+    """Neither is the answer's: what is copied and what is downloaded is of the first point."""
+    first = curve(made_up(NAMES["small"], interact=True, score=SCORE)).points[0]
+    small.page.mouse.click(*small.page.evaluate(MIDDLE_OF_THE_FIRST_POINT))
+    small.page.wait_for_function(
+        "document.getElementById('chosen-label').textContent === 'frontier point 1'"
+    )
+
+    small.page.locator("#copy-command").click()
+    small.page.wait_for_function(
+        "document.getElementById('announced').textContent === 'The command is copied.'"
+    )
+    small.page.locator("#search").focus()
+    small.page.keyboard.press("Control+V")
+    with small.page.expect_download() as waiting:
+        small.page.locator("#download").click()
+
+    limit = written_limit("weight_bytes", first.cost, "bytes")
+    assert small.page.input_value("#search") == (
+        f"mpq search --no-safeguard --limit {limit} --output runs/a-point"
+    )
+    found = Assignment.from_json(Path(waiting.value.path()).read_text(encoding="utf-8"))
+    assert found.precisions == first.precisions
+
+
 def test_keys_choose_points(small: Opened) -> None:
     """The arrows go along the axis, and the table's buttons take Enter."""
     small.page.locator("#frontier").focus()
@@ -180,7 +215,7 @@ def test_keys_choose_points(small: Opened) -> None:
 
 
 def test_axes_can_be_switched(small: Opened) -> None:
-    """The picture's axes are then called so."""
+    """The picture and its axes are then called so, and the table marks their columns."""
     small.page.select_option("#axis-x", "cost:latency")
     small.page.select_option("#axis-y", "measured")
 
@@ -189,6 +224,9 @@ def test_axes_can_be_switched(small: Opened) -> None:
     )
     titles = small.page.locator("#frontier svg text").all_text_contents()
     assert "loss, measured [nats]" in titles
+    assert small.text("#frontier-figure strong") == "Loss, measured against latency."
+    marked = small.page.locator("#points th.drawn").all_text_contents()
+    assert marked == ["Loss, measured [nats]", "latency"]
 
     small.page.select_option("#axis-y", "score")
     small.page.wait_for_function(
@@ -228,7 +266,7 @@ def test_the_command_is_copied(small: Opened) -> None:
     small.page.wait_for_function(
         "document.getElementById('announced').textContent.startsWith('The command is')"
     )
-    assert command.startswith("mpq search --limit weight_bytes=")
+    assert command.startswith("mpq search --no-safeguard --limit weight_bytes=")
     assert "20KiB" not in command
     assert command.endswith("--output runs/a-point")
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from mpq.cli.__main__ import app
 from mpq.errors import FileFormatError, InputError
 from mpq.report.page import render
-from mpq.workflows.page.profiled import facts_of_profile, write_profile
+from mpq.workflows.page.profiled import facts_of_profile, page_of_profile, write_profile
 from mpq.workflows.page.report import report
 from tests.report.made_up import HOSTILE, blocks
 from tests.report.made_up_profile import made_up_profile
@@ -34,6 +34,17 @@ def test_the_page_is_made_again_from_the_file_alone(tmp_path: Path) -> None:
     assert ran.exit_code == 0, ran.output
     assert [file.name for file in files] == ["this.json", "this.html"]
     assert (tmp_path / "this.html").read_bytes() == first
+
+
+def test_what_repeats_it_is_named() -> None:
+    """A command as a shell takes it; of a profile from Python it is not known."""
+    profile = made_up_profile(blocks(4))
+    words = ["mpq", "profile", "--output", "my this.json"]
+
+    by_command = replace(profile, record={**profile.record, "command": words})
+
+    assert b"mpq profile --output &#39;my this.json&#39;" in page_of_profile(by_command)
+    assert b"The command is not known" in page_of_profile(profile)
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,6 +77,17 @@ def test_a_frontier_is_drawn_into_given_axes() -> None:
     alone = draw_frontier(frontier)
     assert figure_of(alone).axes == [alone]
     assert len(result.plot(frontier=frontier).axes) == 1
+
+
+@pytest.mark.parametrize("given", [Figure(), Figure().subplots(1, 2)], ids=["figure", "array"])
+def test_what_are_no_axes_are_told(given: Any) -> None:
+    """A figure, or the array that ``subplots`` makes of several."""
+    result = made_up(blocks(6))
+
+    with pytest.raises(InputError, match=rf"axes is {type(given).__name__}; expected one"):
+        draw_frontier(curve(result, 4), given)
+    with pytest.raises(InputError, match=rf"axes is {type(given).__name__}; expected one"):
+        draw_bits(result.assignment, given)
 
 
 def test_scores_are_drawn_of_measured_points() -> None:

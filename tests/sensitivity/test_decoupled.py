@@ -1,5 +1,6 @@
 """Layers measured by metrics of their own, each as that metric alone measures it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -81,8 +82,8 @@ def test_scores_of_whole_networks(on: Estimation) -> None:
     """A built-in score by its name, or the task's own; a call for every cell of the group only."""
     calls = []
 
-    def drop(module: nn.Module) -> float:
-        calls.append(module)
+    def drop(network: Network, _: Quantizer, chosen: Mapping[str, Precision]) -> float:
+        calls.append((network, chosen))
         return float(len(calls)) - 2
 
     asked = replace(on, score_drop=drop, named_drop={"ssim": drop}.__getitem__)

@@ -27,6 +27,7 @@ from mpq.tuning.student import Student
 from mpq.workflows.setup import Prepared
 from mpq.workflows.tuning import Examples, Tuner
 from mpq.workflows.tuning_record import TuningRecord
+from tests.backends.negated import negated
 from tests.workflows.networks import Net, batches
 
 LIMIT = {"effective_bits": 3.5}
@@ -151,8 +152,10 @@ def numbers(model: nn.Module, assignment: mpq.Assignment, x: Tensor) -> Tensor:
         return found
 
 
-@pytest.mark.parametrize("backend", ["onnx-qdq", "c", "onnx"])
-def test_exports_compute_the_tuned_network(backend: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("backend", "is_negated"), [("onnx-qdq", False), ("c", False), ("onnx", False), ("onnx", True)]
+)
+def test_exports_compute_the_tuned_network(backend: str, is_negated: bool, tmp_path: Path) -> None:
     """Each runs its own file, and compares it with the simulation of what was tuned."""
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -161,7 +164,8 @@ def test_exports_compute_the_tuned_network(backend: str, tmp_path: Path) -> None
     to = None if backend == "onnx" else backend
     asked = mpq.Task(model, batches(12), candidates=["w4a8"], rounding="nearest", to=to)
     result = mpq.search(asked, {"effective_bits": 12}, sensitivity="weight-error")
-    student = Student.of(model, result.assignment, TUNINGS.build("all"))
+    found = negated(model, result.assignment) if is_negated else result.assignment
+    student = Student.of(model, found, TUNINGS.build("all"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, tensor in student.tensors().items():
@@ -171,6 +175,9 @@ def test_exports_compute_the_tuned_network(backend: str, tmp_path: Path) -> None
         part.after_step()
     student.tuned().save(tmp_path / "run")
     loaded = mpq.Assignment.load(tmp_path / "run")
+    assert loaded.weights is not None
+    has_negative = [bool((x.scale < 0).any()) for x in loaded.weights.by_layer.values()]
+    assert has_negative == [is_negated] * 2
 
     made = mpq.export(loaded, tmp_path / "out", backend, model, batches(1))
 

@@ -118,27 +118,30 @@ class LayerCall:
         )
 
     def _integer_rows(self, input_scale: float) -> tuple[Tensor, Tensor]:
-        """``[O, K]`` int8 and ``[O]`` scales, large enough for the bias to fit into 32 bits."""
-        stored = self._stored()
+        """``[O, K]`` int8 and ``[O]`` scales, far enough from 0 for the bias to fit in 32 bits."""
+        stored = self._stored(8)
         # One scale per channel, also of a whole weight, as the bias widens some alone.
         rows, scale = stored.integers().float(), stored.scale[:, 0]
         if self._bias is not None:
             # A bias is stored in steps of weight scale times input scale: the smaller these are,
-            # the more of them it takes.
-            wide = torch.maximum(scale, self._bias.abs() / (input_scale * _INT32_HEADROOM))
+            # the more of them it takes. A negative scale stays one.
+            least = self._bias.abs() / (input_scale * _INT32_HEADROOM)
+            wide = torch.maximum(scale.abs(), least).copysign(scale)
             narrower = (rows * (scale / wide)[:, None]).round()
             # Channels that fit keep their codes to the bit; all others are rounded once more.
-            rows = torch.where((wide > scale)[:, None], narrower, rows)
+            rows = torch.where((wide != scale)[:, None], narrower, rows)
             scale = wide
         return rows.to(torch.int8), scale
 
-    def _stored(self) -> Codes:
-        return self.quantizer.codes(self.name, self.layer_module, self.precision.weight)
+    def _stored(self, bits: int) -> Codes:
+        """With positive scales wherever codes of so many bits allow it."""
+        found = self.quantizer.codes(self.name, self.layer_module, self.precision.weight)
+        return found.turned(bits)
 
     def _write_nbits(self, writer: Writer) -> None:
         bits, size = self.precision.weight.number.bits, self.precision.weight.group_size
         assert size is not None
-        stored = self._stored()
+        stored = self._stored(bits)
         # Without zero points the operator takes the middle, 2^(bits - 1), for zero.
         blocks = stored.codes.reshape(-1, size) + 2 ** (bits - 1)
         # A block of 16 and more codes of 2 bits and more is whole words.
@@ -164,7 +167,7 @@ class LayerCall:
         writer.node("Add", [product, writer.constant("bias", self._bias)], self.output)
 
     def _write_lookup(self, writer: Writer) -> None:
-        stored = self._stored()
+        stored = self._stored(8)
         rows = stored.integers().to(torch.int8)
         # Rows first, numbers after: the whole table would otherwise become floats in every run.
         integers = writer.node("Gather", [writer.constant("codes", rows), self.x])

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from mpq.backends.input_grid import input_grid_of
-from mpq.backends.onnx.containers import Container, container_of
+from mpq.backends.onnx.containers import INTEGER_BITS, Container, container_of
 from mpq.backends.onnx.graph import InputCodes, Writer
 from mpq.backends.onnx.layer_nodes import convolution_attributes, write_sum
 from mpq.backends.onnx.own_layer import INPUT, OUTPUT
@@ -161,6 +161,10 @@ class QdqWriter:
                 tensor = self.writer.node("Cast", [tensor], attributes={"to": FLOAT})
             return WrittenWeight(tensor, has_rows, container, stored)
         codes = self.quantizer.codes(name, module, tensor_format)
+        if not tensor_format.number.is_float:
+            # Some tools read positive scales alone, as TensorRT. In the bits that codes of the
+            # format are stored in, as what is 2 bits may come to lie in 4 on the way alone.
+            codes = codes.turned(INTEGER_BITS[tensor_format.number.bits])
         tensor, stored = self._dequantized(codes, container, shape, has_rows)
         return WrittenWeight(tensor, has_rows, container, stored)
 

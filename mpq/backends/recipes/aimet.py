@@ -81,6 +81,8 @@ class Aimet(Recipe):
             PrecisionError: If a weight's scales are negative.
         """
         layers = self.check(assignment)
+        if assignment.weights is not None:
+            assignment.weights.check_positive(self.name)
         if model is None or calibration is None:
             raise InputError(f"the recipe {self.name} needs the network and examples")
         require_onnx()
@@ -166,7 +168,6 @@ def _round(shipped: Shipped, graph: "onnx.GraphProto") -> None:
     weights = shipped.assignment.weights
     if weights is None:
         return
-    weights.check_positive("aimet")
     known = _constants(graph)
     places = {x.name: x for x in graph.initializer}
     for layer in shipped.quantized:

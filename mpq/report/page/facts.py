@@ -153,6 +153,10 @@ class Facts:
         precisions: ``[B]`` spellings of the candidates.
         layers: ``[L]`` in the network's order.
         moves: What one layer more, or one less, costs at the answer.
+        price: What a little more of the frontier's resource buys there, in a sentence; empty: it
+            is not known.
+        why_no_pairs: In a sentence, for points that have none.
+        why_no_moves: The same for moves.
         checks: Predicted against measured.
         order: Spearman's rank correlation over the measured networks; ``None``: too few.
         trust: What was found of the prediction, in sentences.
@@ -193,6 +197,9 @@ class Facts:
     made: tuple[tuple[str, str], ...]
     phases: tuple[Spent, ...] = ()
     command: str = ""
+    price: str = ""
+    why_no_pairs: str = ""
+    why_no_moves: str = ""
     assignment: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -29,6 +29,15 @@ def plain(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or value != value else f"{value:.{digits}g}"
 
 
+def times(ratio: float) -> str:
+    """A ratio of two losses, to two digits and without an exponent where it is large.
+
+    >>> times(0.1), times(12.3), times(104.0)
+    ('0.10', '12', '100')
+    """
+    return f"{ratio:#.2g}" if ratio < 9.95 else f"{float(f'{ratio:.2g}'):,.0f}"
+
+
 def fixed(value: float) -> str:
     """A correlation; a dash where there is none.
 

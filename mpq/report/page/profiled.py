@@ -134,6 +134,11 @@ class Agreement:
     spearman: float
     num_networks: int
 
+    @property
+    def is_ranked(self) -> bool:
+        """Whether the rank correlation is of enough networks to say something."""
+        return self.num_networks >= _FEWEST
+
 
 @final
 @dataclass(frozen=True)
@@ -154,6 +159,7 @@ class ProfileFacts:
         correction: What whole networks changed: a name, a number.
         uncovered: What the numbers leave out, in sentences.
         machine: Processor, versions, runtime: a name, a value.
+        command: Its words; none where it was called from Python, or by an older version.
     """
 
     name: str
@@ -169,6 +175,7 @@ class ProfileFacts:
     correction: Mapping[str, float]
     uncovered: tuple[str, ...]
     machine: Mapping[str, str]
+    command: tuple[str, ...] = ()
 
     @property
     def groups(self) -> tuple[tuple[str, tuple[LayerTimes, ...]], ...]:
@@ -242,7 +249,7 @@ def _fastest(fastest: Uniform, slowest: Uniform) -> str:
 
 
 def _told(found: Agreement) -> str:
-    ranks = f", rank correlation {found.spearman:.2f}" if found.num_networks >= _FEWEST else ""
+    ranks = f", rank correlation {found.spearman:.2f}" if found.is_ranked else ""
     return (
         f"{found.model} predicts networks that it has not seen to {found.median_error:.1%} in the "
         f"median and {found.largest_error:.1%} at most ({found.num_networks} networks{ranks})."

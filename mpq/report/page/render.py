@@ -1,6 +1,7 @@
 """Facts -> HTML: templates, one style, one script, the numbers as JSON."""
 
 import json
+import re
 import shlex
 from functools import cache
 from importlib.resources import files
@@ -109,7 +110,8 @@ def _name(text: str) -> "Markup":
     from markupsafe import Markup, escape
 
     shown = escape(shortened(visible(text), _LONGEST))
-    return Markup(str(shown).replace(".", ".<wbr>"))
+    # Not within a number, such as 0.5x:w8a8.
+    return Markup(re.sub(r"(?<!\d)\.|\.(?!\d)", ".<wbr>", str(shown)))
 
 
 def embedded(data: Any) -> "Markup":

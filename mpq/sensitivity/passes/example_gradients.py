@@ -61,7 +61,8 @@ def sum_of_squares(examples: slice, gradients: Tensor) -> Tensor:
     """``[D]`` over examples, of the gradients that ``ExampleGradients`` hands on."""
     # One row may stand for each of the examples.
     count = (examples.stop - examples.start) / len(gradients)
-    return gradients.float().square().sum(dim=0) * count
+    found: Tensor = gradients.float().square().sum(dim=0) * count
+    return found
 
 
 def _steps(tap: Tap, x: Tensor, g: Tensor) -> Iterator[tuple[slice, Tensor]]:

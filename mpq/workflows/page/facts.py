@@ -16,17 +16,18 @@ from mpq.quantization.precision import Precision
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.page.facts import DeviceFacts, Facts, NetworkFacts, PointFacts, Resource
 from mpq.workflows.page.accounts import Accounts
-from mpq.workflows.page.commands import command_for
+from mpq.workflows.page.commands import command_of
 from mpq.workflows.page.files import file_note, metadata_of, shared_file, why_no_file
+from mpq.workflows.page.known import known_costs
 from mpq.workflows.page.layers import Choices, layer_facts
-from mpq.workflows.page.moves import best_moves
-from mpq.workflows.page.pairs import strongest_pairs
+from mpq.workflows.page.moves import best_moves, why_no_moves
+from mpq.workflows.page.pairs import strongest_pairs, why_no_pairs
+from mpq.workflows.page.prices import price_of
 from mpq.workflows.page.said import said
 from mpq.workflows.page.trust import checks_of, order_of
 from mpq.workflows.searched import Searched
 from mpq.workflows.sentences import (
     answer_sentences,
-    cost_sentences,
     network_sentences,
     unshipped_sentences,
 )
@@ -45,9 +46,10 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
     made = result.made
     accounts = Accounts.of(result, frontier.resource)
     choices = Choices(accounts)
-    points = tuple(_points(result, frontier, accounts, choices, made.command))
+    points = tuple(_points(result, frontier, accounts, choices))
     networks = tuple(networks_of(result, frontier.others))
     checks = checks_of(result, frontier)
+    resources = tuple(_resources(result, accounts))
     measured = result.comparisons[0].measured if result.comparisons else None
     volume = frontier.hypervolume
     return Facts(
@@ -64,19 +66,23 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
             UsedBudget(b.resource, b.unit, b.limit, b.used(result.columns))
             for b in result.problem.budgets
         ),
-        resources=tuple(_resources(result, accounts)),
+        resources=resources,
         networks=networks,
         axis=frontier.resource,
         points=points,
-        hypervolume=None if isnan(volume) else volume,
+        # Of two points it is 0 whatever they are.
+        hypervolume=None if isnan(volume) or len(frontier.points) < 3 else volume,
         frontier_notes=tuple(filter(None, (frontier.warning,))),
         precisions=tuple(map(str, result.problem.loss.precisions)),
         layers=tuple(layer_facts(result, accounts, choices)),
         moves=best_moves(accounts, result.columns, frontier.resource),
+        price=price_of(frontier, accounts.costs(result.columns).get(frontier.resource)),
+        why_no_pairs=why_no_pairs(result.problem),
+        why_no_moves=why_no_moves(accounts, frontier.resource),
         checks=checks,
         order=order_of(checks),
         trust=tuple(answer_sentences(result)),
-        cost_notes=tuple(cost_sentences(result)),
+        cost_notes=tuple(known_costs(result, resources)),
         warnings=(*unshipped_sentences(result), *network_sentences(result)),
         device=_device(result),
         made=tuple(_made(result)),
@@ -138,7 +144,6 @@ def _points(
     frontier: Frontier,
     accounts: Accounts,
     choices: Choices,
-    command: Sequence[str],
 ) -> Iterator[PointFacts]:
     number = 0
     for point in frontier.all_points():
@@ -151,7 +156,6 @@ def _points(
         number += is_frontier
         kind = "frontier" if is_frontier else KINDS.get(point.label, "uniform")
         is_answer = kind == "answer"
-        again = "" if kind == "uniform" else _command(result, point, frontier.resource, command)
         yield PointFacts(
             label=point.label.replace("frontier", f"frontier point {number}", 1)
             if is_frontier
@@ -164,31 +168,33 @@ def _points(
             status="" if point.status is None else point.status.value,
             is_within=point.meets_others,
             pairs=strongest_pairs(result.problem, columns),
-            command=again,
+            command="" if kind == "uniform" else command_of(result, point, frontier),
             metadata=metadata_of(result, point),
-            why_no_file="" if is_answer else why_no_file(result, point.precisions),
+            why_no_file=_why_no_answer(result)
+            if is_answer
+            else why_no_file(result, point.precisions),
             file_note="" if is_answer else file_note(result),
         )
+
+
+def _why_no_answer(result: Searched) -> str:
+    """Why the page cannot give the answer's own file; empty: it can."""
+    if result.problem.parts is None:
+        return ""
+    return "bits differ inside layers, and the folder of this result has it"
 
 
 def _label(point: FrontierPoint) -> str:
     return "answer" if point.label == "result" else f"uniform {point.label}"
 
 
-def _command(result: Searched, point: FrontierPoint, axis: str, command: Sequence[str]) -> str:
-    budgets = {budget.resource: budget.limit for budget in result.problem.budgets}
-    if point.label == "result":
-        return shlex.join(command) if command else command_for((), budgets, "")
-    # The words have the other budgets already.
-    limits = {axis: point.cost} if command else {**budgets, axis: point.cost}
-    return command_for(command, limits, "point")
-
-
 def _device(result: Searched) -> DeviceFacts | None:
     device = result.provenance.device
     if device is None:
         return None
-    priced = f"{' and '.join(device.resources)} {device.basis}".strip()
+    names = " and ".join(name.replace("_", " ") for name in device.resources)
+    verb = "are" if len(device.resources) > 1 else "is"
+    priced = f"{names[:1].upper()}{names[1:]} {verb} {device.basis}" if names else ""
     numbers = tuple((name, x.value, x.source) for name, x in device.numbers.items())
     return DeviceFacts(device.name, device.title, priced, device.notes, numbers)
 
@@ -197,7 +203,9 @@ def _made(result: Searched) -> Iterator[tuple[str, str]]:
     made, solution, known = result.provenance, result.solution, result.assignment.metadata
     yield "mpq", made.mpq_version
     yield "torch", made.torch_version
-    yield "estimator", made.estimator
+    table = result.problem.loss.name
+    named = made.estimator.partition(":")[0] == table
+    yield "estimator", made.estimator if named else f"{made.estimator} ({table})"
     yield "solver", f"{made.solver} ({solution.solver})"
     yield "time of the solver", "" if isnan(solution.seconds) else f"{solution.seconds:.3g} s"
     yield "seed", str(made.seed)

@@ -68,7 +68,7 @@ def _own_range(
 def why_no_file(result: Searched, precisions: Mapping[str, Precision]) -> str:
     """Why the page cannot give a point's assignment.json; empty: it can."""
     if result.problem.parts is not None:
-        return "channels have bits of their own here, which only a search writes"
+        return "bits differ inside layers, which only a search writes"
     embeddings = {x.name for x in result.assignment.layers if x.kind == "embedding"}
     for name, precision in precisions.items():
         chosen = precision.activation

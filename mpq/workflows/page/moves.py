@@ -20,6 +20,17 @@ _MOST_ROWS: Final = 3000
 """Rows whose moves are looked at: each takes a sum over all of them."""
 
 
+def why_no_moves(accounts: Accounts, axis: str) -> str:
+    """Why there are none, in a sentence."""
+    if accounts.problem.parts is not None:
+        return "Bits differ inside layers, so that no layer moves as a whole."
+    if len(accounts.names) > _MOST_ROWS:
+        return f"There are {len(accounts.names):,} layers: moves of them are too many to try."
+    if axis not in accounts.shown:
+        return f"The {axis.replace('_', ' ')} of a network is no sum over its layers."
+    return "No single layer can move to another precision that saves or frees anything."
+
+
 def best_moves(accounts: Accounts, columns: Columns, axis: str) -> tuple[Move, ...]:
     """Moves that save most loss for what they cost, then those that free most for what they lose.
 

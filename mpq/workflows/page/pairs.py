@@ -14,6 +14,15 @@ _MOST_ROWS: Final = 1500
 """Rows whose pairs are looked at: a matrix of them is held."""
 
 
+def why_no_pairs(problem: Problem) -> str:
+    """Why there are none, in a sentence."""
+    if problem.interactions is None:
+        return "The loss of this result is a sum over layers: pairs of them are not known."
+    if len(problem.loss.layers) > _MOST_ROWS:
+        return f"There are {len(problem.loss.layers):,} rows: pairs of them are too many to list."
+    return "No two layers do anything to each other."
+
+
 def strongest_pairs(problem: Problem, columns: Columns) -> tuple[Pair, ...]:
     """The pairs that change the loss most, those that add up first; none without interactions.
 

@@ -77,6 +77,7 @@ def facts_of_profile(profile: NetworkProfile) -> ProfileFacts:
         correction=record.get("correction", {}),
         uncovered=tuple(_uncovered(profile)),
         machine=profile.machine,
+        command=tuple(record.get("command", ())),
     )
 
 

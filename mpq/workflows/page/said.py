@@ -6,6 +6,7 @@ from math import sqrt
 from mpq.report.amount import amount
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.page.facts import NetworkFacts
+from mpq.report.page.numbers import plain, share, times
 from mpq.workflows.searched import Searched
 
 
@@ -22,7 +23,9 @@ def said(result: Searched, networks: Sequence[NetworkFacts]) -> Iterator[str]:
     if used:
         yield f"It uses {'; '.join(used)}."
     if "result" in rows and "original" in rows:
-        yield from _accuracy(rows["result"].measured, rows["original"].measured)
+        answer, original = rows["result"].measured, rows["original"].measured
+        yield from _accuracy(answer, original)
+        yield from _score(result.assignment.metadata.score or "", answer, original)
 
 
 def _against_uniform(row: ComparisonRow, networks: Sequence[NetworkFacts]) -> Iterator[str]:
@@ -40,8 +43,8 @@ def _against_uniform(row: ComparisonRow, networks: Sequence[NetworkFacts]) -> It
     if row.measured.divergence == lost:
         yield f"The answer loses what uniform {best.label} does, {where}."
     elif lost > 0:
-        ratio = row.measured.divergence / lost
-        yield f"The answer has {ratio:#.2g} × {what} of uniform {best.label}, {where}."
+        ratio = times(row.measured.divergence / lost)
+        yield f"The answer has {ratio} × {what} of uniform {best.label}, {where}."
 
 
 def _accuracy(answer: Measurement, original: Measurement) -> Iterator[str]:
@@ -52,10 +55,19 @@ def _accuracy(answer: Measurement, original: Measurement) -> Iterator[str]:
     # chance that is none, and not the other way round.
     error = sqrt((answer.accuracy_error or 0.0) ** 2 + (original.accuracy_error or 0.0) ** 2)
     both = (
-        f"{answer.accuracy:.1%} against {original.accuracy:.1%}, {answer.num_examples:,} examples"
+        f"{share(answer.accuracy, 1)} against {share(original.accuracy, 1)}, "
+        f"{answer.num_examples:,} examples"
     )
     if abs(drop) <= 2 * error or drop == 0:
         yield f"In accuracy it is not distinguishable from the original ({both})."
     else:
         word = "below" if drop > 0 else "above"
-        yield f"Its accuracy is {abs(drop):.1%} {word} that of the original ({both})."
+        yield f"Its accuracy is {share(abs(drop), 1)} {word} that of the original ({both})."
+
+
+def _score(name: str, answer: Measurement, original: Measurement) -> Iterator[str]:
+    # The accuracy has a sentence of its own.
+    if not name or name == "accuracy" or answer.score is None or original.score is None:
+        return
+    both = [plain(found.score, 4) for found in (answer, original)]
+    yield f"Its score ({name}) is {both[0]}, that of the original {both[1]}."

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +24,7 @@ from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.stored import StoredWeights
 
 pytest.importorskip("onnx", reason="graphs are written with mpq[onnx]")
 pytest.importorskip("onnxscript", reason="torch exports with mpq[onnx]")
@@ -340,6 +341,45 @@ def test_bias_that_is_too_large_for_32_bits_widens_the_steps(tmp_path: Path) -> 
     with torch.no_grad():
         expected = quantize(model, assignment)(data[0][:1]).numpy()
     np.testing.assert_allclose(run(file, data[0][:1].numpy()), expected, rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("lowest", [-100, -128])
+def test_a_large_bias_widens_negative_scales_as_positive_ones(tmp_path: Path, lowest: int) -> None:
+    """They stay negative where a code has no place with another sign."""
+    model, data = made(Lonely), [torch.randn(4, 16, generator=torch.Generator().manual_seed(0))]
+    found = assigned(model, data, {"": "w8a8"})
+    codes = Quantizer(ActivationRanges({})).codes(
+        "layer", model.get_submodule("layer"), found.layers[0].precision.weight
+    )
+    negative = codes.codes.neg().clamp(lowest, 127)
+    negative[2, 0] = lowest
+    stored = replace(codes, codes=negative, scale=-codes.scale)
+    rows = model.get_parameter("layer.weight")
+    found = replace(found, weights=StoredWeights("auto", {"layer": stored.stored(rows)}))
+
+    export(found, tmp_path / "net.onnx", "onnx", model, data)
+
+    with torch.no_grad():
+        expected = quantize(model, found)(data[0][:1]).numpy()
+    got = run(tmp_path / "net.onnx", data[0][:1].numpy())
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-3)
+    assert weight_signs(tmp_path / "net.onnx") == [1, 1, -1 if lowest == -128 else 1, 1]
+
+
+def weight_signs(file: Path) -> list[float]:
+    """Of the scales of the only matrix of codes."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(file).graph
+    stored = {x.name: numpy_helper.to_array(x) for x in graph.initializer}
+    (scale,) = (
+        stored[node.input[1]]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and stored.get(node.input[0], np.zeros(0)).ndim == 2
+    )
+    signs: list[float] = np.sign(scale).tolist()
+    return signs
 
 
 def test_inputs_that_are_no_tensors_are_constants() -> None:

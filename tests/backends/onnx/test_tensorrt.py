@@ -14,6 +14,7 @@ import mpq
 from mpq.backends.onnx.tensorrt import lint
 from mpq.cli.__main__ import app
 from mpq.errors import FileFormatError
+from tests.backends.negated import negated
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -178,6 +179,26 @@ def test_a_residual_network_that_was_exported_has_its_shortcut_named(tmp_path: P
     (told,) = lint(file)
     assert not told.is_refused
     assert "Q/DQ belongs on the shortcut" in told.text
+
+
+@pytest.mark.usefixtures("same_process")
+@pytest.mark.parametrize(("spelling", "is_refused"), [("w7a8s", False), ("w8a8s", True)])
+def test_scales_that_were_negative_are_positive_where_codes_fit(
+    spelling: str, is_refused: bool, tmp_path: Path
+) -> None:
+    """In 8 bits those of 7 bits do; of 8 bits the lowest has no place with another sign."""
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(32, 8)).eval(), [torch.randn(16, 32)]
+    task = mpq.Task(model, data, data, to="onnx-qdq", candidates=[spelling])
+    found = mpq.search(task, {"effective_bits": 33}, sensitivity="weight-error").assignment
+    found = negated(model, found)
+    assert found.weights is not None
+    assert (found.weights.by_layer["0"].scale < 0).any()
+
+    mpq.export(found, tmp_path / "out", "onnx-qdq", model, data)
+
+    told = [x.text for x in lint(tmp_path / "out" / "network.onnx") if x.is_refused]
+    assert told == (["scales are positive"] if is_refused else [])
 
 
 def test_the_command_says_that_nothing_was_run(tmp_path: Path) -> None:

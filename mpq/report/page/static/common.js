@@ -137,10 +137,11 @@ const MPQ = (function () {
     return found;
   }
 
-  function shown(axis, value) {
+  function shown(axis, value, error) {
     if (!known(value)) return axis.isMeasured ? "not measured" : "–";
-    if (axis.unit === "share") return share(value, 1);
-    return axis.resource ? amount(value, axis.unit) : plain(value, 4) + (axis.unit ? " " + axis.unit : "");
+    if (axis.unit === "share") return share(value, 1) + (known(error) ? " ± " + share(error, 1) : "");
+    if (axis.resource) return amount(value, axis.unit);
+    return plain(value, 4) + (known(error) ? " ± " + plain(error, 2) : "") + (axis.unit ? " " + axis.unit : "");
   }
 
   // The points that no other of the same rows betters in both.

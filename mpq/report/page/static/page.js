@@ -26,7 +26,7 @@
     const values = rows.flatMap((r) => [r.value, r.low, r.high]), scale = scaleOf(values);
     const x = { field: "value", type: "quantitative", scale: scale, axis: axisOf("loss", data.metricUnit, values, scale) };
     const y = { field: "network", type: "nominal", sort: null, axis: { title: null, labelLimit: 140 } };
-    const color = { field: "kind", type: "nominal", scale: { domain: ["answer", "uniform, within all budgets", "uniform, beyond a budget"], range: [COLORS.answer, COLORS.frontier, COLORS.uniform] }, legend: { columns: 2 } };
+    const color = { field: "kind", type: "nominal", scale: { domain: ["answer", "uniform, within all budgets", "uniform, beyond a budget"], range: [COLORS.answer, COLORS.frontier, COLORS.uniform] }, legend: { columns: widthOf("networks") < 400 ? 1 : 2 } };
     draw("networks", {
       width: widthOf("networks") - 110, height: { step: 34 }, autosize: { type: "pad" }, data: { values: rows },
       encoding: { y: y },
@@ -82,16 +82,20 @@
     }
     if (bars.length) layers.push({ data: { values: bars }, mark: { type: "rule", strokeWidth: 1.5 }, encoding: { x: x, y: Object.assign({}, y, { field: "low" }), y2: { field: "high" }, color: color } });
     layers.push({ data: { values: rows }, mark: { type: "point", filled: true, opacity: 1, stroke: PAPER, strokeWidth: 1 }, encoding: { x: x, y: y, color: color, shape: shape, size: { field: "size", type: "quantitative", scale: null } } });
-    // Labels stand on the side where there is room.
-    const begin = Math.min(...rows.map((r) => r.x)), middle = sx.type === "log" ? Math.sqrt(begin * end) : (begin + end) / 2;
-    for (const [align, side, dx] of [["left", (r) => r.x <= middle, 9], ["right", (r) => r.x > middle, -9]]) {
+    // Labels stand to the right, where the frontier is lower; at the picture's edge above.
+    const along = sx.type === "log" ? Math.log : (value) => value, begin = along(Math.min(...rows.map((r) => r.x)));
+    const isAtEdge = (r) => along(r.x) - begin > 0.85 * (along(end) - begin);
+    for (const [align, side, dx, dy] of [["left", (r) => !isAtEdge(r), 9, -7], ["center", isAtEdge, 0, -13]]) {
       const labelled = rows.filter((r) => r.kind === "uniform" && side(r));
-      if (labelled.length) layers.push({ data: { values: labelled }, mark: { type: "text", align: align, dx: dx, dy: -7, color: SOFT }, encoding: { x: x, y: y, text: { field: "label" } } });
+      if (labelled.length) layers.push({ data: { values: labelled }, mark: { type: "text", align: align, dx: dx, dy: dy, color: SOFT }, encoding: { x: x, y: y, text: { field: "label" } } });
     }
     if (knee) layers.push({ data: { values: [Object.assign({ text: "knee" }, knee)] }, mark: { type: "text", align: "right", dx: -10, dy: 10, fontWeight: 600, color: COLORS.frontier }, encoding: { x: x, y: y, text: { field: "text" } } });
     layers.push({ data: { values: rows.filter((r) => r.id === chosen) }, mark: { type: "point", shape: "circle", filled: false, size: 420, strokeWidth: 2.5, color: INK, opacity: 1 }, encoding: { x: x, y: y } });
     // Larger than what is seen, for fingers.
     layers.push({ data: { values: rows }, mark: { type: "point", filled: true, size: 420, opacity: 0.001, cursor: "pointer" }, encoding: { x: x, y: y, tooltip: { field: "tip" } } });
+    // The table has every axis: those of the picture are marked there.
+    all("#points [data-axis]").forEach((cell) => cell.classList.toggle("drawn", [state.x, state.y].includes(cell.dataset.axis)));
+    document.querySelector("#frontier-figure strong").textContent = ay.title.charAt(0).toUpperCase() + ay.title.slice(1) + " against " + ax.title + ".";
     draw("frontier", { width: widthOf("frontier") - 20, height: 360, autosize: { type: "fit", contains: "padding" }, layer: layers }, (view) => {
       view.addEventListener("click", (_, item) => { if (item && item.datum && known(item.datum.id)) choose(item.datum.id); });
     });
@@ -149,7 +153,7 @@
     for (const axis of Object.values(axes())) {
       const row = document.createElement("div"), term = document.createElement("dt"), value = document.createElement("dd");
       term.textContent = axis.title;
-      value.textContent = shown(axis, axis.of(point));
+      value.textContent = shown(axis, axis.of(point), axis.error ? axis.error(point) : null);
       row.append(term, value);
       list.append(row);
     }
@@ -159,9 +163,8 @@
     byId("copy-command").disabled = !point.command;
     byId("command-shown").hidden = !point.command;
     byId("command-shown").firstElementChild.textContent = point.command;
-    byId("download").disabled = Boolean(point.whyNoFile) || !data.file.shared;
-    const why = !data.file.shared && !point.whyNoFile ? "its file is not a part of this page" : point.whyNoFile;
-    byId("file-note").textContent = why ? "No assignment.json here: " + why + "." : point.fileNote;
+    byId("download").disabled = Boolean(point.whyNoFile);
+    byId("file-note").textContent = point.whyNoFile ? "No assignment.json here: " + point.whyNoFile + "." : point.fileNote;
   }
 
   // As mpq.Assignment writes it: what all share, an entry for every layer, the metadata.

@@ -1,0 +1,35 @@
+"""How well what a result costs is known, and what lies besides its layers; in sentences."""
+
+from collections.abc import Iterator, Sequence
+
+from mpq.report.amount import amount
+from mpq.report.page.facts import Resource
+from mpq.workflows.searched import Searched
+
+
+def known_costs(result: Searched, resources: Sequence[Resource]) -> Iterator[str]:
+    """Of every resource that is limited, or shown by layer."""
+    limited = {budget.resource for budget in result.problem.budgets}
+    for resource in resources:
+        if resource.is_shown or resource.name in limited:
+            yield f"{_words(resource.name)}: {_how(result, resource)}"
+    for table in result.shown_tables:
+        between = table.total_between(result.columns) if table.pairs else 0.0
+        for where, cost in (("besides its layers", table.constant), ("between layers", between)):
+            if cost:
+                yield f"{_words(table.name)} {where}: {amount(cost, table.unit)}"
+
+
+def _how(result: Searched, resource: Resource) -> str:
+    device = result.provenance.device
+    if device is None or resource.name not in device.resources:
+        return "counted"
+    told = f"{device.basis} ({device.name})"
+    if resource.half_width is None:
+        return f"{told}; how far off it is was not measured"
+    width = amount(resource.half_width, resource.unit)
+    return f"{told}; that of its layers is known to ± {width} (95 %, if layers err independently)"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -161,6 +161,9 @@ class Registry(Generic[Part]):
             option, _, value = (word.strip() for word in item.partition("="))
             if option not in options:
                 raise UnknownNameError(f"option of {name}", option, options)
+            # Of many a default is an empty text, which would be taken without a word.
+            if not value:
+                raise InputError(f"{name}:{option} has no value: give one, or leave it out")
             values[option] = _convert(f"{name}:{option}", value, options[option])
         return part(**values)
 

@@ -15,6 +15,8 @@ EVENTS: Final = 1
 """Lines of a log of events."""
 ESTIMATORS: Final = 1
 """``estimators.json``: a comparison of estimators."""
+EVOLVED_PROXY: Final = 1
+"""``proxy.json``: what ``mpq evolve-proxy`` found."""
 FRONTIER: Final = 1
 """``frontier.json``, which only others read."""
 JOURNAL: Final = 2

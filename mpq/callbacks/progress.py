@@ -131,4 +131,5 @@ def plan_told(event: Planned) -> str:
     """What is to come, in a line."""
     phases = ", ".join(f"{name} {in_words(seconds)}" for name, seconds in event.phases.items())
     told = f"plan: {phases}; {in_words(event.seconds)} in all"
-    return f"{told}, besides {' and '.join(event.besides)}" if event.besides else told
+    told += f", besides {' and '.join(event.besides)}" if event.besides else ""
+    return f"{told}\n{event.calls}" if event.calls else told

@@ -18,17 +18,20 @@ class Planned(Event):
         phases: Phase to seconds, of those to come.
         seconds: Of all of them.
         besides: What takes its time besides, of which nothing is known yet.
+        calls: How often the user's own score is asked, a sentence; empty: there is none.
     """
 
     phases: Mapping[str, float]
     seconds: float
     besides: tuple[str, ...] = ()
+    calls: str = ""
     name: ClassVar[str] = "planned"
 
     def to_dict(self) -> dict[str, Any]:
         """See ``Event.to_dict``."""
         phases, besides = dict(self.phases), list(self.besides)
-        return {"phases": phases, "seconds": self.seconds, "besides": besides}
+        told = {"phases": phases, "seconds": self.seconds, "besides": besides}
+        return told | ({"calls": self.calls} if self.calls else {})
 
 
 @final

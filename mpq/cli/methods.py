@@ -1,6 +1,6 @@
 """How a search is done, by options of its own or by those of a recipe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import typer
@@ -28,18 +28,24 @@ class MethodOptions:
     # No option: typer gives a command its context, which tells what was written out.
     context: typer.Context = cast("typer.Context", None)  # noqa: RUF009
 
-    def way(self, task: Task) -> "Way":
+    def way(self, task: Task, data: str | None = None) -> "Way":
         """How the task is searched.
+
+        Args:
+            task: As asked for.
+            data: What ``--data`` names.
 
         Raises:
             InputError: If there is no such recipe; its subclasses say what.
         """
         from mpq.recipes import recipe_of
-        from mpq.workflows.follow import Way, follow
+        from mpq.workflows.follow import USERS, Way, follow
+        from mpq.workflows.own_examples import source_of
 
         asked = Way(task, self.sensitivity, self.solver, self.safeguard, self.refine)
         if self.recipe is None:
             return asked
+        asked = replace(asked, examples=source_of(data or "") or USERS)
         given = written_out(self.context)
         own = recipe_of(self.recipe).settings
         return follow(self.recipe, asked, [name for name in own if name in given])

@@ -37,5 +37,7 @@ def _print_plan(plan: "Plan", console: "Console") -> None:
     memory = "" if plan.peak_bytes is None else f"{plan.peak_bytes / 2**20:.0f}"
     table.add_row("all", in_words(plan.total_s), memory)
     console.print(table)
+    if plan.calls is not None:
+        console.print(plan.calls.sentence, markup=False)
     if plan.unplanned:
         console.print(f"not in it: {', '.join(plan.unplanned)}", markup=False)

@@ -73,6 +73,11 @@ class FrontierOptions:
     hull: o.Hull = False
     measure: o.Measure = False
 
+    @property
+    def num_points(self) -> int | None:
+        """Amounts that are solved for; ``None``: the whole hull."""
+        return None if self.hull else self.points
+
     def check(self) -> None:
         """Refuses a frontier of one point before anything is measured.
 
@@ -170,18 +175,25 @@ class SearchOptions:
         from mpq.workflows.search import goal
 
         device, limits = self._checked()
-        way = self.how.way(self._task(device))
+        way = self._way(device)
         objective = self.objective.objective()
         if has_question:
             goal(limits, objective)
-        return plan(
-            way.task,
-            limits,
-            objective=objective,
-            sensitivity=way.sensitivity,
-            solver=way.solver,
-            refine=way.refine,
-        )
+        with way.naming():
+            return plan(
+                way.task,
+                limits,
+                objective=objective,
+                sensitivity=way.sensitivity,
+                solver=way.solver,
+                refine=way.refine,
+                num_points=self._num_measured,
+            )
+
+    @property
+    def _num_measured(self) -> int:
+        """Assignments that are measured after the search."""
+        return self.others.alternatives + (self.curve.points if self.curve.measure else 0)
 
     def fitted(self, way: "Way", limits: list[str]) -> "Way":
         """The same with what is given up for ``--time``; that is told."""
@@ -205,6 +217,7 @@ class SearchOptions:
             sensitivity=way.sensitivity,
             solver=way.solver,
             refine=way.refine,
+            num_points=self._num_measured,
         )
         for line in found.told:
             say(f"--time {self.effort.time}: {line}")
@@ -217,8 +230,9 @@ class SearchOptions:
 
         Shard.parse(shard)
         device, limits = self._checked()
-        way = self.how.way(self._task(device))
-        return estimate_shard(way.task, shard, limits, sensitivity=way.sensitivity)
+        way = self._way(device)
+        with way.naming():
+            return estimate_shard(way.task, shard, limits, sensitivity=way.sensitivity)
 
     def run(self) -> "tuple[SearchResult, Session]":
         """Runs the search; the session measures what the result predicts, without calibrating."""
@@ -227,16 +241,26 @@ class SearchOptions:
 
         device, limits = self._checked()
         objective = self.objective.objective()
-        parsed, way = goal(limits, objective), self.how.way(self._task(device))
+        parsed, way = goal(limits, objective), self._way(device)
         if way.task.parts is not None and self.others.alternatives:
             raise InputError("--alternatives differ in whole layers: leave it or --split out")
         # Refused before it is planned what ``--time`` makes of it.
         way.method(objective)
         way = self.fitted(way, limits)
-        method = way.method(objective)
         # A tuning that is killed goes on from there, after the same search again.
-        found, session = searched(way.task, parsed, method, self.curve.resource, self.output)
-        return way.noted(found), session
+        with way.naming():
+            found, session = searched(
+                way.task,
+                parsed,
+                way.method(objective),
+                self.curve.resource,
+                self.output,
+                self._num_measured,
+            )
+            return way.noted(found), session
+
+    def _way(self, device: str | None) -> "Way":
+        return self.how.way(self._task(device), self.asked.source.data)
 
     def _task(self, device: str | None) -> Task:
         """As asked; a recipe that makes its own examples needs the shape of held-out ones only."""
@@ -279,7 +303,7 @@ class SearchOptions:
         """The frontier that is drawn beside a result."""
         curve = self.curve
         # A result holds no network: layers are found again to measure it, nothing is estimated.
-        found = result.frontier(curve.resource, curve.points, curve.hull)
+        found = result.frontier(curve.resource, curve.num_points)
         return session.measured(found) if curve.measure else found
 
     def alternatives(self, result: "SearchResult", session: "Session") -> "Frontier":
@@ -299,12 +323,8 @@ class SearchOptions:
                 "a frontier has the least loss at every amount of --resource: it takes neither "
                 "--minimize nor --refine, which are for one assignment (mpq search)"
             )
-        way = self.fitted(self.how.way(self._task(device)), limits)
-        result, found = searched_frontier(
-            way.task, curve.resource, limits, curve.points, curve.measure, curve.hull,
-            way.method(),
-        )  # fmt: skip
-        return way.noted(result), found
+        way = self.fitted(self._way(device), limits)
+        return searched_frontier(way, curve.resource, limits, curve.num_points, curve.measure)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mpq.quantization.branch_numbers import BranchNumbers, LowRankNumbers, SparseNumbers
+from mpq.quantization.branch_rules import places_by_rule
 from mpq.quantization.codes import Codes
 from mpq.quantization.error_form import ErrorForm
 from mpq.quantization.rounding import sharing_scale
@@ -29,7 +30,8 @@ def with_branches(
 ) -> list[Codes]:
     """A weight in formats that differ in their branches alone.
 
-    Each has the best, by the form, of some codes with the branch that suits these; the codes of the
+    Where rules pick weights for a sparse branch, codes are made without these. Each other format
+    has the best, by the form, of some codes with the branch that suits these; the codes of the
     plain format with no branch are among them. What is tried for a smaller share or rank is tried
     for a larger one, too, so that the error does not rise with either (but for the last digits of
     fp16).
@@ -42,7 +44,14 @@ def with_branches(
         rounded: Makes other codes in it.
     """
     fits = [_Best(f, form.of(rows - plain.numbers()), plain) for f in formats]
-    sparse = [fit for fit in fits if isinstance(fit.tensor_format.branch, Sparse)]
+    for fit in fits:
+        if isinstance(fit.tensor_format.branch, Sparse) and fit.tensor_format.branch.picks:
+            fit.take(*_by_rule(rows, fit.tensor_format.branch, form, plain, rounded))
+    sparse = [
+        fit
+        for fit in fits
+        if isinstance(fit.tensor_format.branch, Sparse) and not fit.tensor_format.branch.picks
+    ]
     low_rank = [fit for fit in fits if isinstance(fit.tensor_format.branch, LowRank)]
     if sparse:
         _fit_sparse(rows, sparse, form, plain, rounded)
@@ -62,6 +71,10 @@ class _Best:
         """Keeps what is better; of equals the first."""
         if cost < self._cost:
             self._cost, self._codes, self._branch = cost, codes, branch
+
+    def take(self, codes: Codes, branch: BranchNumbers) -> None:
+        """Keeps what a rule has chosen, whatever it costs."""
+        self._codes, self._branch = codes, branch
 
     def codes(self) -> Codes:
         shape = len(self._codes.codes), self._codes.num_inputs
@@ -83,6 +96,16 @@ def none_of(tensor_format: TensorFormat, shape: tuple[int, int]) -> BranchNumber
     return LowRankNumbers(
         np.zeros((shape[0], rank), np.float16), np.zeros((rank, shape[1]), np.float16)
     )
+
+
+def _by_rule(
+    rows: Tensor, branch: Sparse, form: ErrorForm, plain: Codes, rounded: Rounded
+) -> tuple[Codes, SparseNumbers]:
+    """Codes of what rules leave, and what is added to them at the picked places."""
+    places = places_by_rule(rows, branch, form, plain)
+    codes = rounded(_without(rows, places, plain.tensor_format))
+    values = _half(form.best_at(rows - codes.numbers(), places))
+    return codes, SparseNumbers.of(values.numpy())
 
 
 def _fit_sparse(

@@ -12,7 +12,8 @@ Spelling, for example ``w4g128a8``:
 ``g128``     one scale for every 128 consecutive weights of an output channel
 ``sfp8``     what scales are stored in, a name of ``mpq.quantization.scale_formats`` (default: fp16
              for scales of groups, fp32 for others, unless a target says otherwise)
-``+s0.5%``   beside the codes half a percent of the weights in fp16; ``+r16``: a product of rank 16
+``+s0.5%``   beside the codes half a percent of the weights in fp16; ``+s1%m``, ``+s1%g`` or
+             ``+s1%e``: by a rule (``mpq.quantization.side_branch``); ``+r16``: a product of rank 16
 ``a8``       activation: as for weights; without this part the activation stays fp32
 ``s``        symmetric (default for integer activations: affine, with a zero point)
 ``d``        dynamic: one scale per token, found while running (default: one static scale per
@@ -151,7 +152,7 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
     number = channels.numbers[-1] if channels else spelled_format(match["weight"])
     if number.is_for_inputs:
         raise PrecisionError(f"{match[0]!r}: {number.name} is for inputs; write w4a{number.name}")
-    branch = parsed_branch(match["percent"], match["rank"])
+    branch = parsed_branch(match["percent"], match["picks"], match["rank"])
     if match["tensor"] and group:
         raise PrecisionError(f"{match[0]!r}: 't' (one scale) and 'g{group}' exclude each other")
     if not number.needs_scale:

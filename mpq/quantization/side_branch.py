@@ -4,10 +4,12 @@ Written at the end of a weight's part of a precision: ``w3g64+s0.5%`` and ``w3g6
 here: a problem's file names its formats and is read without it.
 """
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate, pairwise
 from math import ceil
-from typing import Final, final
+from typing import Final, Self, final
 
 from mpq.errors import PrecisionError
 
@@ -15,23 +17,59 @@ NUMBER_BITS: Final = 16
 """Of one number of a branch: all are fp16."""
 LARGEST_PERCENT: Final = 50.0
 """Of a weight's numbers; with more of them the codes would stand beside the weight itself."""
-BRANCH: Final = r"(?:s(?P<percent>[0-9]{1,2}(?:\.[0-9]{1,4})?)%|r(?P<rank>[0-9]{1,6}))"
+RULES: Final = {
+    "m": "of the largest magnitude",
+    "g": "of the largest gradients, squared",
+    "e": "whose errors to nearest cost most, where the others of the row make good what they can",
+}
+"""Which weights a sparse branch keeps, by the letter behind its percents."""
+_PERCENT: Final = r"[0-9]{1,2}(?:\.[0-9]{1,4})?"
+_LETTERS: Final = "".join(RULES)
+BRANCH: Final = (
+    rf"(?:s(?P<percent>{_PERCENT})%(?P<picks>[{_LETTERS}](?:{_PERCENT}%[{_LETTERS}])*)?"
+    r"|r(?P<rank>[0-9]{1,6}))"
+)
 """What may follow the ``+``."""
 
 
 @final
 @dataclass(frozen=True)
+class Pick:
+    """A share of a weight's numbers that one rule keeps.
+
+    Args:
+        percent: How many of them.
+        rule: Which, one of ``RULES``.
+    """
+
+    percent: float
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.percent:g}%{self.rule}"
+
+
+@final
+@dataclass(frozen=True, repr=False)
 class Sparse:
     """Some of a weight's numbers in fp16, added to what their codes stand for.
 
     Args:
         percent: How many of them, above 0 and at most 50, to four digits behind the point.
+        picks: By which rules, one after the other; none: those that help most, given the codes
+            (``mpq.quantization.branch_fits``).
 
     Raises:
-        PrecisionError: If the share makes no sense.
+        PrecisionError: If the share makes no sense, or is not that of the picks together.
     """
 
     percent: float
+    picks: tuple[Pick, ...] = ()
+
+    @classmethod
+    def of(cls, *picks: Pick) -> Self:
+        """What some rules keep together."""
+        return cls(round(sum(pick.percent for pick in picks), 4), picks)
 
     def __post_init__(self) -> None:
         if not 0 < self.percent <= LARGEST_PERCENT or round(self.percent, 4) != self.percent:
@@ -39,9 +77,33 @@ class Sparse:
                 f"a sparse branch has more than 0 and at most {LARGEST_PERCENT:g} % of the "
                 f"weights, to four digits behind the point; got {self.percent} %"
             )
+        if self.picks and round(sum(pick.percent for pick in self.picks), 4) != self.percent:
+            raise PrecisionError(f"picks of a sparse branch are not {self.percent} % together")
+        if not {pick.rule for pick in self.picks} <= RULES.keys() or any(
+            pick.percent <= 0 for pick in self.picks
+        ):
+            raise PrecisionError(
+                f"a sparse branch keeps more than 0 % by each of the rules {', '.join(RULES)}; got "
+                f"{self}"
+            )
 
     def __str__(self) -> str:
-        return f"s{self.percent:g}%"
+        return "s" + ("".join(map(str, self.picks)) or f"{self.percent:g}%")
+
+    def __repr__(self) -> str:
+        # Journals hold it: as it was before there were rules, where there is none.
+        rules = f", picks={self.picks!r}" if self.picks else ""
+        return f"Sparse(percent={self.percent!r}{rules})"
+
+    def counts(self, num_elements: int) -> list[int]:
+        """How many numbers each pick keeps, all of them as many as ``count`` says.
+
+        >>> Sparse.of(Pick(0.05, "g"), Pick(0.4, "m")).counts(10_000)
+        [5, 40]
+        """
+        sums = accumulate(Fraction(str(pick.percent)) for pick in self.picks)
+        ends = [0, *(ceil(each * num_elements / 100) for each in sums)]
+        return [end - start for start, end in pairwise(ends)]
 
     def count(self, num_elements: int) -> int:
         """How many numbers of a weight: the share, rounded up."""
@@ -103,8 +165,11 @@ SideBranch = Sparse | LowRank
 """What stands beside codes."""
 
 
-def parsed_branch(percent: str | None, rank: str | None) -> SideBranch | None:
+def parsed_branch(percent: str | None, picks: str | None, rank: str | None) -> SideBranch | None:
     """What ``BRANCH`` has found; ``None``: nothing."""
+    if percent is not None and picks:
+        found = re.findall(rf"({_PERCENT})%([{_LETTERS}])", f"{percent}%{picks}")
+        return Sparse.of(*(Pick(float(share), rule) for share, rule in found))
     if percent is not None:
         return Sparse(float(percent))
     return None if rank is None else LowRank(int(rank))

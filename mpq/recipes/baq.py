@@ -33,7 +33,8 @@ BAQ: Final = Recipe(
         Choice("ranges", "from the least to the largest number", NOT_STATED),
     ),
     departures=(
-        "No column has 0 bits: the fewest are 2.",
+        "No column has 0 bits: the fewest are 2. A number format here has a bit, a scale and "
+        "codes, which bytes, kept codes and exports count on; a column that is left out has none.",
         "Steps are those of each format's own scales, which one bit more does not halve exactly.",
         "Within a layer the moment by which columns are compared is that of GPTQ here, half of it "
         "weighted by squared gradients.",

@@ -7,14 +7,14 @@ from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 GRADIENT_PTQ: Final = Recipe(
     name="gradient-ptq",
     version=1,
-    summary="layers by importance |gradient x weight|, bits fall along it, rounding is learned",
+    summary="importance |gradient x weight| of a layer, more bits to more of it, learned rounding",
     paper=Paper(
         "Yvinec et al.",
         2023,
         "Gradient-Based Post-Training Quantization: Challenging the Status Quo",
         "2308.07662",
     ),
-    formula="bits fall with sum_i |g_i W_i| of a layer; the least weighted error in that order",
+    formula="more bits to a larger sum_i |g_i W_i| of a layer; the least weighted error so",
     sensitivity="zero-cost:proxy=snip,labels=targets",
     solver="ordered",
     candidates=("w2a8", "w3a8", "w4a8", "w5a8", "w6a8", "w8a8"),

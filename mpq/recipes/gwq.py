@@ -6,7 +6,7 @@ from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 
 GWQ: Final = Recipe(
     name="gwq",
-    version=1,
+    version=2,
     summary="1 % of the weights kept, guided by gradients; the others in groups at 3 or 4 bits",
     paper=Paper(
         "Shao et al.", 2024, "GWQ: Gradient-Aware Weight Quantization for Large Language Models",
@@ -15,7 +15,7 @@ GWQ: Final = Recipe(
     formula="kept: the top 1 % of |dL/dw|, in 16 bits; all layers alike",
     sensitivity="first-order",
     solver="ilp",
-    candidates=("w3g64+s1%a16", "w4g64+s1%a16"),
+    candidates=("w3g64+s1%ga16", "w4g64+s1%ga16"),
     constraint="memory: weight_bytes or effective_bits; the most bits that it holds",
     rounding="weighted-nearest",
     tie=("*",),
@@ -31,8 +31,7 @@ GWQ: Final = Recipe(
         Choice("solver", "one precision for all layers, by an integer program", NOT_STATED),
     ),
     departures=(
-        "Kept weights are those of the largest squared gradient times squared error, or times how "
-        "far they stick out of their group, and not of the largest gradient alone.",
+        "Kept are 1 % of each layer's weights.",
         "Gradients are each example's, squared, in the mean over all examples.",
         "Embeddings and the head are quantized as well, but for those that are left out "
         "(--exclude).",

@@ -14,7 +14,7 @@ HAWQ: Final = Recipe(
         "HAWQ: Hessian AWare Quantization of Neural Networks with Mixed-Precision",
         "1905.03696",
     ),
-    formula="bits fall with lambda_max(H_l) / n_l; tuned by lambda_max(H_l) ||Q(W_l) - W_l||^2",
+    formula="more bits to a larger lambda_max(H_l) / n_l; tuned by lambda_max(H_l) ||Q(W) - W||^2",
     sensitivity="hessian-eigenvalue:loss=cross-entropy,inputs=false",
     solver="ordered",
     candidates=("w2a4", "w3a4", "w4a4", "w6a4", "w8a4"),

@@ -7,7 +7,7 @@ from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 LRP_QVIT: Final = Recipe(
     name="lrp-qvit",
     version=1,
-    summary="layers by relevance propagated from the answer, bits fall along it, inputs clipped",
+    summary="relevance propagated from the answer, more bits to more of it, inputs clipped",
     paper=Paper(
         "Ranjan and Savakis",
         2024,
@@ -15,7 +15,7 @@ LRP_QVIT: Final = Recipe(
         "Propagation",
         "2401.11243",
     ),
-    formula="bits fall with mean_x sum_i |R_i| of a layer; the least weighted error in that order",
+    formula="more bits to a larger mean_x sum_i |R_i| of a layer; the least weighted error so",
     sensitivity="relevance:rule=lrp",
     solver="ordered",
     candidates=tuple(f"w{bits}a{bits}" for bits in (3, 4, 5, 6, 7, 8)),

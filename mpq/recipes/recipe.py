@@ -15,7 +15,7 @@ Allowed: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
 """Globs of layers, and what these may take."""
 Value: TypeAlias = str | bool | int | tuple[str, ...] | Allowed | None
 """Of a setting."""
-_OPTIONS: Final = {
+OPTIONS: Final = {
     "sensitivity": "--sensitivity",
     "solver": "--solver",
     "candidates": "--precisions",
@@ -212,13 +212,17 @@ class Recipe:
 
         A source of examples takes the shape of one as well.
         """
-        told = ((name, value) for name, value in self.settings.items() if name not in NEVER)
-        words = (_words(name, value) for name, value in told)
-        return " ".join(["mpq search", *(w for w in words if w)])
+        return " ".join(["mpq search", *(w for w in self.words.values() if w)])
+
+    @cached_property
+    def words(self) -> Mapping[str, str]:
+        """Setting to the option that says the same; empty where that is the default."""
+        told = {name: x for name, x in self.settings.items() if name not in NEVER}
+        return {name: _words(name, value) for name, value in told.items()}
 
 
 def _words(name: str, value: Value) -> str:
-    option = _OPTIONS[name]
+    option = OPTIONS[name]
     if isinstance(value, bool):
         return option if value else option.replace("--", "--no-") if name in _BOTH else ""
     if value is None or value == ():

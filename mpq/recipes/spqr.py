@@ -6,7 +6,7 @@ from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 
 SPQR: Final = Recipe(
     name="spqr",
-    version=1,
+    version=2,
     summary="groups of 16 whose scales are quantized, 1 % outliers by what losing them costs, GPTQ",
     paper=Paper(
         "Dettmers et al.",
@@ -17,7 +17,7 @@ SPQR: Final = Recipe(
     formula="outliers: the largest (w - Q(w))^2 / (2 [(X X^T)^-1]_ii); all layers alike",
     sensitivity="layer-output:relative=false",
     solver="ilp",
-    candidates=("w3zg16sdq+s1%a16", "w4zg16sdq+s1%a16"),
+    candidates=("w3zg16sdq+s1%ea16", "w4zg16sdq+s1%ea16"),
     constraint="memory: weight_bytes or effective_bits; the most bits that it holds",
     rounding="gptq",
     tie=("*",),
@@ -34,7 +34,8 @@ SPQR: Final = Recipe(
         "Scales are integers of 8 bits, 256 with a step of their own, and zero points have as many "
         "bits as codes; the paper has 3 bits for both, in groups of 16.",
         "Each weight has the same share of outliers, where the paper's threshold decides.",
-        "An outlier counts by what losing it costs and how far it sticks out of its group.",
+        "An outlier counts by its own error to nearest, on the scale that its group has with it; "
+        "the paper counts what its group's error falls by without it.",
         "The second moment is weighted, half of it, by squared gradients.",
         "Embeddings and the head are quantized as well, but for those that are left out "
         "(--exclude).",

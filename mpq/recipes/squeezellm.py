@@ -6,13 +6,13 @@ from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 
 SQUEEZELLM: Final = Recipe(
     name="squeezellm",
-    version=1,
+    version=2,
     summary="codebooks of every channel by weighted k-means, .45 % of the weights kept beside them",
     paper=Paper("Kim et al.", 2023, "SqueezeLLM: Dense-and-Sparse Quantization", "2306.07629"),
     formula="min over levels of sum_i F_ii (w_i - Q(w_i))^2 for each channel; all layers alike",
     sensitivity="fisher",
     solver="ilp",
-    candidates=("wcb3+s0.45%a16", "wcb4+s0.45%a16"),
+    candidates=("wcb3+s0.05%g0.4%ma16", "wcb4+s0.05%g0.4%ma16"),
     constraint="memory: weight_bytes or effective_bits; the most bits that it holds",
     rounding="weighted-nearest",
     tie=("*",),
@@ -23,7 +23,7 @@ SQUEEZELLM: Final = Recipe(
         Choice("candidates", "3 bits or 4, all layers the same", "on the experiments"),
         Choice("levels", "8 or 16 for every output channel, by weighted k-means",
                "on sensitivity-based non-uniform quantization"),
-        Choice("kept weights", "0.45 %, in one pick",
+        Choice("kept weights", "0.05 % by Fisher information, 0.4 % of the others by magnitude",
                "on dense-and-sparse decomposition"),
         Choice("weights", "each at its nearest level", "on the method"),
         Choice("solver", "one precision for all layers, by an integer program", NOT_STATED),
@@ -31,8 +31,7 @@ SQUEEZELLM: Final = Recipe(
     departures=(
         "Levels are the optimum of k-means, and not Lloyd's from a random start; a hundredth of a "
         "channel's mean Fisher information is added to that of each number.",
-        "Kept weights are not 0.05 % by sensitivity and 0.4 % by magnitude: first come those that "
-        "both matter and stick out of their channel, then those whose errors matter.",
+        "Kept weights are so many of each layer's, where the paper may have one threshold.",
         "Embeddings and the head are quantized as well, but for those that are left out "
         "(--exclude).",
     ),

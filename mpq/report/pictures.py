@@ -11,6 +11,7 @@ from matplotlib.ticker import EngFormatter
 
 from mpq._support.names import for_picture
 from mpq.errors import InputError
+from mpq.network.layer import WEIGHTLESS
 from mpq.problem.assignment import Assignment
 
 if TYPE_CHECKING:
@@ -183,7 +184,11 @@ def draw_bits(assignment: Assignment, axes: Axes | None = None) -> Axes:
         InputError: If ``axes`` is something else, such as a figure.
     """
     names = [for_picture(layer.name) for layer in assignment.layers]
-    weights = [layer.precision.weight.mean_bits for layer in assignment.layers]
+    # Caches and operands have no weights, whatever their precision says of them.
+    weights = [
+        0.0 if layer.kind in WEIGHTLESS else layer.precision.weight.mean_bits
+        for layer in assignment.layers
+    ]
     inputs = [layer.precision.activation.mean_bits for layer in assignment.layers]
     # Width by the number of layers, so that rotated names do not overlap.
     axes = _given_or_new(axes, max(6.0, 0.28 * len(names) + 2), 4.5)

@@ -1,7 +1,7 @@
 """The interface of every sensitivity estimator."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
@@ -64,6 +64,10 @@ class SensitivityEstimator(Bounded, ABC):
     def asks_score(self) -> bool:
         """Whether it asks the task's own score of networks."""
         return False
+
+    def num_scored(self, names: Sequence[str]) -> int:
+        """Of how many of these layers it asks that: a call for each precision."""
+        return len(names) if self.asks_score else 0
 
     def for_examples(self, num_examples: int) -> "SensitivityEstimator":  # noqa: ARG002
         """The estimator as it works on so many examples, however few it is shown."""

@@ -1,5 +1,6 @@
 """Metric-decoupled: layers of different kinds are measured by different metrics."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -56,6 +57,11 @@ class Decoupled(SensitivityEstimator):
     def asks_score(self) -> bool:
         """See ``SensitivityEstimator.asks_score``."""
         return OWN in LayerGroups.parse(self.groups).metrics
+
+    def num_scored(self, names: Sequence[str]) -> int:
+        """See ``SensitivityEstimator.num_scored``."""
+        groups = LayerGroups.parse(self.groups)
+        return sum(groups.metrics[group] == OWN for group in groups.of(names))
 
     def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.

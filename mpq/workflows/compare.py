@@ -31,13 +31,15 @@ from mpq.problem.limits import Limits, written_limits
 from mpq.problem.problem import Problem
 from mpq.quantization.fingerprint import measurement_key
 from mpq.report.estimators import EstimatorComparison
-from mpq.report.loss_benchmark import RANDOM, LossBenchmark, MeasuredAssignment
+from mpq.report.loss_benchmark import RANDOM as RANDOM_SHAPE
+from mpq.report.loss_benchmark import LossBenchmark, MeasuredAssignment
 from mpq.report.page.made import Made
 from mpq.report.trials import Score, Solved, Trial
 from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.comparable import refuse_uncompared
+from mpq.workflows.compared_calls import ESTIMATES, RANDOM, tell_calls
 from mpq.workflows.defaults import ESTIMATORS_COMPARED, MAX_COMPARED_LOSS, NUM_RANDOM, SOLVER
 from mpq.workflows.kept_calls import with_kept_calls
 from mpq.workflows.outcome import announced
@@ -95,9 +97,8 @@ def compare(
     refuse_uncompared(task)
     check_whole("num_random", num_random)
     check_whole("refine", refine)
-    for text in estimators:
-        # Built to be refused, where it is misspelled, before anything is measured.
-        ESTIMATORS.build(text, task.seed)
+    # Built to be refused, where one is misspelled, before anything is measured.
+    built = [ESTIMATORS.build(text, task.seed) for text in estimators]
     parsed = dict(written_limits(limits))
     # Two points always have a rank correlation of 1 or -1.
     if not parsed or num_random < 3 or refine < 0:
@@ -113,9 +114,10 @@ def compare(
             with phase("transformations"):
                 prepared = prepared.with_transforms()
                 constraints = {text: prepared.constraints([x]) for text, x in parsed.items()}
+        tell_calls(prepared, built, len(parsed), num_random, refine)
         run = _Comparison(prepared, constraints, solver, refine, _rows(prepared, folder))
         with task_workers(task.built_workers) as workers:
-            with phase("random assignments"):
+            with phase(RANDOM):
                 if workers is not None:
                     run.measure_by(workers, run.drawn(num_random))
                 # One set of assignments for all: each has to be judged by the same losses.
@@ -126,7 +128,7 @@ def compare(
                 # before the clock runs: the first estimator would pay for what all of them use
                 run.search_weight_ranges()
                 forward_seconds = run.forward_seconds()
-            with phase("estimates and their optima"):
+            with phase(ESTIMATES):
                 if workers is not None:
                     run.score_by(workers, estimators, trials, forward_seconds)
                 scores = tuple(
@@ -254,7 +256,7 @@ class _Comparison:
 
     def benchmark(self, trials: Sequence[Trial], max_loss: float) -> LossBenchmark:
         """The trials, and structured assignments near every limit."""
-        prepared, rows = self.prepared, [_measured(RANDOM, trial) for trial in trials]
+        prepared, rows = self.prepared, [_measured(RANDOM_SHAPE, trial) for trial in trials]
         for text, asked in self.constraints.items():
             shapes = structured_assignments(prepared.indifferent(asked), self.seed)
             for shape, columns in track(shapes.items(), "structured assignments"):

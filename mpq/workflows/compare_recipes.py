@@ -71,7 +71,8 @@ def _row(task: Task, text: str, limit: Limit, name: str, keep: Collection[str]) 
     start = time.perf_counter()
     try:
         way = Way(task) if name == DEFAULT else follow(name, Way(task), keep)
-        result = way.noted(searched(way.task, [limit], way.method())[0])
+        with way.naming():
+            result = way.noted(searched(way.task, [limit], way.method())[0])
     except MpqError as error:
         if name == DEFAULT or isinstance(error, CallbackError):
             raise

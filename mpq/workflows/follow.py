@@ -1,13 +1,11 @@
 """A recipe and what is asked besides: what is said otherwise than by default stands."""
 
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, final
 
 from mpq.errors import InputError, UnknownNameError
-from mpq.network.arguments import tensors_in
-from mpq.network.examples import Calibration
-from mpq.network.synthetic import DATA_SOURCES
 from mpq.problem.metadata import UsedRecipe
 from mpq.quantization.kv_cache import KVCache
 from mpq.quantization.ranges import Ranges
@@ -18,12 +16,16 @@ from mpq.solvers import Solver
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.method import Method
 from mpq.workflows.objective import Objective
+from mpq.workflows.own_examples import own_examples
+from mpq.workflows.recipe_errors import naming
 from mpq.workflows.result import SearchResult
 from mpq.workflows.rules import Rules
 from mpq.workflows.task import Task
 
 Estimator: TypeAlias = str | SensitivityEstimator
 Solving: TypeAlias = str | Solver
+USERS: Final = "the user's examples"
+"""What calibration examples are called that no source made."""
 
 
 @final
@@ -37,8 +39,10 @@ class Way:
         solver: As in ``mpq.search``.
         safeguard: As in ``mpq.search``.
         refine: As in ``mpq.search``.
+        examples: What the task's calibration examples are, in a word: a source that made them.
         recipe: That is followed; ``None``: none.
         overrides: What is done otherwise than by the recipe.
+        own: Settings that are the recipe's.
     """
 
     task: Task
@@ -46,8 +50,10 @@ class Way:
     solver: Solving = SOLVER
     safeguard: bool = True
     refine: int = 0
+    examples: str = USERS
     recipe: Recipe | None = None
     overrides: tuple[str, ...] = ()
+    own: frozenset[str] = frozenset()
 
     def method(self, objective: Objective | None = None) -> Method:
         """Estimator and solver, built.
@@ -57,6 +63,10 @@ class Way:
         """
         built = Method.of(self.sensitivity, self.solver, self.task.seed, objective, self.refine)
         return replace(built, safeguard=self.safeguard)
+
+    def naming(self) -> AbstractContextManager[None]:
+        """Within this block errors name the recipe, and what of it they are about."""
+        return nullcontext() if self.recipe is None else naming(self.recipe, self.own)
 
     def noted(self, result: SearchResult) -> SearchResult:
         """The result, which says by what recipe it was found."""
@@ -85,6 +95,7 @@ def follow(recipe: str | Recipe | None, way: Way, keep: Collection[str] = ()) ->
     Raises:
         UnknownNameError: If there is no such recipe, or no such setting.
         InputError: If there is a setting to keep and no recipe.
+            Settings that do not fit, too: the error names the recipe.
         ModelError: If the recipe makes its own examples, and cannot for this network.
     """
     if recipe is None:
@@ -96,29 +107,27 @@ def follow(recipe: str | Recipe | None, way: Way, keep: Collection[str] = ()) ->
     for name in keep:
         if name not in asked:
             raise UnknownNameError("setting of a recipe", name, asked)
-    taken, overrides = dict(asked), []
+    taken, own_names, overrides = dict(asked), set[str](), []
     for name, own in recipe.settings.items():
         is_kept = name in keep or asked[name] != _DEFAULTS.get(name, asked[name])
         if not is_kept:
             taken[name] = own
+            own_names.add(name)
         elif asked[name] != own:
             said = DEFAULT if name == "candidates" and asked[name] is None else asked[name]
             overrides.append(f"{name}: {_spelled(said)} instead of {_spelled(own)}")
-    try:
-        task = _task(way.task, taken, "calibration" in recipe.settings.keys() - set(keep))
-        if recipe.kv_cache:
-            task = replace(task, kv_cache=_cache(task.kv_cache, taken))
-    except InputError as error:
-        # What is wrong with the network or its data is no matter of the recipe.
-        if type(error) is not InputError:
-            raise
+    if recipe.kv_cache and way.task.kv_cache is None:
         raise InputError(
-            f"recipe {recipe.name}: {error}; what is given besides goes before its settings, such "
-            "as candidates (--precisions)"
-        ) from error
+            f"recipe {recipe.name} is of the key-value cache of a language model: say for how many "
+            "tokens (kv_cache=mpq.KVCache(tokens=32768), --kv-tokens 32768)"
+        )
+    with naming(recipe, own_names):
+        task = _task(way.task, taken, "calibration" in own_names)
+        if task.kv_cache is not None:
+            task = replace(task, kv_cache=_cache(task.kv_cache, taken))
     return Way(
         task, taken["sensitivity"], taken["solver"], taken["safeguard"], taken["refine"],
-        recipe, tuple(overrides),
+        way.examples, recipe, tuple(overrides), frozenset(own_names),
     )  # fmt: skip
 
 
@@ -181,7 +190,7 @@ def _asked(way: Way) -> dict[str, Any]:
         "tune": task.tune,
         "split": task.split,
         "safeguard": way.safeguard,
-        "calibration": "the user's examples",
+        "calibration": way.examples,
         "refine": way.refine,
         "sequential_rounding": task.sequential_rounding,
         "recalibrate": task.recalibrate,
@@ -192,7 +201,7 @@ def _asked(way: Way) -> dict[str, Any]:
 
 
 def _asked_cache(cache: KVCache | None) -> dict[str, Any]:
-    """As by default where there is none: whether there has to be one, ``_cache`` says."""
+    """As by default where there is none: whether there has to be one, ``follow`` says."""
     cache = KVCache(1) if cache is None else cache
     return {
         "kv_cache": tuple(map(str, cache.precisions)),
@@ -206,7 +215,7 @@ def _task(task: Task, taken: Mapping[str, Any], own_data: bool) -> Task:
     if own_data:
         # What is given then says the shape of an example, and is measured on.
         held_out = calibration if held_out is None else held_out
-        calibration = _own_examples(task, taken["calibration"])
+        calibration = own_examples(task, taken["calibration"])
     return replace(
         task,
         calibration=calibration,
@@ -219,33 +228,13 @@ def _task(task: Task, taken: Mapping[str, Any], own_data: bool) -> Task:
     )
 
 
-def _cache(cache: KVCache | None, taken: Mapping[str, Any]) -> KVCache:
-    if cache is None:
-        raise InputError(
-            "it is of the key-value cache of a language model: say for how many tokens "
-            "(kv_cache=mpq.KVCache(tokens=32768), --kv-tokens 32768)"
-        )
+def _cache(cache: KVCache, taken: Mapping[str, Any]) -> KVCache:
     return replace(
         cache,
         candidates=taken["kv_cache"],
         first=taken["kv_first"],
         before_rotation=taken["kv_before_rotation"],
     )
-
-
-def _own_examples(task: Task, source: str) -> Calibration:
-    """Made by a source for inputs of the shape that the task's examples have."""
-    first = Calibration.of(task.calibration).first()
-    inputs = next(iter(tensors_in((first.args, dict(first.kwargs)))), None)
-    if inputs is None or inputs.ndim < 2:
-        raise InputError(
-            f"the recipe makes its own examples ({source}) of the shape of those given: the first "
-            "batch has no tensor of examples; keep the given ones (keep=['calibration'], --data)"
-        )
-    shape = "x".join(map(str, inputs.shape[1:]))
-    joint = "," if ":" in source else ":"
-    built = DATA_SOURCES.build(f"{source}{joint}shape={shape}", task.seed)
-    return built.calibration(task.model)
 
 
 def _spelled(value: Any) -> str:

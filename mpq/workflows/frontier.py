@@ -1,17 +1,18 @@
 """The least loss for every amount of one resource."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mpq._support.bounds import check_whole
 from mpq._support.events import Callback, listening
 from mpq._support.phases import phase
 from mpq.errors import InputError
 from mpq.problem.limits import Limits, parse_limits
+from mpq.recipes import Recipe
 from mpq.report.frontier import Frontier
 from mpq.sensitivity import SensitivityEstimator
 from mpq.solvers import Solver
 from mpq.workflows.defaults import ESTIMATOR, NUM_POINTS, SOLVER
-from mpq.workflows.method import Method
+from mpq.workflows.follow import Way, follow
 from mpq.workflows.outcome import announced
 from mpq.workflows.result import SearchResult
 from mpq.workflows.search import searched
@@ -23,12 +24,13 @@ def frontier(
     resource: str | None = None,
     limits: Limits = (),
     *,
-    num_points: int = NUM_POINTS,
+    num_points: int | None = NUM_POINTS,
     measure: bool = False,
-    hull: bool = False,
     sensitivity: str | SensitivityEstimator = ESTIMATOR,
     solver: str | Solver = SOLVER,
     callbacks: Sequence[Callback] = (),
+    recipe: str | Recipe | None = None,
+    keep: Collection[str] = (),
 ) -> Frontier:
     """Finds what every amount of a resource buys: the least predicted loss, limits held.
 
@@ -38,13 +40,14 @@ def frontier(
             weights.
         limits: Budgets that every point meets, and that of the resource itself; as in
             ``mpq.search``. There may be none.
-        num_points: How many amounts are solved for; equal answers are one point.
+        num_points: How many amounts are solved for, evenly spaced; equal answers are one point.
+            ``None``: the complete lower convex hull of the additive frontier instead.
         measure: Whether every point is tried on the held-out examples.
-        hull: Whether it is the complete lower convex hull of the additive frontier instead of
-            evenly spaced amounts.
         sensitivity: A name of ``mpq.ESTIMATORS`` with options, or an estimator.
         solver: A name of ``mpq.SOLVERS`` with options, or a solver.
         callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
+        recipe: A published system whose settings are taken, as in ``mpq.search``.
+        keep: Settings that stand though they are as by default, as in ``mpq.search``.
 
     Raises:
         InputError: If something given cannot be used; its subclasses say what.
@@ -54,25 +57,42 @@ def frontier(
     # First of all: a model that was given has no seed.
     check_task(task, "frontier")
     with listening(callbacks):
-        return announced(
-            searched_frontier(
-                task, resource, limits, num_points, measure, hull,
-                Method.of(sensitivity, solver, task.seed),
-            )[1]
-        )  # fmt: skip
+        way = follow(recipe, Way(task, sensitivity, solver), keep)
+        return announced(searched_frontier(way, resource, limits, num_points, measure)[1])
 
 
 def searched_frontier(
-    task: Task,
+    way: Way,
     resource: str | None,
     limits: Limits,
-    num_points: int,
+    num_points: int | None,
     measure: bool,
-    hull: bool,
-    method: Method,
 ) -> tuple[SearchResult, Frontier]:
-    """The frontier, and the search that it is of; parameters and errors as of ``frontier``."""
-    check_whole("points", num_points)
+    """The frontier, and the search that it is of; parameters and errors as of ``frontier``.
+
+    Args:
+        way: How the search is done.
+        resource: As of ``frontier``, like all that follow.
+    """
+    if num_points is not None:
+        check_whole("points", num_points)
+    _check_one_answer(way.task)
+    parsed = parse_limits(limits)
+    with way.naming():
+        # A whole search, for what lies beside the curve: the uniform precisions, measured.
+        # How many points the hull has is not known before.
+        counted = num_points if measure and num_points is not None else 0
+        result, session = searched(way.task, parsed, way.method(), resource, num_points=counted)
+        with phase("frontier"):
+            found = result.frontier(resource, num_points)
+        if measure:
+            with phase("measuring points"):
+                found = session.measured(found)
+        return way.noted(result), found
+
+
+def _check_one_answer(task: Task) -> None:
+    """Refuses what is done to one answer of a search."""
     if task.sequential_rounding:
         raise InputError(
             "a frontier has many answers, and codes are made again for one: leave out "
@@ -86,19 +106,11 @@ def searched_frontier(
         )
     if task.tune is not None:
         raise InputError(
-            "a frontier has many answers, and one is tuned: leave out tune (--tune), or search at "
-            "the point that you take"
+            "a frontier has many answers, and one is tuned: leave out tune (--tune; with a recipe "
+            "that has it: --tune none), or search at the point that you take"
         )
     if task.recalibrate:
         raise InputError(
             "a frontier has many answers, and ranges are chosen again for one: leave out "
             "recalibrate (--recalibrate), or search at the point that you take"
         )
-    # A whole search, for what lies beside the curve: the uniform precisions, measured.
-    result, session = searched(task, parse_limits(limits), method, resource)
-    with phase("frontier"):
-        found = result.frontier(resource, num_points, hull)
-    if not measure:
-        return result, found
-    with phase("measuring points"):
-        return result, session.measured(found)

@@ -1,5 +1,6 @@
 """Who is asked for scores in a search, on which examples: each network once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
@@ -24,7 +25,7 @@ class Judges:
         score: The task's own; ``None``: it has none.
         model: The original.
         network: Own copy of it, whose layers are quantized.
-        quantizer: Of all assignments that have nothing of their own.
+        quantizer: Makes that of weights to nearest; asked where something is kept.
         calibration: Examples that estimators and solvers see.
         held_out: Examples that answers are measured on.
         cache: Where what they said is kept on disk; ``None``: nowhere.
@@ -33,7 +34,7 @@ class Judges:
     score: Score | None
     model: nn.Module
     network: Network
-    quantizer: Quantizer
+    quantizer: Callable[[], Quantizer]
     calibration: Calibration
     held_out: Calibration
     cache: Cache | None = None
@@ -77,5 +78,5 @@ class Judges:
     def _judge(self, score: Score, data: Calibration) -> Judge:
         if self.cache is None:
             return Judge(score, data, self.model)
-        kept = KeptScores(self.cache, score.key, self.network, self.quantizer, data, self.model)
-        return Judge(score, data, self.model, kept)
+        asked = self.network, self.quantizer(), data, self.model
+        return Judge(score, data, self.model, KeptScores(self.cache, score.key, *asked))

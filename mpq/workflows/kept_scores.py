@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Final, final
 
@@ -20,6 +20,20 @@ _OF_ORIGINAL: Final = "the original"
 
 
 @final
+@dataclass(frozen=True)
+class Said:
+    """What a call gave.
+
+    Args:
+        score: Of a network.
+        seconds: That it took.
+    """
+
+    score: float
+    seconds: float
+
+
+@final
 @dataclass(frozen=True, eq=False)
 class KeptScores:
     """Files of scores in a cache, one for each call.
@@ -28,7 +42,7 @@ class KeptScores:
         cache: Where they are.
         score: Tells the score from others.
         network: Whose layers are quantized.
-        quantizer: Of all assignments that have nothing of their own.
+        quantizer: That assignments have in common, whatever codes and ranges.
         data: Examples that the score is told, and that tell networks apart.
         model: The original.
     """
@@ -40,7 +54,7 @@ class KeptScores:
     data: Calibration
     model: nn.Module
 
-    def original(self, ask: Callable[[], float]) -> float:
+    def original(self, ask: Callable[[], Said]) -> Said:
         """What it said of the original before, or says now.
 
         Raises:
@@ -49,8 +63,8 @@ class KeptScores:
         return self._said({"precisions": _OF_ORIGINAL}, ask)
 
     def quantized(
-        self, precisions: Mapping[str, Precision], quantizer: Quantizer, ask: Callable[[], float]
-    ) -> float:
+        self, precisions: Mapping[str, Precision], quantizer: Quantizer, ask: Callable[[], Said]
+    ) -> Said:
         """What it said of an assignment before, or says now.
 
         Args:
@@ -66,13 +80,13 @@ class KeptScores:
         own = quantizer_key(restricted(quantizer, changed))
         return self._said({**own, "precisions": chosen}, ask)
 
-    def _said(self, own: Mapping[str, str], ask: Callable[[], float]) -> float:
+    def _said(self, own: Mapping[str, str], ask: Callable[[], Said]) -> Said:
         name = key_of({**self._common, **own}) + ".score"
         content = self.cache.read(name)
         if content is not None:
-            return float(json.loads(content)["score"])
+            return Said(**json.loads(content))
         found = ask()
-        self.cache.write(name, json.dumps({"score": found}).encode())
+        self.cache.write(name, json.dumps(asdict(found)).encode())
         return found
 
     @cached_property

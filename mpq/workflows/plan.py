@@ -1,6 +1,6 @@
 """What a search will take, told from its first batch: seconds and memory of every phase."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf, isfinite, isinf
@@ -11,9 +11,11 @@ import torch
 from mpq._support.events import Callback, listening
 from mpq.errors import GradientError
 from mpq.network.mapped import streaming
+from mpq.network.modules import share_parameters
 from mpq.network.randomness import random_state_kept
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
+from mpq.recipes import Recipe
 from mpq.rounding import AutoRounding
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.auto import AutoEstimator
@@ -24,12 +26,14 @@ from mpq.solvers import Solver
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.codes_keys import NUMBERS_TOGETHER, ToRound, ToRoundTogether
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
+from mpq.workflows.follow import Way, follow
 from mpq.workflows.method import Method
 from mpq.workflows.objective import Objective
 from mpq.workflows.one_measurement import OneMeasurement, timed
 from mpq.workflows.other_answers import is_mixed
 from mpq.workflows.rounded_weights import NUM_TRIED, to_round
-from mpq.workflows.score_calls import ScoreCalls
+from mpq.workflows.score import Judge
+from mpq.workflows.score_calls import PlannedCalls, ScoreCalls
 from mpq.workflows.setup import Prepared
 from mpq.workflows.shown_examples import Shown
 from mpq.workflows.streamable import check_streamed
@@ -80,12 +84,14 @@ class Plan:
         num_calibration: Calibration examples.
         num_held_out: Examples that answers are measured on.
         unplanned: What the task asks for besides, of which nothing is said.
+        calls: Of the user's own score; ``None``: there is none.
     """
 
     phases: tuple[Phase, ...]
     num_calibration: int
     num_held_out: int
     unplanned: tuple[str, ...] = ()
+    calls: PlannedCalls | None = None
 
     @property
     def total_s(self) -> float:
@@ -107,6 +113,7 @@ class Plan:
             "num_calibration": self.num_calibration,
             "num_held_out": self.num_held_out,
             "unplanned": list(self.unplanned),
+            "calls": None if self.calls is None else self.calls.to_dict(),
         }
 
     def table(self) -> "pd.DataFrame":
@@ -133,7 +140,10 @@ def plan(
     sensitivity: str | SensitivityEstimator = ESTIMATOR,
     solver: str | Solver = SOLVER,
     refine: int = 0,
+    num_points: int = 0,
     callbacks: Sequence[Callback] = (),
+    recipe: str | Recipe | None = None,
+    keep: Collection[str] = (),
 ) -> Plan:
     """Does a search on its first batch, and says what the whole of it will take.
 
@@ -153,28 +163,37 @@ def plan(
         solver: As in ``mpq.search``; of one that measures, its measurements alone, if it says how
             many.
         refine: As in ``mpq.search``.
+        num_points: Points of a frontier, or alternatives, that are measured; what is planned of
+            them is calls of the user's own score.
         callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
+        recipe: As in ``mpq.search``.
+        keep: As in ``mpq.search``.
 
     Raises:
         InputError: As ``mpq.search``.
         InfeasibleError: If no assignment meets the limits.
     """
     check_task(task, "workflows.plan.plan")
-    method = Method.of(sensitivity, solver, task.seed, objective, refine)
     with listening(callbacks):
-        return planned(task, limits, method)[0]
+        way = follow(recipe, Way(task, sensitivity, solver, refine=refine), keep)
+        with way.naming():
+            return planned(way.task, limits, way.method(objective), num_points)[0]
 
 
-def planned(task: Task, limits: Limits, method: Method) -> tuple[Plan, Prepared]:
+def planned(
+    task: Task, limits: Limits, method: Method, num_points: int = 0
+) -> tuple[Plan, Prepared]:
     """The plan, and the task that it is of, made ready."""
     if task.streamed:
         check_streamed(task, method)
     with streaming(bool(task.streamed), task.memory_bytes):
-        return _planned(replace(task, cache=None), parse_limits(limits), method)
+        return _planned(replace(task, cache=None), parse_limits(limits), method, num_points)
 
 
-def _planned(task: Task, limits: Sequence[Limit], method: Method) -> tuple[Plan, Prepared]:
-    score = ScoreCalls.of(task, method)
+def _planned(
+    task: Task, limits: Sequence[Limit], method: Method, num_points: int
+) -> tuple[Plan, Prepared]:
+    score = ScoreCalls.of(task, method, num_points)
     if score is not None:
         # Its calls take as long whatever the examples: they are a phase of their own.
         task, method = replace(task, score=None), score.without(method)
@@ -191,10 +210,13 @@ def _planned(task: Task, limits: Sequence[Limit], method: Method) -> tuple[Plan,
         phases += first.solver_measurements(method.solver)
     num_uniform = len(uniform_within(problem))
     phases.append(first.measurements(num_uniform))
+    calls = None
     if score is not None:
-        phases.append(Phase("score", score.seconds(prepared, num_uniform)))
+        judge = Judge(score.score, prepared.held_out, share_parameters(task.model))
+        calls = score.planned(prepared, judge, num_uniform)
+        phases += [Phase(name, seconds) for name, seconds in calls.seconds.items()]
     counts = prepared.calibration.num_examples, prepared.held_out.num_examples
-    return Plan(tuple(phases), *counts, tuple(_unplanned(task, method))), prepared
+    return Plan(tuple(phases), *counts, tuple(_unplanned(task, method)), calls), prepared
 
 
 @final
@@ -221,7 +243,8 @@ class _FirstBatch:
     @cached_property
     def _on(self) -> Estimation:
         # Ranges of inputs are those of all examples: the first batch need not reach every layer.
-        return replace(self._plain.asked, data=self._calibration)
+        judges = replace(self._plain.judges, calibration=self._calibration)
+        return judges.asked(replace(self._plain.asked, data=self._calibration))
 
     @property
     def _size(self) -> int:

@@ -36,10 +36,10 @@ def hurried(solver: Solver) -> Solver:
 
 
 def frontier_points(
-    problem: Problem, table: CostTable, solver: Solver, num_points: int, hull: bool
+    problem: Problem, table: CostTable, solver: Solver, num_points: int | None
 ) -> tuple[FrontierPoint, ...]:
     """The least loss at evenly spaced amounts of a resource, or the corners of the hull."""
-    if hull:
+    if num_points is None:
         found, statuses = _hull(problem, table)
     else:
         found, statuses = solve_frontier(problem, table, solver, num_points)

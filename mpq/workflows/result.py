@@ -205,8 +205,7 @@ class SearchResult:
     def frontier(
         self,
         resource: str | None = None,
-        num_points: int = 20,
-        hull: bool = False,
+        num_points: int | None = 20,
         solver: Solver | None = None,
     ) -> Frontier:
         """Least predicted loss for every amount of a resource, the other budgets held.
@@ -217,9 +216,9 @@ class SearchResult:
         Args:
             resource: Any that is a sum over layers; default: that of the first such limit, or
                 bytes of weights.
-            num_points: How many limits are solved for; equal answers are one point.
-            hull: Whether it is the complete lower convex hull of the additive frontier instead
-                of evenly spaced limits. With interactions, the corners that pay with them too.
+            num_points: How many limits are solved for, evenly spaced; equal answers are one point.
+                ``None``: the complete lower convex hull of the additive frontier instead. With
+                interactions, the corners that pay with them too.
             solver: Solves for the points; default: the search's own, ``auto`` where that measured.
 
         Raises:
@@ -233,7 +232,7 @@ class SearchResult:
             found = Frontier(table.name, table.unit, self.problem.loss.unit, points, (), name)
             is_measured = self.provenance.is_loss_measured
             return self._transformed(found if is_measured else self._checked(found))
-        points = frontier_points(self.problem, table, solver or self._solver, num_points, hull)
+        points = frontier_points(self.problem, table, solver or self._solver, num_points)
         found = Frontier(
             table.name, table.unit, self.problem.loss.unit, points, self.beside(table.name)
         )

@@ -5,8 +5,9 @@ import inspect
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from math import isfinite
+from time import perf_counter
 from typing import Any, Self, final
 from uuid import uuid4
 
@@ -22,7 +23,7 @@ from mpq.network.randomness import random_state_kept
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.workflows.built_in_scores import BUILT_IN, Scoring
-from mpq.workflows.kept_scores import KeptScores
+from mpq.workflows.kept_scores import KeptScores, Said
 
 
 @final
@@ -155,11 +156,17 @@ class Judge:
     @cached_property
     def original(self) -> float:
         """What it says of the original."""
-        if self.known_original is not None:
-            return self.known_original
-        if self.kept is None:
-            return self.of(self.model)
-        return self.kept.original(lambda: self.of(self.model))
+        return self._original.score if self.known_original is None else self.known_original
+
+    @property
+    def call_s(self) -> float:
+        """Seconds of a call: as the user says, or as that about the original took."""
+        return self._original.seconds if self.score.call_s is None else self.score.call_s
+
+    @cached_property
+    def _original(self) -> Said:
+        ask = partial(self._said, self.model)
+        return ask() if self.kept is None else self.kept.original(ask)
 
     def of_quantized(
         self, network: Network, quantizer: Quantizer, precisions: Mapping[str, Precision]
@@ -171,18 +178,23 @@ class Judge:
             OutputError: If what is kept cannot be read.
         """
 
-        def ask() -> float:
+        def ask() -> Said:
             with quantized(network, precisions, quantizer):
-                return self.of(network.module)
+                return self._said(network.module)
 
         chosen = frozenset(precisions.items())
         by, found = self._known.get(chosen, (None, 0.0))
         # Another quantizer may have other codes and ranges.
         if by is not quantizer:
             kept = self.kept
-            found = ask() if kept is None else kept.quantized(precisions, quantizer, ask)
+            said = ask() if kept is None else kept.quantized(precisions, quantizer, ask)
+            found = said.score
             self._known[chosen] = quantizer, found
         return found
+
+    def _said(self, module: nn.Module) -> Said:
+        start = perf_counter()
+        return Said(self.of(module), perf_counter() - start)
 
     def of(self, module: nn.Module) -> float:
         """What it says of a network, which is as it was afterwards.

@@ -1,16 +1,68 @@
-"""What calls of the user's own score take in a search."""
+"""How often the user's own score is asked in a search, and what that takes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
-from time import perf_counter
-from typing import Self, final
+from math import ceil, isfinite, log2
+from typing import Any, Final, Self, final
 
-from mpq.network.modules import share_parameters
+from mpq._support.durations import in_words
+from mpq.quantization.precision import ORIGINAL
+from mpq.sensitivity import SensitivityEstimator
 from mpq.sensitivity.weight_error import WeightError
 from mpq.workflows.method import Method
+from mpq.workflows.minimize import FRONTIER_POINTS
+from mpq.workflows.other_answers import is_mixed
 from mpq.workflows.score import Judge, Score
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
+
+OF_PRICES: Final = "score of single layers"
+OF_SOLVER: Final = "score of what the solver tries"
+OF_ANSWERS: Final = "score of answers"
+
+
+@final
+@dataclass(frozen=True)
+class PlannedCalls:
+    """How often a score is asked, at most, and how long a call takes.
+
+    Args:
+        score: Its name.
+        counts: Calls, by what they are for.
+        call_s: Seconds of one.
+        is_clocked: Whether that is what one call took, and not what the user says.
+    """
+
+    score: str
+    counts: Mapping[str, int]
+    call_s: float
+    is_clocked: bool
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By what they are for."""
+        return {name: count * self.call_s for name, count in self.counts.items()}
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        total, why = sum(self.counts.values()), "as one took" if self.is_clocked else "as told"
+        parts = ", ".join(
+            f"{count} {name.removeprefix('score ')}" for name, count in self.counts.items()
+        )
+        return (
+            f"the score {self.score} is asked at most {total} times, {in_words(self.call_s)} each "
+            f"({why}): {parts}; {in_words(total * self.call_s)} in all"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "score": self.score,
+            "counts": dict(self.counts),
+            "call_s": self.call_s,
+            "is_clocked": self.is_clocked,
+        }
 
 
 @final
@@ -21,41 +73,63 @@ class ScoreCalls:
     Args:
         score: The user's own.
         method: How the search is done.
+        num_points: Assignments that are measured after it, as those of a frontier.
     """
 
     score: Score
     method: Method
+    num_points: int = 0
 
     @classmethod
-    def of(cls, task: Task, method: Method) -> Self | None:
+    def of(cls, task: Task, method: Method, num_points: int = 0) -> Self | None:
         """Of a task that has one."""
-        return None if task.own_score is None else cls(task.own_score, method)
-
-    @property
-    def _prices(self) -> bool:
-        return self.method.estimator.asks_score
+        return None if task.own_score is None else cls(task.own_score, method, num_points)
 
     def without(self, method: Method) -> Method:
         """The same method where the estimate asks no score; other estimates stay."""
-        return replace(method, estimator=WeightError()) if self._prices else method
+        is_asking = method.estimator.asks_score
+        return replace(method, estimator=WeightError()) if is_asking else method
 
-    def seconds(self, prepared: Prepared, num_uniform: int) -> float:
-        """Of all calls; of a solver that measures, as far as it says how many.
+    def planned(self, prepared: Prepared, judge: Judge, num_uniform: int) -> PlannedCalls:
+        """All calls, at most; of a solver that measures, as far as it says how many.
 
         Args:
             prepared: Layers and candidates are known.
+            judge: Who is asked; where no time of a call is told, about the original.
             num_uniform: Uniform precisions within the limits.
         """
-        call_s = self.score.call_s or self._clocked(prepared)
-        # The original and the answer, and every uniform precision as it stands beside them.
-        calls = 2 + max(len(prepared.candidates), num_uniform)
-        if self._prices:
-            calls += len(prepared.network.layers) * len(prepared.asked.tried)
-        by_solver = self.method.solver.measuring_s(call_s) if self.method.solver.is_measuring else 0
-        return calls * call_s + (by_solver if isfinite(by_solver) else 0.0)
+        counts = {
+            OF_PRICES: num_cells(prepared, self.method.estimator),
+            OF_SOLVER: self._by_solver,
+            OF_ANSWERS: self._answers(prepared, num_uniform),
+        }
+        asked = {name: count for name, count in counts.items() if count}
+        return PlannedCalls(self.score.name, asked, judge.call_s, self.score.call_s is None)
 
-    def _clocked(self, prepared: Prepared) -> float:
-        start = perf_counter()
-        judge = Judge(self.score, prepared.held_out, share_parameters(prepared.task.model))
-        _ = judge.original
-        return perf_counter() - start
+    @property
+    def _by_solver(self) -> int:
+        solver = self.method.solver
+        if not solver.is_measuring:
+            return 0
+        # A limit on its time says nothing of how many.
+        call_s = self.score.call_s or 1.0
+        seconds = solver.measuring_s(call_s)
+        return ceil(seconds / call_s - 1e-9) if isfinite(seconds) else 0
+
+    def _answers(self, prepared: Prepared, num_uniform: int) -> int:
+        task, objective = prepared.task, self.method.objective
+        # The original and the answer, and every uniform precision as it stands beside them.
+        calls = 2 + max(len(prepared.candidates), num_uniform) + self.num_points
+        if self.method.safeguard and not self.method.solver.is_measuring:
+            calls += task.weight_rounding.reads_inputs + is_mixed(prepared.candidates)
+        if objective is not None and objective.max_loss is None:
+            calls += 1 + ceil(log2(FRONTIER_POINTS))
+        # Codes and ranges of the answer alone are judged again.
+        calls += task.sequential_rounding or task.recalibrate
+        return calls + (1 + self.method.rounds if self.method.rounds else 0)
+
+
+def num_cells(prepared: Prepared, estimator: SensitivityEstimator) -> int:
+    """Layers with a precision that an estimator asks the task's own score of."""
+    names = tuple(layer.name for layer in prepared.network.layers)
+    return estimator.num_scored(names) * sum(p != ORIGINAL for p in prepared.candidates)

@@ -27,7 +27,7 @@ from mpq.workflows.cached_layers import check_prices_caches
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.finish import finished
 from mpq.workflows.follow import Way, follow
-from mpq.workflows.forecast import COMPARING, ESTIMATE, MEASURING, tell_forecast
+from mpq.workflows.forecast import COMPARING, ESTIMATE, MEASURING, SOLVING, tell_forecast
 from mpq.workflows.heads_inside import heads_of
 from mpq.workflows.inside import answer_in_parts, check_split
 from mpq.workflows.kept_estimates import kept_estimate
@@ -96,7 +96,8 @@ def search(
     parsed = goal(limits, objective)
     with listening(callbacks), recorded_phases() as phases:
         way = follow(recipe, Way(task, sensitivity, solver, safeguard, refine), keep)
-        found = way.noted(searched(way.task, parsed, way.method(objective))[0])
+        with way.naming():
+            found = way.noted(searched(way.task, parsed, way.method(objective))[0])
         return announced(replace(found, made=Made(phases=phases.in_order)))
 
 
@@ -123,6 +124,7 @@ def searched(
     method: Method,
     axis: str | None = None,
     folder: Path | None = None,
+    num_points: int = 0,
 ) -> tuple[SearchResult, Session]:
     """The search itself, and what is live of it; without limits or an objective the least loss.
 
@@ -132,13 +134,14 @@ def searched(
         method: How.
         axis: The resource of a frontier that the result is asked for.
         folder: Where the state of a tuning is kept after each epoch; ``None``: nowhere.
+        num_points: Assignments that are measured afterwards, which a plan counts.
     """
 
     check_split(task, method, [limit.resource for limit in limits])
     if task.streamed:
         check_streamed(task, method)
     with streaming(bool(task.streamed), task.memory_bytes):
-        return _searched(task, limits, method, axis, folder)
+        return _searched(task, limits, method, axis, folder, num_points)
 
 
 def _searched(
@@ -147,6 +150,7 @@ def _searched(
     method: Method,
     axis: str | None,
     folder: Path | None,
+    num_points: int,
 ) -> tuple[SearchResult, Session]:
     def asked(prepared: Prepared) -> tuple[Constraints, CostTable | None]:
         constraints = prepared.constraints(limits)
@@ -166,7 +170,7 @@ def _searched(
         with phase("transformations"):
             prepared = prepared.with_transforms()
             constraints, table = asked(prepared)
-    tell_forecast(prepared, method, constraints, layers_s)
+    tell_forecast(prepared, method, constraints, layers_s, num_points)
     with phase(ESTIMATE):
         found = _estimate(prepared, method)
 
@@ -194,9 +198,9 @@ def _answered(
         # only now, as a solver that measures needs the calibrated network
         method = method.measuring(prepared, workers)
         # Where a cost was minimised, it is one more budget of the problem that comes back.
-        with phase("solving"):
+        with phase(SOLVING):
             problem, solution = method.solve(problem, table, prepared)
-    with phase("solving"):
+    with phase(SOLVING):
         solution, rounds = method.refined(problem, solution, prepared)
     # With an objective, the least cost is a budget by now, and the loss has a limit to keep.
     accepts = method.accepts(problem, prepared)

@@ -189,4 +189,4 @@ def network_sentences(result: Searched) -> Iterator[str]:
 def _proof(solution: Solution) -> str:
     if solution.bound is None or solution.gap is None:
         return ", no bound proved"
-    return f", proved bound {solution.bound:.4g} (gap {solution.gap:.1e})"
+    return f", proved bound {solution.bound:.4g} (gap {solution.gap:.2g})"

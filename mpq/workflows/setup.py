@@ -223,7 +223,7 @@ class Prepared:
         """Who is asked for scores."""
         score, model = self.task.own_score, share_parameters(self.task.model)
         data = self.calibration, self.held_out
-        return Judges(score, model, self.network, self.quantizer, *data, self.cache)
+        return Judges(score, model, self.network, lambda: self.nearest, *data, self.cache)
 
     @cached_property
     def calibrated(self) -> CalibratedRanges:

@@ -14,6 +14,7 @@ from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.method import Method
 from mpq.workflows.objective import Objective
 from mpq.workflows.plan import ESTIMATE, OF_ROUNDING, Phase, Plan, planned
+from mpq.workflows.score_calls import OF_PRICES
 from mpq.workflows.setup import Prepared
 from mpq.workflows.step_plan import along_steps
 from mpq.workflows.task import Task, check_task
@@ -52,6 +53,7 @@ def within_time(
     sensitivity: Estimator = ESTIMATOR,
     solver: str | Solver = SOLVER,
     refine: int = 0,
+    num_points: int = 0,
     callbacks: Sequence[Callback] = (),
 ) -> Fitted:
     """Plans a search (``plan``), and gives up what does not fit into a time.
@@ -68,6 +70,7 @@ def within_time(
         sensitivity: As in ``mpq.search``.
         solver: As in ``mpq.search``.
         refine: As in ``mpq.search``; an estimate by gradients is then not given up.
+        num_points: As in ``plan``.
         callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
 
     Raises:
@@ -81,7 +84,7 @@ def within_time(
     # Gradients are what rounds of refinement and workers need.
     has_choice = not refine and task.workers is None
     with listening(callbacks):
-        whole, prepared = planned(task, limits, method)
+        whole, prepared = planned(task, limits, method, num_points)
         least = whole
         for plan, asked, estimator, told in _variants(whole, task, sensitivity, has_choice):
             share = _share(plan, time_s, task.held_out is None)
@@ -109,7 +112,7 @@ def _variants(
         yield whole, task, sensitivity, told
     if has_choice and sensitivity != WITHOUT_DATA:
         told = [*told, f"the estimator is {WITHOUT_DATA}"]
-        yield _without(whole, (ESTIMATE,)), task, WITHOUT_DATA, told
+        yield _without(whole, (ESTIMATE, OF_PRICES)), task, WITHOUT_DATA, told
 
 
 def _without(plan: Plan, names: Sequence[str]) -> Plan:

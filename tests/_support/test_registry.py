@@ -1,19 +1,27 @@
 """Parts and values of other packages, by entry points: found, checked, refused."""
 
+import re
 import sys
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+import mpq
 from mpq._support.bounds import Bounded
 from mpq._support.registry import Registry, ValueRegistry
+from mpq.backends import BACKENDS
 from mpq.errors import InputError, UnknownNameError
+from mpq.hardware_profiles.profiling.runtimes import RUNTIMES
+from mpq.network.metrics import METRICS
+from mpq.network.named_outputs import _OF_TERMS
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.range_method import RangeMethod
-from mpq.quantization.ranges import MinMax
+from mpq.quantization.ranges import RANGE_METHODS, MinMax
+from mpq.report.sections import SECTIONS
 
 MODULE = """
 from dataclasses import dataclass
@@ -277,3 +285,26 @@ def test_a_name_is_registered_once() -> None:
 
     with pytest.raises(InputError, match="solver 'greedy' is registered 2 times"):
         Registry("solver", (Greedy, Greedy), "mpq.none")
+
+
+REGISTRIES = (
+    *(mpq.ESTIMATORS, mpq.SOLVERS, mpq.ROUNDINGS, mpq.TRANSFORMS, mpq.TUNINGS, mpq.DATA_SOURCES),
+    *(RANGE_METHODS, METRICS, _OF_TERMS, BACKENDS, SECTIONS, RUNTIMES),
+)
+
+
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda x: x.kind)
+def test_an_option_without_a_value_is_refused(registry: Registry[Any]) -> None:
+    """Of every part; where the default is an empty text, it would be taken without a word."""
+    texts = [f"{part.name}:{option}" for part in registry for option in registry.options(part)]
+
+    for text, end in product(texts, ("=", " = ", "")):
+        with pytest.raises(InputError, match=re.escape(f"{text} has no value")):
+            registry.build(f"{text}{end}")
+
+
+def test_every_registry_is_there() -> None:
+    """Of parts with options; a new one is an entry of the test above."""
+    texts = [file.read_text(encoding="utf-8") for file in Path(mpq.__file__).parent.rglob("*.py")]
+
+    assert sum(text.count("= Registry(") for text in texts) == len(REGISTRIES)

@@ -9,6 +9,7 @@ def test_a_version_does_not_change_by_itself() -> None:
 
     assert found == {
         "ASSIGNMENT": 3, "COST_TABLE": 1, "DEVICE_PROFILE": 1, "ESTIMATORS": 1, "EVENTS": 1,
-        "FRONTIER": 1, "JOURNAL": 2, "LOSS_BENCHMARK": 1, "MADE": 1, "MEASURED_TABLE": 1,
+        "EVOLVED_PROXY": 1, "FRONTIER": 1, "JOURNAL": 2, "LOSS_BENCHMARK": 1, "MADE": 1,
+        "MEASURED_TABLE": 1,
         "NETWORK_PROFILE": 1, "PROBLEM": 2, "RECIPES": 1, "RESULT": 2,
     }  # fmt: skip

@@ -128,8 +128,8 @@ def followed(monkeypatch: pytest.MonkeyPatch) -> list[Way]:
     """What the command line has made of its words; nothing is searched."""
     found, way = list[Way](), MethodOptions.way
 
-    def noted(options: MethodOptions, task: mpq.Task) -> Way:
-        found.append(way(options, task))
+    def noted(options: MethodOptions, task: mpq.Task, data: str | None) -> Way:
+        found.append(way(options, task, data))
         raise mpq.errors.InputError("that is enough")
 
     monkeypatch.setattr(MethodOptions, "way", noted)
@@ -187,6 +187,27 @@ def test_python_keeps_what_is_as_by_default(field: str) -> None:
     assert found_at(case, left) != found_at(case, asked)
     assert [x.partition(":")[0] for x in kept.overrides] == [setting]
     assert left.overrides == ()
+
+
+@pytest.mark.parametrize(
+    ("data", "overrides"),
+    [
+        ("noise:num_examples=4,shape=1x16x16", ()),
+        ("noise:num_examples=8", ("calibration: noise:num_examples=8 instead of "
+                                  "noise:num_examples=4",)),
+    ],
+)  # fmt: skip
+def test_a_source_is_called_by_its_name(
+    data: str, overrides: tuple[str, ...], followed: list[Way], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It made the examples, and not the user; the recipe's own with a shape is no other."""
+    recipe = recipe_with("source")
+    for module in ("mpq.recipes", "mpq.workflows.follow"):
+        monkeypatch.setattr(f"{module}.recipe_of", {"hawq": recipe}.__getitem__)
+
+    CliRunner().invoke(app, [*words_of("source"), "--data", data])
+
+    assert followed[0].overrides == overrides
 
 
 def test_what_no_recipe_does_is_named() -> None:

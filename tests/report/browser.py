@@ -75,6 +75,14 @@ def opened(browser: "Browser", file: Path, drawn: str = DRAWN, **context: Any) -
     own.close()
 
 
+def cut_on_paper(found: Opened) -> list[str]:
+    """Captions of the tables that are wider than A4 within the margins that a browser leaves."""
+    found.page.set_viewport_size({"width": 717, "height": 1000})
+    found.page.emulate_media(media="print")
+    cut = "[...document.querySelectorAll('table')].filter(x => x.scrollWidth > 717)"
+    return list(found.page.evaluate(f"{cut}.map(x => x.caption.innerText)"))
+
+
 def serious(found: Opened) -> list[tuple[str, str]]:
     """What axe-core calls a serious or critical fault, with the first element that has it."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core")

@@ -11,7 +11,7 @@ from mpq.report.page.recipes import RecipeFacts
 from mpq.report.page.render import estimators_page, profile_page, recipes_page
 from mpq.report.page.vega import vega_script
 from mpq.workflows.page.profiled import facts_of_profile
-from tests.report.browser import opened, serious, started
+from tests.report.browser import cut_on_paper, opened, serious, started
 from tests.report.made_up import HOSTILE
 from tests.report.made_up_comparisons import estimators, recipes
 from tests.report.made_up_profile import made_up_profile
@@ -61,7 +61,7 @@ def test_the_page_works_alone_and_for_everybody(
     pictures: tuple[str, ...],
     scheme: str,
 ) -> None:
-    """Nothing said or fetched, no name run, pictures drawn, as wide as a telephone, no fault."""
+    """Nothing said or fetched, no name run, pictures drawn, no fault; on a telephone, on paper."""
     file = tmp_path / "page.html"
     file.write_bytes(page())
     size = {"width": 390, "height": 800}
@@ -77,3 +77,4 @@ def test_the_page_works_alone_and_for_everybody(
         assert found.number("document.documentElement.scrollWidth") <= 390
         assert found.page.evaluate(CUT_OFF) == []
         assert serious(found) == []
+        assert cut_on_paper(found) == []

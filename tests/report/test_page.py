@@ -23,8 +23,10 @@ from mpq.errors import FileFormatError, InputError
 from mpq.problem.assignment import Assignment
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit, written_limit
+from mpq.report import draw_bits
 from mpq.report.page import render
 from mpq.report.page.facts import Checked
+from mpq.report.page.groups import groups_at_answer
 from mpq.report.page.made import Made
 from mpq.report.page.numbers import times
 from mpq.report.save import save_result
@@ -149,6 +151,29 @@ def test_the_score_of_the_users_own_is_an_axis(tmp_path: Path) -> None:
     assert (data["scoreName"], data["higherScoreIsBetter"]) == ("judges.py:<b>", True)
     assert b"judges.<wbr>py:&lt;b&gt;" in page
     assert b"Score" not in saved(made_up(blocks(6)), tmp_path).split(b"<script")[0]
+
+
+def test_what_has_no_weights_has_no_bits_of_them() -> None:
+    """Such as a cache of keys, whose precision says 32 as of any weight that stays as it came."""
+    result = made_up(blocks(6))
+    layers = tuple(replace(layer, kind="k_cache") for layer in result.layers[4:])
+    assigned = [replace(x, kind="k_cache") for x in result.assignment.layers[4:]]
+    result = replace(
+        result,
+        layers=result.layers[:4] + layers,
+        assignment=replace(
+            result.assignment, layers=(*result.assignment.layers[:4], *assigned)
+        ),
+    )  # fmt: skip
+
+    facts = facts_of(result, curve(result))
+
+    bits = [[choice.weight_bits is None for choice in layer.choices] for layer in facts.layers]
+    assert not any(map(any, bits[:4]))
+    assert all(map(all, bits[4:]))
+    assert groups_at_answer(facts)[1].weight_bits == "–"
+    bars = draw_bits(result.assignment).patches
+    assert [bar.get_window_extent().height > 0 for bar in bars] == [True] * 4 + [False] * 2
 
 
 def test_2000_layers_are_below_3_megabytes() -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import mpq
 from mpq.cli.__main__ import app
-from mpq.errors import InputError, MismatchError, UnknownNameError
+from mpq.errors import FileFormatError, InputError, MismatchError, UnknownNameError
 from mpq.report.evolved_proxy import EvolvedProxy
 from mpq.report.loss_benchmark import LossBenchmark, MeasuredAssignment
 from mpq.workflows.evolve_proxy import HANDCRAFTED, evolve_proxy
@@ -116,6 +116,41 @@ def test_a_formula_that_says_nothing_is_null() -> None:
     found = EvolvedProxy("sum(w)", "sampled", (0.5,), {"norm(g)": (math.nan,)}, (0.5,), 1, {}, 0)
 
     assert json.loads(found.to_json(), parse_constant=pytest.fail)["known"] == {"norm(g)": [None]}
+    assert math.isnan(EvolvedProxy.from_json(found.to_json()).known["norm(g)"][0])
+
+
+def test_its_file_is_read_again(tmp_path: Path) -> None:
+    """As it was written, with the version of its format."""
+    found = EvolvedProxy(
+        "sum(w)", "targets", (0.5, 0.25), {"norm(g)": (0.125, 0.5)}, (0.5,), 7, {"nan": 2}, 3
+    )
+
+    (file,) = found.save(tmp_path)
+
+    assert EvolvedProxy.load(file) == found
+    assert EvolvedProxy.load(file).estimator == "zero-cost:formula=sum(w),labels=targets"
+    assert json.loads(file.read_text())["schema_version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"schema_version": 2}, "evolved proxy of schema version 2; this mpq reads version 1"),
+        ({"formula": ""}, "formula"),
+        ({"labels": "mine"}, "labels"),
+        ({"num_tried": -1}, "num_tried"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_other_files_are_refused(changed: dict[str, object], message: str) -> None:
+    """Of another version, or not of this kind."""
+    found = EvolvedProxy("sum(w)", "sampled", (0.5,), {}, (0.5,), 1, {}, 0)
+    text = json.dumps({**json.loads(found.to_json()), **changed})
+
+    with pytest.raises(FileFormatError, match=message):
+        EvolvedProxy.from_json(text)
+    with pytest.raises(FileFormatError, match="it has no schema_version"):
+        EvolvedProxy.from_json("{}")
 
 
 WORDS = ("--generations", "2", "--population", "8", "--rounding", "nearest", "--seed", "3")

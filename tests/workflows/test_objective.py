@@ -185,7 +185,7 @@ def test_the_command_line_minimizes(tmp_path: Path) -> None:
 
 def test_a_hull_with_interactions_has_the_corners_that_pay(result: mpq.SearchResult) -> None:
     """Corners of the additive hull, by their loss with interactions."""
-    found = result.frontier("weight_bytes", hull=True)
+    found = result.frontier("weight_bytes", None)
 
     costs, losses = [p.cost for p in found.points], [p.loss for p in found.points]
     assert result.problem.interactions is not None

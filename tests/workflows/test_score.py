@@ -16,7 +16,6 @@ from mpq.cli.__main__ import app
 from mpq.errors import DataError, InputError
 from mpq.quantization.quantizer import quantized
 from mpq.sensitivity import ESTIMATORS
-from mpq.workflows.plan import plan
 from mpq.workflows.score import Judge, Score
 from mpq.workflows.setup import Prepared
 
@@ -219,19 +218,6 @@ def test_functions_without_a_text_are_never_taken_for_each_other() -> None:
     """Made in a console two have one name; what was kept of one says nothing of the other."""
     one, other = (Score.of(eval(text), True, "f") for text in ("lambda _: 1", "lambda _: 2"))
     assert one.key != other.key
-
-
-def test_a_plan_counts_calls() -> None:
-    """Two and one for each candidate; for its prices one for each cell."""
-    score = Score.of(middle, False, call_s=10.0)
-    usual, own = (
-        plan(task(score), ["weight_bytes=0.85x:w8"], sensitivity=sensitivity)
-        for sensitivity in ("weight-error", "measured:score=own")
-    )
-    seconds = [
-        phase.fixed_s for found in (usual, own) for phase in found.phases if phase.name == "score"
-    ]
-    assert seconds == [10.0 * (2 + 3), 10.0 * (2 + 3 + 9)]
 
 
 def test_an_assignment_is_judged_by_itself() -> None:

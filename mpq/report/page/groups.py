@@ -59,8 +59,11 @@ class Group:
         return sum(row.choice.costs[resource] or 0.0 for row in self.rows)
 
 
-def _span(bits: Sequence[float]) -> str:
-    low, high = plain(min(bits)), plain(max(bits))
+def _span(bits: Sequence[float | None]) -> str:
+    known = [each for each in bits if each is not None]
+    if not known:
+        return plain(None)
+    low, high = plain(min(known)), plain(max(known))
     return low if low == high else f"{low} to {high}"
 
 

@@ -12,7 +12,7 @@ class Choice:
 
     Args:
         precision: As it is spelled; shortened where parts of the layer have bits of their own.
-        weight_bits: Mean bits of a weight.
+        weight_bits: Mean bits of a weight; ``None`` of what has none, such as a cache.
         input_bits: Mean bits of an input.
         loss: Its own part of the predicted loss.
         costs: ``[shown resources]`` its part of each; ``None`` where it cannot run.
@@ -20,7 +20,7 @@ class Choice:
     """
 
     precision: str
-    weight_bits: float
+    weight_bits: float | None
     input_bits: float
     loss: float
     costs: tuple[float | None, ...]

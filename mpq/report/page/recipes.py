@@ -31,11 +31,12 @@ class Within:
         return next(row.divergence for row in self.rows if row.recipe == DEFAULT)
 
     @property
-    def costs(self) -> tuple[tuple[str, str], ...]:
-        """Column of every resource that is limited, and its unit."""
+    def costs(self) -> tuple[tuple[str, str, str], ...]:
+        """Column of every resource that is limited, the resource, its unit."""
         columns = dict.fromkeys(column for row in self.rows for column in row.costs)
         # Named after resource and unit, `weight_bytes_bytes`; no unit has an underscore.
-        return tuple((column, column.rpartition("_")[2]) for column in columns)
+        parts = [(column, *column.rpartition("_")) for column in columns]
+        return tuple((column, name, unit) for column, name, _, unit in parts)
 
     @property
     def has_accuracy(self) -> bool:

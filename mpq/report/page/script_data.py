@@ -126,7 +126,7 @@ def _layers(layers: Sequence[LayerFacts]) -> dict[str, Any]:
 
     ``precisions`` has each one once; of every layer ``choices`` are places in it.
     """
-    kinds: dict[tuple[str, float, float, str], int] = {}
+    kinds: dict[tuple[str, float | None, float, str], int] = {}
     choices = [
         [
             kinds.setdefault((x.precision, x.weight_bits, x.input_bits, x.parts), len(kinds))

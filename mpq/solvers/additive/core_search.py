@@ -56,9 +56,12 @@ class _States:
 
     def undominated(self, multiplier: float) -> Self:
         """Without those that cost and lose at least as much as another."""
-        order = np.argsort(self.cost, kind="stable")
         # A reduced cost also holds multiplier times cost; dominance is about the loss alone.
-        loss = (self.reduced - multiplier * self.cost)[order]
+        loss = self.reduced - multiplier * self.cost
+        # Of those that cost the same the best one first, so that it alone stays: rows that cost
+        # the same can be exchanged, and come to each sum in very many ways.
+        order = np.lexsort((loss, self.cost))
+        loss = loss[order]
         # Of states by rising cost, one stays only if it loses less than all that are cheaper.
         least = np.minimum.accumulate(loss)
         return self.kept(order[np.r_[True, loss[1:] < least[:-1]]])

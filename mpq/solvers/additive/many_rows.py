@@ -12,7 +12,7 @@ from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Status
-from mpq.problem.tolerances import LAST_DIGITS, is_within
+from mpq.problem.tolerances import LAST_DIGITS, PROVED_BOUND, is_within
 from mpq.quantization.precision import Precision
 from mpq.solvers.additive.filling import filled
 from mpq.solvers.additive.milp import Answer
@@ -115,22 +115,33 @@ def _searched(
 ) -> Allocation:
     """The answer of an exact search for the core; or a choice that is known, where that is better.
 
-    The search's bound holds for all rows only where all of them are in the core.
+    A choice has the relaxation's columns in all other rows, and the search's bound holds for it; or
+    it has not, and loses what one such column adds to the relaxation's bound at least.
     """
     core, bound = relaxed.core(FEW), relaxed.bound
+    beside = relaxed.beside(rows, core)
     answer = search(_problem(rows, relaxed, core), _gap_of(rows, relaxed, core, totals, gap))
-    if len(core) == len(rows):
-        if answer.status is Status.INFEASIBLE:
-            return Allocation.nothing(answer.status, totals.floor, None, relaxed.prices)
-        bound = bound if answer.bound is None else max(bound, answer.bound)
-    found = [] if answer.columns is None else [relaxed.with_core(core, answer.columns)]
-    found = [each for each in (*found, known) if each is not None and _is_met(rows, each)]
+    if answer.status is Status.INFEASIBLE and beside == np.inf:
+        return Allocation.nothing(answer.status, totals.floor, None, relaxed.prices)
+    if answer.bound is not None:
+        bound = max(bound, min(beside, _with_rest(rows, relaxed, core, answer.bound)))
+    searched = None if answer.columns is None else relaxed.with_core(core, answer.columns)
+    found = [each for each in (searched, known) if each is not None and _is_met(rows, each)]
     if not found:
         return Allocation.nothing(Status.UNKNOWN, totals.floor, bound, relaxed.prices)
-    status = answer.status
-    if status is not Status.TIME_LIMIT and len(core) < len(rows):
-        status = Status.FEASIBLE
-    return Allocation.of(rows, min(found, key=rows.lost), status, bound, relaxed.prices)
+    best = min(found, key=rows.lost)
+    if answer.status is not Status.OPTIMAL:
+        return Allocation.of(rows, best, answer.status, bound, relaxed.prices)
+    is_best = best is searched and rows.lost(best) <= beside
+    status = Status.OPTIMAL if is_best else Status.FEASIBLE
+    return Allocation.of(rows, best, status, np.inf if is_best else bound, relaxed.prices)
+
+
+def _with_rest(rows: Rows, relaxed: Relaxed, core: Columns, bound: float) -> float:
+    """A bound of the core, with what all other rows lose at the relaxation's columns."""
+    kept = rows.lost(relaxed.columns) - float(rows.loss[core, relaxed.columns[core]].sum())
+    # Rounded down, as the two are sums that are added up in another order.
+    return kept + bound - PROVED_BOUND * (abs(kept) + abs(bound))
 
 
 def _completed(rows: Rows, relaxed: Relaxed) -> Iterator[Choice]:

@@ -62,6 +62,20 @@ class Relaxed:
         columns[core] = taken
         return columns
 
+    def beside(self, rows: Rows, core: Columns) -> float:
+        """No choice loses less in which a row beside the core has another column than here.
+
+        Infinite where all rows are in the core.
+        """
+        rise, others = np.inf, np.delete(np.arange(len(rows)), core)
+        for part in rows.parts(others):
+            # Of the losses as they are, by which rows may have another column.
+            found = priced(rows.losses(part), rows.expenses(part), self.prices)
+            least = found.min(axis=1)
+            found[np.arange(len(part)), self.columns[part]] = np.inf
+            rise = min(rise, float((found.min(axis=1) - least).min()))
+        return self.bound + rise
+
     def core(self, most: int) -> Columns:
         """The rows that are nearest to another column, at most so many."""
         if len(self.second) <= most:

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from hashlib import blake2b
+from itertools import islice, product
 from math import ceil, inf, isfinite, nan
-from typing import ClassVar, Self, final
+from typing import ClassVar, Final, Self, final
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.black_box._base import asked_losses, predicted, require_objective
 from mpq.solvers.black_box.pace import Pace
 
+MOST_RATIOS: Final = 10_000
+"""That are swept: each is a problem to solve, and an answer to measure."""
 _INSIDE = 1e-12
 """Relative distance that the last group keeps from what is left, whose sum is rounded."""
 
@@ -49,7 +52,8 @@ class SweptBudgets(Solver):
         groups: See ``LayerGroups``; metrics are not read.
         low: The least ratio.
         high: The largest ratio.
-        num_ratios: From one to the other, evenly; to the power of the groups but one.
+        num_ratios: From one to the other, evenly; to the power of the groups but one, which may be
+            ``MOST_RATIOS`` at most. Answers are solved for and measured a batch at a time.
         keep: Share of every group's layers, those whose inputs lose most at their fewest bits, that
             get the most bits of inputs there are, where all others do not. 0: layers choose.
         batch_size: Assignments that are measured at once.
@@ -58,7 +62,7 @@ class SweptBudgets(Solver):
         objective: Losses of a batch; ``None``: the problem's own.
 
     Raises:
-        InputError: If a number is out of range, or a group has no pattern.
+        InputError: If a number is out of range, a group has no pattern, or the ratios are too many.
     """
 
     name: ClassVar[str] = "swept-budgets"
@@ -90,6 +94,22 @@ class SweptBudgets(Solver):
                 f"{self.name} needs num_ratios >= 1 and batch_size >= 1; got {self.num_ratios} and "
                 f"{self.batch_size}"
             )
+        if self._count > MOST_RATIOS:
+            others = self._num_groups - 1
+            raise InputError(
+                f"{self.name}: {self._num_groups} groups at num_ratios={self.num_ratios} are "
+                f"{self.num_ratios} ** {others} = {self._count:,} ratios, above {MOST_RATIOS:,}: "
+                f"take fewer groups, or num_ratios={_largest_root(MOST_RATIOS, others)}"
+            )
+
+    @property
+    def _num_groups(self) -> int:
+        return len(LayerGroups.parse(self.groups).patterns)
+
+    @property
+    def _count(self) -> int:
+        """Of all ratios."""
+        return int(self.num_ratios ** (self._num_groups - 1))
 
     @property
     def is_measuring(self) -> bool:
@@ -98,8 +118,8 @@ class SweptBudgets(Solver):
 
     def measuring_s(self, each_s: float) -> float:
         """See ``Solver.measuring_s``: of all ratios, or as long as the time limit."""
-        ratios = self.num_ratios ** (len(LayerGroups.parse(self.groups).patterns) - 1)
-        return min(float(ratios) * each_s, inf if self.time_limit_s is None else self.time_limit_s)
+        limit_s = inf if self.time_limit_s is None else self.time_limit_s
+        return min(self._count * each_s, limit_s)
 
     def bind(self, losses: Losses) -> Self:
         """See ``Solver.bind``."""
@@ -121,12 +141,11 @@ class SweptBudgets(Solver):
         exact = solve_additive(problem)
         if exact.columns is None:
             return replace(exact, solver=self.name)
-        found = np.array(list(self._answers(problem)), dtype=np.intp)
-        if not len(found):
+        columns, loss, was_stopped = self._best(problem)
+        if columns is None:
             why = "no ratio of the groups' budgets leaves each group an assignment"
             seconds = time.perf_counter() - start
             return Solution(Status.UNKNOWN, None, nan, None, self.name, seconds, why=why)
-        columns, loss, was_stopped = self._best(problem, found)
         # A bound is of the predicted sum, and says nothing of what is measured.
         bound = exact.bound if self.objective is None else None
         bound = None if bound is None else min(bound, loss)
@@ -140,30 +159,45 @@ class SweptBudgets(Solver):
         asked = problem if self.keep == 0 else _keeping(problem, of_layer, self.keep)
         count = int(of_layer.max()) + 1
         ratios = np.linspace(self.low, self.high, self.num_ratios).tolist()
-        known = set()
-        every = list(product(ratios, repeat=count - 1))
-        for chosen in track(every, f"{self.name}, shares of groups"):
+        known = set[bytes]()
+        every = product(ratios, repeat=count - 1)
+        for chosen in track(every, f"{self.name}, shares of groups", self._count):
             shared = _shared(asked, of_layer, [*chosen, 1.0])
             columns = None if shared is None else solve_additive(shared).columns
             if columns is None or not problem.is_feasible(columns):
                 continue
-            key = tuple(columns.tolist())
+            # As many bytes, however many layers there are.
+            key = blake2b(columns.tobytes(), digest_size=16).digest()
             if key not in known:
                 known.add(key)
                 yield columns
 
-    def _best(self, problem: Problem, found: Columns) -> tuple[Columns, float, bool]:
-        """Columns and loss of the best; whether the time was over before all were measured."""
+    def _best(self, problem: Problem) -> tuple[Columns | None, float, bool]:
+        """Columns and loss of the best answer; whether the time was over before all were found."""
         objective, pace = self.objective or predicted(problem), Pace(self.time_limit_s)
-        losses: list[float] = []
-        while len(losses) < len(found) and not pace.stops(len(losses)):
-            start, done = time.perf_counter(), len(losses)
-            part = found[done : done + min(self.batch_size, pace.num_fitting or len(found))]
-            losses += asked_losses(self.name, objective, part).tolist()
+        answers, best, least, done = self._answers(problem), None, inf, 0
+        while not pace.stops(done):
+            part = list(islice(answers, min(self.batch_size, pace.num_fitting or self.batch_size)))
+            if not part:
+                break
+            start, found = time.perf_counter(), np.array(part, dtype=np.intp)
+            losses = asked_losses(self.name, objective, found)
+            place = int(losses.argmin())
+            if best is None or losses[place] < least:
+                best, least = found[place], float(losses[place])
+            done += len(part)
             pace.took(time.perf_counter() - start, len(part))
-        best = int(np.argmin(losses))
-        loss = problem.loss_of(found[best]) if self.objective is None else losses[best]
-        return found[best], loss, len(losses) < len(found)
+        if best is not None and self.objective is None:
+            least = problem.loss_of(best)
+        return best, least, pace.was_stopped
+
+
+def _largest_root(number: int, power: int) -> int:
+    """The largest whole number that to this power is at most a number."""
+    root = 1
+    while (root + 1) ** power <= number:
+        root += 1
+    return root
 
 
 def _shared(problem: Problem, of_layer: Columns, ratios: Sequence[float]) -> Problem | None:

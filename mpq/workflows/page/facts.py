@@ -45,7 +45,8 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
     """
     made = result.made
     accounts = Accounts.of(result, frontier.resource)
-    choices = Choices(accounts)
+    weightless = frozenset(layer.name for layer in result.layers if not layer.has_weights)
+    choices = Choices(accounts, weightless)
     points = tuple(_points(result, frontier, accounts, choices))
     networks = tuple(networks_of(result, frontier.others))
     checks = checks_of(result, frontier)

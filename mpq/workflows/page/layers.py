@@ -1,7 +1,7 @@
 """Every layer of a result, with what it is at the points that the page shows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import Final, final
 
@@ -21,9 +21,11 @@ class Choices:
 
     Args:
         accounts: What that loses and costs.
+        weightless: Names of layers without weights: caches and operands.
     """
 
     accounts: Accounts
+    weightless: frozenset[str] = frozenset()
     _found: list[dict[Precision, Choice]] = field(default_factory=list, init=False)
 
     def of(self, precisions: Mapping[str, Precision], columns: Columns) -> tuple[int, ...]:
@@ -38,7 +40,10 @@ class Choices:
             precision = precisions[name]
             if precision not in known:
                 own = tuple(None if isnan(each[row]) else rounded(each[row]) for each in costs)
-                known[precision] = _choice(precision, rounded(losses[row]), own)
+                found = _choice(precision, rounded(losses[row]), own)
+                # Its precision says 32 bits, as of any weight that stays as it came.
+                is_bare = name in self.weightless
+                known[precision] = replace(found, weight_bits=None) if is_bare else found
             places.append(list(known).index(precision))
         return tuple(places)
 

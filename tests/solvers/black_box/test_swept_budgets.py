@@ -3,6 +3,7 @@
 from itertools import product
 from math import ceil
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Status
 from mpq.quantization.precision import Precision
 from mpq.solvers import SweptBudgets
+from mpq.solvers.black_box import swept_budgets as module_under_test
 
 NAMES = ("ff.0", "stem", "ff.1", "head", "attn2")
 GROUPS = "*ff*|*attn2*=ssim;*=decibels"
@@ -144,3 +146,35 @@ def test_a_bound_is_of_the_predicted_sum_alone() -> None:
     assert predicted.bound is not None
     assert 0 < predicted.bound <= predicted.loss
     assert measured.bound is None
+
+
+def test_ratios_of_many_groups_are_counted_before_anything_runs() -> None:
+    """Ten ratios of six groups are too many: how many, and how many would do."""
+    six = ";".join([*(f"layer{i}" for i in range(5)), "*"])
+
+    with pytest.raises(InputError, match=r"10 \*\* 5 = 100,000 .* or num_ratios=6"):
+        SweptBudgets(six)
+    with pytest.raises(InputError, match=r"6 groups .* above 10,000: take fewer groups"):
+        mpq.SOLVERS.build(f"swept-budgets:groups={six},num_ratios=7")
+    assert SweptBudgets(six, num_ratios=6).measuring_s(1.0) == 6**5
+
+
+def test_answers_are_measured_as_they_are_found() -> None:
+    """No more than a batch is there at once: the first is measured before the second is solved."""
+    solved: list[int] = []
+    seen: list[int] = []
+    solve = module_under_test.solve_additive
+
+    def counted(problem: Problem) -> Any:
+        solved.append(len(seen))
+        return solve(problem)
+
+    def losses(columns: Any) -> Any:
+        seen.extend(range(len(columns)))
+        return np.arange(len(columns), dtype=float)
+
+    with patch.object(module_under_test, "solve_additive", counted):
+        SweptBudgets(GROUPS, batch_size=2).bind(losses).solve(asked(80.0))
+
+    assert len(seen) > 2
+    assert {x for x in solved if x} > {2}, "between two problems a batch was measured"

@@ -237,7 +237,7 @@
     });
     all("#layers tbody").forEach((group) => {
       const own = all("[data-layer]", group).map((row) => taken[Number(row.dataset.layer)]), cell = (name) => group.querySelector('[data-sum="' + name + '"]');
-      const span = (bits) => { const low = Math.min(...bits), high = Math.max(...bits); return low === high ? plain(low) : plain(low) + " to " + plain(high); };
+      const span = (all) => { const bits = all.filter(known), low = Math.min(...bits), high = Math.max(...bits); return !bits.length ? "–" : low === high ? plain(low) : plain(low) + " to " + plain(high); };
       cell("w").textContent = span(own.map((c) => c.w));
       cell("a").textContent = span(own.map((c) => c.a));
       cell("loss").textContent = share(sumOf(own.map((c) => c.loss)), loss);

@@ -1,4 +1,4 @@
-# Needs `pip install -e '.[test,cbc,pyhessian,onnx,openvino,torchao,compressed-tensors,gguf,mlx,ray,scores,trees,tensorboard]'`; `make docs` needs `.[docs]`,
+# Needs `pip install -e '.[test,cbc,pyhessian,onnx,openvino,torchao,compressed-tensors,gguf,mlx,ray,scores,trees,tensorboard,mlflow]'`; `make docs` needs `.[docs]`,
 # `make mutants` needs `.[test,mutants]`.
 # The sentences after ## are what `make` prints.
 PYTHON ?= python

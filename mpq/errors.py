@@ -14,9 +14,11 @@ MpqError
 ├── SolverError                       a solver ended without an answer
 ├── MissingDependencyError            an optional package is not installed
 ├── WorkerError                       another process that shares the work failed
-├── CallbackError                 one of the user's callbacks failed
 ├── MeasurementError                  times on this machine cannot be trusted
 └── OutputError                       a result cannot be written
+
+CallbackError                         one of the user's callbacks failed; no MpqError: whoever takes
+                                      what cannot be done for a result must not take this for one
 """
 
 from collections.abc import Iterable
@@ -102,7 +104,7 @@ class WorkerError(MpqError):
     """Another process that shares the work failed, so that this one stops."""
 
 
-class CallbackError(MpqError):
+class CallbackError(Exception):
     """One of the user's callbacks failed, which ends the work.
 
     Args:

@@ -140,7 +140,7 @@ def test_the_tested_versions_are_those_that_setup_asks_for(
         if line
         and not line.startswith(("#", "pre-commit", "pytest-cov", "cosmic-ray", "coverage"))
         # In an environment of its own, whose versions are those of `make targets`.
-        and not line.startswith(("auto-round", "litert-torch", "ai-edge-litert", "mlflow-skinny"))
+        and not line.startswith(("auto-round", "litert-torch", "ai-edge-litert"))
     ]
 
     wrong = [

@@ -64,14 +64,14 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile, root:
 
 
 def test_the_demo_is_small(wheel: zipfile.ZipFile) -> None:
-    """Weights and images together stay under 1 MB, and the whole download under 2 MB."""
+    """Weights and images together stay under 1 MB, and the whole download under 2.2 MB."""
     demo = [info for info in wheel.infolist() if info.filename.startswith("mpq/demo/")]
 
     unpacked = sum(info.file_size for info in demo)
     packed = sum(info.compress_size for info in wheel.infolist())
 
     assert unpacked < 1_000_000
-    assert packed < 2_000_000
+    assert packed < 2_200_000
 
 
 def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:

@@ -8,7 +8,7 @@ from dataclasses import is_dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
 from typing import Any, Final, final
 from uuid import uuid4
 
@@ -68,12 +68,27 @@ class _Teller(pickle.Pickler):
         if isinstance(obj, type) and not is_known(obj):
             return str, (f"{obj.__qualname__} {code_told(obj)}",)
         if isinstance(obj, FunctionType) and not is_known(obj):
-            return str, ("\n".join([_file(obj), *_of(obj, set())]),)
+            text = "\n".join([_file(obj), *_of(obj, set())])
+            return tuple, ((text, obj.__defaults__, obj.__kwdefaults__, _closed_over(obj)),)
         if is_dataclass(obj) and not isinstance(obj, type) and hasattr(obj, "__dict__"):
             # Without what was computed from the rest, which may or may not be there yet.
             state = {k: x for k, x in vars(obj).items() if not _is_cached(type(obj), k)}
             return tuple, ((type(obj), *sorted(state.items())),)
         return NotImplemented
+
+
+def _closed_over(function: FunctionType) -> list[Any]:
+    """What a function was made with; one that is not there yet is no value."""
+    cells = function.__closure__ or ()
+    return [cell.cell_contents for cell in cells if _has_contents(cell)]
+
+
+def _has_contents(cell: CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
 
 
 def _is_cached(kind: type, name: str) -> bool:

@@ -2,10 +2,12 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Final, final
+from typing import BinaryIO, Final, final
 
 from mpq._support import schema_versions
 from mpq._support.events import Callback, Ended, Event
@@ -44,7 +46,7 @@ class JsonLines(Callback):
         self._start_s = 0.0
         self._told_s: dict[str, float] = {}
         # Now, and not after an hour of work.
-        self._append([])
+        self._begin()
 
     def on(self, event: Event) -> None:
         """See ``Callback.on``."""
@@ -62,7 +64,7 @@ class JsonLines(Callback):
             "event": event.name,
             **event.to_dict(),
         }
-        self._append([json.dumps(known(line), allow_nan=False)])
+        self._append(json.dumps(known(line), allow_nan=False))
         if isinstance(event, Ended):  # another run of the same process has a mark of its own
             self._run = ""
             self._told_s.clear()
@@ -74,16 +76,25 @@ class JsonLines(Callback):
         self._told_s[event.work] = now_s
         return True
 
-    def _append(self, lines: list[str]) -> None:
+    def _begin(self) -> None:
+        """Refuses a file that is something else, and cuts off what a kill has torn."""
+        with self._opened() as file:
+            file.seek(0)
+            self._check(file.readline())
+            cut_torn_line(file)
+
+    def _append(self, line: str) -> None:
+        with self._opened() as file:
+            file.write(f"{line}\n".encode())
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        """The file, to add to it; nobody else does meanwhile."""
         if self.path.exists() and not self.path.is_file():
             raise OutputError(f"cannot write the log {self.path}: it is no regular file")
         try:
             with self.path.open("a+b") as file, locked(file):
-                if not lines:
-                    file.seek(0)
-                    self._check(file.readline())
-                    cut_torn_line(file)
-                file.write("".join(f"{line}\n" for line in lines).encode())
+                yield file
         except OSError as error:
             raise OutputError(
                 f"cannot write the log {self.path}: {error.strerror}; give the path of a file in a "

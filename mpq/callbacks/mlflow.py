@@ -2,9 +2,9 @@
 
 from typing import Any, Protocol, final
 
-from mpq._support.events import Callback, Ended, Event
+from mpq._support.events import Callback, Event
 from mpq.callbacks.results import Finished
-from mpq.callbacks.tracked import numbers
+from mpq.callbacks.tracked import Steps
 from mpq.errors import MissingDependencyError
 
 
@@ -36,18 +36,14 @@ class MLflow(Callback):
 
     def __init__(self, tracker: Tracker | None = None) -> None:
         self._tracker = _mlflow() if tracker is None else tracker
-        self._steps: dict[str, int] = {}
+        self._steps = Steps()
 
     def on(self, event: Event) -> None:
         """See ``Callback.on``."""
         if isinstance(event, Finished):
             self._tracker.log_params(dict(event.settings))
-        for name, number in numbers(event).items():
-            step = self._steps.get(name, 0)
+        for name, number, step in self._steps.of(event):
             self._tracker.log_metric(name, number, step=step)
-            self._steps[name] = step + 1
-        if isinstance(event, Ended):
-            self._steps.clear()
 
 
 def _mlflow() -> Tracker:

@@ -129,7 +129,11 @@ class _Lines:
 
 def plan_told(event: Planned) -> str:
     """What is to come, in a line."""
-    phases = ", ".join(f"{name} {in_words(seconds)}" for name, seconds in event.phases.items())
-    told = f"plan: {phases}; {in_words(event.seconds)} in all"
-    told += f", besides {' and '.join(event.besides)}" if event.besides else ""
+    phases = [f"{name} {in_words(seconds)}" for name, seconds in event.phases.items()]
+    at_most = [f"{name} up to {in_words(seconds)}" for name, seconds in event.at_most.items()]
+    told = f"plan: {', '.join(phases or at_most)}"
+    if phases:
+        told += f"; {in_words(event.seconds)} in all"
+    besides = [*(at_most if phases else ()), *event.besides]
+    told += f", besides {' and '.join(besides)}" if besides else ""
     return f"{told}\n{event.calls}" if event.calls else told

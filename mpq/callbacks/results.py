@@ -1,7 +1,7 @@
 """Events of a search that tell what was planned, measured, solved and found."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, final
 
 from mpq._support.events import Event
@@ -12,25 +12,31 @@ from mpq.quantization.precision import Precision
 @final
 @dataclass(frozen=True)
 class Planned(Event):
-    """What long work will take, told from its first batch.
+    """What long work will take, told from its first batch; told again where more is known.
 
     Args:
-        phases: Phase to seconds, of those to come.
+        phases: Phase, or kind of work (``Progressed.work``), to seconds, of those to come.
         seconds: Of all of them.
         besides: What takes its time besides, of which nothing is known yet.
+        at_most: Phase to seconds that it takes at most, often much less; not in ``seconds``.
         calls: How often the user's own score is asked, a sentence; empty: there is none.
     """
 
     phases: Mapping[str, float]
     seconds: float
     besides: tuple[str, ...] = ()
+    at_most: Mapping[str, float] = field(default_factory=dict)
     calls: str = ""
     name: ClassVar[str] = "planned"
 
     def to_dict(self) -> dict[str, Any]:
         """See ``Event.to_dict``."""
-        phases, besides = dict(self.phases), list(self.besides)
-        told = {"phases": phases, "seconds": self.seconds, "besides": besides}
+        told = {
+            "phases": dict(self.phases),
+            "seconds": self.seconds,
+            "besides": list(self.besides),
+            "at_most": dict(self.at_most),
+        }
         return told | ({"calls": self.calls} if self.calls else {})
 
 
@@ -112,7 +118,7 @@ class Finished(Event):
 
     Args:
         result: What the verb returns: a ``SearchResult``, ``Frontier``, ``EstimatorComparison``,
-            ``RecipeComparison`` or ``NetworkProfile``.
+            ``RecipeComparison``, ``NetworkProfile`` or ``EvolvedProxy``.
         settings: What it was made with, for a table of runs; flat.
         metrics: What it comes to, for the same table; flat, each with its unit in its name where
             that is not clear.

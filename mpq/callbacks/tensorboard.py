@@ -5,7 +5,7 @@ from typing import final
 
 from mpq._support.events import Callback, Ended, Event
 from mpq.callbacks.results import Finished
-from mpq.callbacks.tracked import numbers
+from mpq.callbacks.tracked import Steps, numbers
 from mpq.errors import MissingDependencyError
 
 
@@ -32,7 +32,7 @@ class TensorBoard(Callback):
             ) from error
         self._make, self._folder = SummaryWriter, str(folder)
         self._writer: SummaryWriter | None = None
-        self._steps: dict[str, int] = {}
+        self._steps = Steps()
 
     def on(self, event: Event) -> None:
         """See ``Callback.on``."""
@@ -43,11 +43,8 @@ class TensorBoard(Callback):
             # In the run itself: by default the table has a run of its own, called by the time.
             self._writer.add_hparams(dict(event.settings), numbers(event), run_name=".")
         else:
-            for name, number in numbers(event).items():
-                step = self._steps.get(name, 0)
+            for name, number, step in self._steps.of(event):
                 self._writer.add_scalar(name, number, step)
-                self._steps[name] = step + 1
         if isinstance(event, Ended):
             self._writer.close()
             self._writer = None
-            self._steps.clear()

@@ -109,7 +109,7 @@ def reporting_errors(command: Command) -> Command:
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **kwargs: Any) -> None:
         from mpq._support.ranks import is_launched
-        from mpq.errors import InfeasibleError, MpqError
+        from mpq.errors import CallbackError, InfeasibleError, MpqError
 
         if is_launched() and command.__name__ not in SHARED:
             _fail(f"torchrun shares the work of {' and '.join(SHARED)}; start this without", code=2)
@@ -130,7 +130,7 @@ def reporting_errors(command: Command) -> Command:
             if kwargs.get("as_json"):
                 typer.echo(json.dumps({"status": "infeasible", "error": str(error)}))
             _fail(str(error), code=3)
-        except MpqError as error:
+        except (MpqError, CallbackError) as error:
             if debug:
                 raise
             _fail(str(error), code=2)

@@ -53,6 +53,7 @@ def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> No
     from mpq.cli.console import print_frontier, print_result, print_warning
     from mpq.report.page.made import Made
     from mpq.report.save import save_alternatives
+    from mpq.workflows.forecast import ALTERNATIVES
     from mpq.workflows.outcome import announced
 
     if is_done_instead(options, watch, talk, has_question=True):
@@ -62,13 +63,13 @@ def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> No
         result, session = options.run()
         if is_other_rank():
             return
-        with phase("frontier"):
-            curve = options.frontier(result, session)
+        curve = options.frontier(result, session)
         made = Made(phases=phases.in_order).by(options.in_full(command_words()))
         result = replace(result, made=made)
         files = result.save(options.output, curve, options.section or [])
         if has_others:
-            found = options.alternatives(result, session)
+            with phase(ALTERNATIVES):
+                found = options.alternatives(result, session)
             files += save_alternatives(found, options.output, result.run_id)
         announced(result)
     talk.answer(result.assignment.to_json(), lambda console: print_result(result, console))
@@ -181,6 +182,7 @@ def evaluate(
     on: AssignedOptions,
     compared: AsSearchedOptions,
     judged: ScoreOptions,
+    watch: WatchOptions,
     talk: TalkOptions,
 ) -> None:
     """Measure an assignment on held-out examples: KL divergence, accuracy, cross entropy; JSON."""
@@ -193,7 +195,9 @@ def evaluate(
     # Not the calibration examples: ranges were chosen for these, so that they flatter the network.
     examples = load_callable(data or DEMO_HELD_OUT)
     seed = compared.allow_randomness
-    measured = run(on.network(), found, examples, compared.spelled, seed, on.memory, judged.built())
+    with watch.watched(talk, can_keep=False):
+        network, score = on.network(), judged.built()
+        measured = run(network, found, examples, compared.spelled, seed, on.memory, score)
     write(json.dumps({name: m.to_dict() for name, m in measured.items()}, indent=1))
 
 

@@ -43,7 +43,10 @@ class CompareOptions:
         """What an interruption leaves on disk."""
         if self.recipes:
             return kept_in(self.asked.ranges.cache)
-        return [Kept("what was measured so far", self.output)]
+        from mpq.workflows.compare import JOURNAL
+
+        # Reports of an earlier comparison may lie beside it.
+        return [Kept("what was measured so far", self.output / JOURNAL)]
 
     def run(self) -> "EstimatorComparison":
         """Runs the comparison."""

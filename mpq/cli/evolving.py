@@ -128,7 +128,7 @@ def evolve_proxy(
 
     found = [LossBenchmark.load(path) for path in benchmarks]
     tasks = networks.tasks(len(found))
-    with prepared_folder(output), watch.watched(talk):
+    with prepared_folder(output), watch.watched(talk, can_keep=False):
         proxy = run(
             list(zip(tasks, found, strict=True)),
             generations=generations,

@@ -16,7 +16,7 @@ def tell_plan(
     options: SearchOptions, watch: WatchOptions, talk: TalkOptions, has_question: bool
 ) -> None:
     """What a command with ``--dry-run`` does instead of a search."""
-    with watch.watched(talk):
+    with watch.watched(talk, can_keep=False):
         plan = options.plan(has_question)
     talk.answer(plan.to_dict(), lambda console: _print_plan(plan, console))
 

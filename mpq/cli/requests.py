@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mpq.hardware_profiles import NetworkProfile
     from mpq.report.frontier import Frontier
     from mpq.workflows.follow import Way
+    from mpq.workflows.forecast import Curve
     from mpq.workflows.plan import Plan
     from mpq.workflows.result import SearchResult
     from mpq.workflows.session import Session
@@ -31,7 +32,7 @@ from mpq.cli.task_options import (
     TaskOptions,
     listed,
 )
-from mpq.cli.watching import Kept, kept_in
+from mpq.cli.watching import Kept, epochs_in, kept_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +168,8 @@ class SearchOptions:
     @property
     def kept(self) -> list[Kept]:
         """What an interruption leaves on disk."""
-        return kept_in(self.asked.ranges.cache)
+        tune = self.asked.candidates.tune
+        return [*kept_in(self.asked.ranges.cache), *epochs_in(self.output if tune else None)]
 
     def plan(self, has_question: bool) -> "Plan":
         """What the search will take; of one that has to have a limit or an objective."""
@@ -187,13 +189,15 @@ class SearchOptions:
                 sensitivity=way.sensitivity,
                 solver=way.solver,
                 refine=way.refine,
-                num_points=self._num_measured,
+                num_points=self._drawn.num_measured,
             )
 
     @property
-    def _num_measured(self) -> int:
-        """Assignments that are measured after the search."""
-        return self.others.alternatives + (self.curve.points if self.curve.measure else 0)
+    def _drawn(self) -> "Curve":
+        """What is found beside the answer."""
+        from mpq.workflows.forecast import Curve
+
+        return Curve(self.curve.num_points, self.curve.measure, self.others.alternatives)
 
     def fitted(self, way: "Way", limits: list[str]) -> "Way":
         """The same with what is given up for ``--time``; that is told."""
@@ -217,7 +221,7 @@ class SearchOptions:
             sensitivity=way.sensitivity,
             solver=way.solver,
             refine=way.refine,
-            num_points=self._num_measured,
+            num_points=self._drawn.num_measured,
         )
         for line in found.told:
             say(f"--time {self.effort.time}: {line}")
@@ -249,13 +253,9 @@ class SearchOptions:
         way = self.fitted(way, limits)
         # A tuning that is killed goes on from there, after the same search again.
         with way.naming():
+            method, curve = way.method(objective), self._drawn
             found, session = searched(
-                way.task,
-                parsed,
-                way.method(objective),
-                self.curve.resource,
-                self.output,
-                self._num_measured,
+                way.task, parsed, method, self.curve.resource, self.output, curve
             )
             return way.noted(found), session
 
@@ -301,10 +301,10 @@ class SearchOptions:
 
     def frontier(self, result: "SearchResult", session: "Session") -> "Frontier":
         """The frontier that is drawn beside a result."""
+        from mpq.workflows.frontier import curve_of
+
         curve = self.curve
-        # A result holds no network: layers are found again to measure it, nothing is estimated.
-        found = result.frontier(curve.resource, curve.num_points)
-        return session.measured(found) if curve.measure else found
+        return curve_of(result, session, curve.resource, curve.num_points, curve.measure)
 
     def alternatives(self, result: "SearchResult", session: "Session") -> "Frontier":
         """The best other assignments, measured."""

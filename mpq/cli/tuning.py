@@ -8,10 +8,11 @@ import typer
 
 from mpq.cli.app import app, command_words, reporting_errors
 from mpq.cli.options import EvalData, Seed
+from mpq.cli.score_options import ScoreOptions
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions
 from mpq.cli.task_options import SourceOptions, held_out_spec
-from mpq.cli.watching import Kept, WatchOptions
+from mpq.cli.watching import WatchOptions, epochs_in
 from mpq.workflows import defaults
 from mpq.workflows.task import Task
 
@@ -33,6 +34,7 @@ def tune(
     ] = None,
     *,
     source: SourceOptions,
+    judged: ScoreOptions,
     watch: WatchOptions,
     talk: TalkOptions,
 ) -> None:
@@ -63,9 +65,9 @@ def tune(
         load_data(spec, model, seed),
         held_out=None if held_out is None else load_data(held_out, model, seed),
         seed=seed,
+        score=judged.built(),
     )
-    kept = [Kept("finished epochs", folder)]
-    with prepared_folder(folder), watch.watched(talk, kept):
+    with prepared_folder(folder), watch.watched(talk, epochs_in(folder)):
         result = run_tuning(task, found, what, folder=folder)
         result = replace(result, made=result.made.by(command_words()))
         files = result.save(folder)

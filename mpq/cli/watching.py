@@ -43,12 +43,15 @@ class WatchOptions:
     log: o.LogFile = None
 
     @contextmanager
-    def watched(self, talk: TalkOptions, kept: Sequence[Kept] = ()) -> "Iterator[Phases]":
+    def watched(
+        self, talk: TalkOptions, kept: Sequence[Kept] = (), can_keep: bool = True
+    ) -> "Iterator[Phases]":
         """Within this block the work is watched, and its phases are counted.
 
         Args:
             talk: Whether there is a display.
             kept: What an interruption leaves on disk; none: nothing.
+            can_keep: Whether ``--cache`` would keep something.
 
         Raises:
             OutputError: If the log cannot be written to.
@@ -68,7 +71,7 @@ class WatchOptions:
             try:
                 yield phases
             except KeyboardInterrupt as error:
-                for line in _told(list(phases.spent), kept):
+                for line in _told(list(phases.spent), kept, can_keep):
                     error.add_note(line)
                 raise
 
@@ -79,15 +82,27 @@ def kept_in(cache: str | None) -> list[Kept]:
     return [] if cache is None else [Kept(what, Path(cache))]
 
 
-def _told(finished: Sequence[str], kept: Sequence[Kept]) -> Iterator[str]:
+def epochs_in(folder: Path | None) -> list[Kept]:
+    """What a tuning keeps while it works, in the folder of its result; ``None``: there is none."""
+    if folder is None:
+        return []
+    from mpq.tuning.checkpoint import CHECKPOINT_FILE
+
+    return [Kept("finished epochs", folder / CHECKPOINT_FILE)]
+
+
+def _told(finished: Sequence[str], kept: Sequence[Kept], can_keep: bool) -> Iterator[str]:
     """What is done, what of it is kept, and how to go on."""
-    if finished:
-        yield f"finished: {'; '.join(finished)}"
+    from mpq.callbacks.plans import PLANNING
+
+    done = [name for name in finished if name != PLANNING]
+    if done:
+        yield f"finished: {'; '.join(done)}"
     command = shlex.join(command_words())
     there = [f"{each.what}, in {each.where}" for each in kept if each.is_there]
     if there:
         yield f"kept: {'; '.join(there)}"
         yield f"to go on: {command}"
     else:
-        why = "yet" if kept else "without --cache DIR"
-        yield f"nothing is kept {why}; to begin anew: {command}"
+        why = " yet" if kept else " without --cache DIR" if can_keep else ""
+        yield f"nothing is kept{why}; to begin anew: {command}"

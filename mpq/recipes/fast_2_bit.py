@@ -11,8 +11,8 @@ FAST_2_BIT: Final = Recipe(
     paper=Paper(
         "Li et al.",
         2023,
-        "Enabling Fast 2-bit LLM on GPUs: Memory Alignment, Sparse Outlier, and Asynchronous "
-        "Dequantization",
+        "Fast and Efficient 2-bit LLM Inference on GPU: 2/4/16-bit in a Weight Matrix with "
+        "Asynchronous Dequantization",
         "2311.16442",
     ),
     formula="4 bits where (range of the group)^2 x curvature is largest, as many as fit; others 2",

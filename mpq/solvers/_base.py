@@ -54,6 +54,11 @@ class Solver(Bounded, ABC):
         del each_s
         return inf
 
+    def at_most_s(self, problem: Problem) -> float:
+        """Wall time in seconds after which it has an answer; ``inf``: it sets itself no limit."""
+        del problem
+        return inf
+
     def bind(self, losses: Losses) -> Self:
         """The same solver with the loss that it minimises, where it does measure.
 

@@ -71,6 +71,10 @@ class Auto(Solver):
         solver, why = self._picked(problem)
         return replace(solver.solve(problem), why=f"auto took {solver.name}: {why}")
 
+    def at_most_s(self, problem: Problem) -> float:
+        """See ``Solver.at_most_s``: of the solver that it takes."""
+        return self._picked(problem)[0].at_most_s(problem)
+
     def _picked(self, problem: Problem) -> tuple[Solver, str]:
         if problem.interactions is None:
             pairs = ", with costs of pairs of layers" if len(problem.grouped.pairwise) else ""

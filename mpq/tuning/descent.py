@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import cos, pi
+from time import perf_counter
 from typing import Any, Final, TypeAlias, final
 
 import torch
@@ -16,6 +17,7 @@ from mpq.sensitivity.passes.differentiation import check_reached, translated
 from mpq.tuning._base import Tuning
 from mpq.tuning.checkpoint import Checkpoint
 from mpq.tuning.objectives import Objective
+from mpq.tuning.pace import Pace
 from mpq.tuning.parts import TuneAll
 from mpq.tuning.student import Part, Student, require_gradients, restored
 from mpq.tuning.tuned_vector import TunedVector
@@ -77,22 +79,30 @@ class Descent:
         """
         kept = self.checkpoint.read()
         history = History() if kept is None else History(**kept["history"])
+        start = perf_counter()
         if kept is None:
             history.losses.append(self.measure())
         first = 0 if kept is None else kept["stage"]
         total = len(stages) * self.tuning.epochs
-        epochs = track(self._epochs(stages, first, kept, history), "tuning, epochs", total)
+        done = 0 if kept is None else first * self.tuning.epochs + kept["epoch"]
+        pace = Pace(total - done, perf_counter() - start)
+        epochs = track(self._epochs(stages, first, kept, history, pace), "tuning, epochs", total)
         for _ in epochs:
             pass
         return history
 
     def _epochs(
-        self, stages: Sequence[Stage], first: int, kept: dict[str, Any] | None, history: History
+        self,
+        stages: Sequence[Stage],
+        first: int,
+        kept: dict[str, Any] | None,
+        history: History,
+        pace: Pace,
     ) -> Iterator[None]:
         for place, (parts, objective) in enumerate(stages):
             if place < first:
                 continue
-            yield from self._stage(place, parts, objective, kept, history)
+            yield from self._stage(place, parts, objective, kept, history, pace)
             kept = None
             for parameter in self.student.module.parameters():
                 parameter.requires_grad_(False)
@@ -104,6 +114,7 @@ class Descent:
         objective: Objective,
         kept: dict[str, Any] | None,
         history: History,
+        pace: Pace,
     ) -> Iterator[None]:
         require_gradients(parts, self.student.module)
         optimizer = self._optimizer(parts)
@@ -117,7 +128,7 @@ class Descent:
         patience = max(PATIENCE, self.tuning.epochs // 2)
         while done < self.tuning.epochs and since < patience:
             try:
-                self._epoch(done, parts, objective, optimizer)
+                self._epoch(done, parts, objective, optimizer, pace)
                 with _running_away():
                     loss = self.measure()
             except _RanAwayError as error:
@@ -158,10 +169,11 @@ class Descent:
         parts: Sequence[Part],
         objective: Objective,
         optimizer: torch.optim.Adam,
+        pace: Pace,
     ) -> None:
         """One pass over the examples."""
         steps = _steps(self.batches, self.tuning.batch_size, self.seed + epoch)
-        for number, step in enumerate(steps):
+        for number, step in enumerate(pace.stepping(steps)):
             share = 0.5 * (1 + cos(pi * (epoch + number / len(steps)) / self.tuning.epochs))
             for group in optimizer.param_groups:
                 group["lr"] = group["largest"] * share

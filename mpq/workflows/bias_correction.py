@@ -9,12 +9,10 @@ from torch import nn
 
 from mpq._support.arrays import Array
 from mpq._support.paired_gains import LEVEL, is_above_chance, relative_gains
-from mpq.backends import quantize
 from mpq.network.examples import Calibration
 from mpq.network.folds import folds
 from mpq.network.metric import OutputMetric
 from mpq.network.modules import share_parameters
-from mpq.network.same_start import begin_alike
 from mpq.problem.assignment import Assignment
 from mpq.report.measurement import Measurement
 from mpq.tuning.bias_correction import Corrected, bias_corrected
@@ -22,6 +20,7 @@ from mpq.workflows.bias_record import BiasCorrection
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.result import SearchResult
 from mpq.workflows.setup import Prepared
+from mpq.workflows.shipped import measured, why_worse
 
 UNSEEN_SHARE: Final = 0.25
 """Of the calibration examples, that the trial does not correct with."""
@@ -37,17 +36,20 @@ def with_corrected_biases(
     Args:
         found: The search's.
         prepared: The network and its data.
-        accepts: Whether what is measured of the answer is good enough for an objective.
+        accepts: Whether what is measured of the answer is good enough for an objective. A score of
+            the user's own has to be no worse besides.
     """
     task, metric = prepared.task, prepared.network.metric
     assignment, told = corrected(task.model, found.assignment, prepared.calibration, metric)
     if told.is_kept:
-        reached = measured(task.model, assignment, prepared.on_held_out.reference)
-        if accepts(reached):
-            found = found.with_answer(assignment, {"result": reached})
-        else:
+        judge = prepared.judges.on_held_out
+        reached = measured(task.model, assignment, prepared.on_held_out.reference, judge)
+        why = why_worse(judge, found.measured, reached)
+        if not accepts(reached):
             why = "with it the answer does not keep the objective's limit on the loss"
-            told = replace(told, is_kept=False, why=why)
+        if not why:
+            found = found.with_answer(assignment, {"result": reached})
+        told = replace(told, is_kept=not why, why=why)
     return replace(found, provenance=replace(found.provenance, bias_correction=told))
 
 
@@ -93,12 +95,6 @@ def corrected(
         return assignment, told
     made = bias_corrected(model, assignment, data)
     return made.assignment, replace(told, corrected=made.moved, left=made.left)
-
-
-def measured(model: nn.Module, assignment: Assignment, reference: Reference) -> Measurement:
-    """Through ``mpq.quantize``: what is decided by and measured is what is shipped."""
-    module = quantize(model, assignment)
-    return reference.compare(begin_alike(module, assignment.metadata.allow_randomness))
 
 
 def _is_better(losses: Sequence[tuple[Array, Array]]) -> bool:

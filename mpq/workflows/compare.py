@@ -23,7 +23,7 @@ from mpq._support.ray_workers import task_workers
 from mpq._support.rows import Memory, Rows, remember
 from mpq._support.workers import TaskWorkers
 from mpq.callbacks.results import Solved as SolvedOne
-from mpq.errors import CallbackError, InputError, MpqError
+from mpq.errors import InputError, MpqError
 from mpq.network.examples import Calibration
 from mpq.network.halving import halved
 from mpq.problem.constraints import Constraints
@@ -39,7 +39,7 @@ from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.comparable import refuse_uncompared
-from mpq.workflows.compared_calls import ESTIMATES, RANDOM, tell_calls
+from mpq.workflows.comparison_forecast import DRAWN, SCORED, comparison_calls, tell_comparison
 from mpq.workflows.defaults import ESTIMATORS_COMPARED, MAX_COMPARED_LOSS, NUM_RANDOM, SOLVER
 from mpq.workflows.kept_calls import with_kept_calls
 from mpq.workflows.outcome import announced
@@ -114,10 +114,14 @@ def compare(
             with phase("transformations"):
                 prepared = prepared.with_transforms()
                 constraints = {text: prepared.constraints([x]) for text, x in parsed.items()}
-        tell_calls(prepared, built, len(parsed), num_random, refine)
         run = _Comparison(prepared, constraints, solver, refine, _rows(prepared, folder))
+        tell_comparison(
+            prepared, constraints, SOLVERS.build(solver, task.seed),
+            lambda: run.left(estimators, num_random),
+            comparison_calls(prepared, built, len(parsed), num_random, refine),
+        )  # fmt: skip
         with task_workers(task.built_workers) as workers:
-            with phase(RANDOM):
+            with phase(DRAWN):
                 if workers is not None:
                     run.measure_by(workers, run.drawn(num_random))
                 # One set of assignments for all: each has to be judged by the same losses.
@@ -128,7 +132,7 @@ def compare(
                 # before the clock runs: the first estimator would pay for what all of them use
                 run.search_weight_ranges()
                 forward_seconds = run.forward_seconds()
-            with phase(ESTIMATES):
+            with phase(SCORED):
                 if workers is not None:
                     run.score_by(workers, estimators, trials, forward_seconds)
                 scores = tuple(
@@ -219,6 +223,14 @@ class _Comparison:
             )
         ]
 
+    def left(self, estimators: Sequence[str], num_random: int) -> tuple[int, list[str]]:
+        """How many assignments and which estimators have no row yet."""
+        drawn = [columns for _, columns in self.drawn(num_random)]
+        names = {_name(columns) for columns in drawn}
+        asked = [tuple(columns.tolist()) for columns in drawn]
+        own = [text for text in estimators if self._score_name(text, asked) not in self.rows]
+        return sum(name not in self.rows for name in names), own
+
     def measure_by(self, workers: TaskWorkers, drawn: Sequence[tuple[str, Columns]]) -> None:
         """Rows of random assignments, by workers."""
         tasks = {_name(columns): columns for _, columns in drawn}
@@ -234,7 +246,11 @@ class _Comparison:
         forward_seconds: float,
     ) -> None:
         """Rows of estimators, by workers; those of their optima as well."""
-        left = [text for text in texts if self._score_name(text, trials) not in self.rows]
+        left = [
+            text
+            for text in texts
+            if self._score_name(text, [trial.columns for trial in trials]) not in self.rows
+        ]
         shared = self._shipped(), trials, forward_seconds
         self._add(workers.sent(shared, _score_rows)(left), len(left), "estimators")
 
@@ -318,18 +334,18 @@ class _Comparison:
         """One estimator; what it cannot do is its result."""
         row = remember(
             self.rows,
-            self._score_name(text, trials),
+            self._score_name(text, [trial.columns for trial in trials]),
             lambda: self._estimate(text, trials, forward_seconds),
         )
         solved = tuple(Solved(**one) for one in row.get("solved", ()))
         return Score(**{**row, "solved": solved, "predicted": tuple(row.get("predicted", ()))})
 
-    def _score_name(self, text: str, trials: Sequence[Trial]) -> str:
+    def _score_name(self, text: str, drawn: Sequence[tuple[int, ...]]) -> str:
         # All that the row depends on beside the journal's key. Parts are built first, since their
         # repr has every option, also those that the spelling leaves to defaults.
         asked = _digest(
             ESTIMATORS.build(text, self.seed), SOLVERS.build(self.solver, self.seed), self.refine,
-            [trial.columns for trial in trials],
+            list(drawn),
             [
                 (limit, held.choosable, held.ties, [budget.to_dict() for budget in held.budgets])
                 for limit, held in self.constraints.items()
@@ -351,8 +367,6 @@ class _Comparison:
                 lambda: estimated(on, task, first, estimator, solver),
                 self.prepared.network.device,
             )
-        except CallbackError:
-            raise
         except MpqError as error:
             return {"estimator": text, "error": str(error)}
         seconds, clock_seconds = time.perf_counter() - start, self.clock() - clock_start

@@ -8,12 +8,14 @@ from mpq._support.events import Callback, listening
 from mpq._support.paired_gains import standard_error
 from mpq._support.phases import recorded_phases
 from mpq._support.progress import track
-from mpq.errors import CallbackError, InputError, MpqError
+from mpq.callbacks.plans import planned_as_whole
+from mpq.errors import InputError, MpqError
 from mpq.problem.limits import Limit, Limits, written_limits
 from mpq.recipes import recipe_of
 from mpq.report.page.made import Made
 from mpq.report.recipe_rows import DEFAULT, RecipeRow
 from mpq.report.recipes import RecipeComparison
+from mpq.workflows.comparison_forecast import RECIPES, tell_recipes
 from mpq.workflows.follow import Way, follow
 from mpq.workflows.outcome import announced
 from mpq.workflows.result import SearchResult
@@ -58,9 +60,11 @@ def compare_recipes(
         calibration, held_out = prepared.calibration, prepared.held_out
         task = replace(task, calibration=calibration, held_out=held_out)
         asked = [(text, name) for text in parsed for name in (DEFAULT, *recipes)]
-        rows = [
-            _row(task, text, parsed[text], name, keep) for text, name in track(asked, "recipes")
-        ]
+        tell_recipes(prepared, parsed[asked[0][0]], Way(task).method(), len(asked))
+        with planned_as_whole():
+            rows = [
+                _row(task, text, parsed[text], name, keep) for text, name in track(asked, RECIPES)
+            ]
         unit, counts = prepared.network.metric.unit, (calibration, held_out)
         made = Made(phases=phases.in_order, versions=versions())
         seen, unseen = (x.num_examples for x in counts)
@@ -74,7 +78,7 @@ def _row(task: Task, text: str, limit: Limit, name: str, keep: Collection[str]) 
         with way.naming():
             result = way.noted(searched(way.task, [limit], way.method())[0])
     except MpqError as error:
-        if name == DEFAULT or isinstance(error, CallbackError):
+        if name == DEFAULT:
             raise
         return RecipeRow(name, text, error=str(error))
     seconds = time.perf_counter() - start

@@ -69,6 +69,13 @@ class Boxes:
         extras = {name: _array(found[name]) for name in names if name in found}
         return cls(corners, _array(found["labels"]), extras)
 
+    @property
+    def turned(self) -> Array:
+        """``[M, 4]`` those of a label whose x2 is below x1, or y2 below y1."""
+        is_turned = (self.corners[:, 2:] < self.corners[:, :2]).any(axis=1)
+        found: Array = self.corners[is_turned & (self.labels >= 0)]
+        return found
+
     def rows(self, image: int) -> Iterator[dict[str, Any]]:
         """As of COCO, where boxes have a width and a height."""
         for index in np.flatnonzero(self.labels >= 0).tolist():
@@ -120,9 +127,16 @@ def targets_of(objects: Objects | None) -> list[Boxes]:
     if strange is not None:
         raise DataError(f"{wanted}; got {_kind(strange)}")
     try:
-        return [Boxes.of(image, ("iscrowd", "area")) for image in objects]
+        found = [Boxes.of(image, ("iscrowd", "area")) for image in objects]
     except InputError as error:
         raise DataError(f"targets of the score map: {error}; {wanted}") from error
+    ends = next((box for boxes in found for box in boxes.turned.tolist()), None)
+    if ends is not None:
+        raise DataError(
+            f"targets of the score map: a box ends before it begins, {ends}, and could be met by "
+            f"none; {wanted}"
+        )
+    return found
 
 
 def mean_average_precision(found: Sequence[Boxes], known: Sequence[Boxes]) -> float:

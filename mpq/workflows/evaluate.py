@@ -1,21 +1,24 @@
 """What a quantized network really does on held-out examples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
 from math import inf
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mpq._support.events import Callback, listening, tell
 from mpq._support.pages import is_streaming
+from mpq._support.phases import phase
 from mpq._support.ranks import Ranks
 from mpq.backends import quantize
 from mpq.backends.simulate import check_folding
 from mpq.backends.streamed import why_run_streamed
+from mpq.callbacks.results import Finished
 from mpq.errors import InputError
 from mpq.network.behaviour import check_again
 from mpq.network.blocks import without_caches
@@ -33,8 +36,11 @@ from mpq.problem.assignment import Assignment
 from mpq.quantization.fingerprint import checksum
 from mpq.report.measurement import Measurement
 from mpq.workflows.kept_answers import KeptAnswers, most_kept_bytes
+from mpq.workflows.passes import tell_passes, told_of
 from mpq.workflows.score import Judge, Score
 from mpq.workflows.sums import OnTargets, Sums
+
+QUANTIZED: Final = "quantized"
 
 
 @final
@@ -213,6 +219,7 @@ def evaluate(
     allow_randomness: int | None = None,
     memory: int | str | None = None,
     score: str | Score | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Measurement]:
     """The original network and the one in the assigned formats, on the same examples.
 
@@ -229,6 +236,7 @@ def evaluate(
         allow_randomness: See ``Task``; default: as in the search.
         memory: See ``Task``.
         score: See ``Task``; not of a network that is streamed.
+        callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
 
     Returns:
         ``original`` and ``quantized``.
@@ -240,7 +248,7 @@ def evaluate(
     streamed = why_run_streamed(model, memory, assignment)
     if streamed and score is not None:
         raise InputError(f"{streamed}. score (--score) is not asked so: leave it out")
-    with streaming(bool(streamed)):
+    with streaming(bool(streamed)), listening(callbacks):
         return _evaluated(model, assignment, data, metric, allow_randomness, score)
 
 
@@ -260,16 +268,43 @@ def _evaluated(
     chosen = METRICS.build(asked) if isinstance(asked, str) else asked
     assignment = assignment.compared_by(None, allow_randomness)
     seed = assignment.metadata.allow_randomness
-    examples = Calibration.of(data)
-    check_folding(model, assignment, examples.first().to(device_of(model)), chosen)
-    reference = Reference(model, examples, chosen, seed)
-    compared = reference.compare(begin_alike(quantized, seed))
-    found = {"original": reference.original, "quantized": compared}
-    if score is None:
-        return found
+    examples = told_of(Calibration.of(data))
+    first = examples.first().to(device_of(model))
+    check_folding(model, assignment, first, chosen)
+    with phase("original"):
+        reference = Reference(model, examples, chosen, seed)
+    quantized = begin_alike(quantized, seed)
+    tell_passes({QUANTIZED: quantized}, first, reference.original.num_examples)
+    with phase(QUANTIZED):
+        compared = reference.compare(quantized)
+    found = {"original": reference.original, QUANTIZED: compared}
+    if score is not None:
+        found = _scored(found, score, examples, model, quantized)
+    tell(Finished(found, {"metric": METRICS.spell(chosen)}, _flat(found[QUANTIZED])))
+    return found
+
+
+def _scored(
+    found: dict[str, Measurement],
+    score: str | Score,
+    examples: Calibration,
+    model: nn.Module,
+    quantized: nn.Module,
+) -> dict[str, Measurement]:
     judge = Judge(Score.built_in(score) if isinstance(score, str) else score, examples, model)
-    scores = {"original": judge.original, "quantized": judge.of(quantized)}
+    with phase("score"):
+        scores = {"original": judge.original, QUANTIZED: judge.of(quantized)}
     return {name: replace(measured, score=scores[name]) for name, measured in found.items()}
+
+
+def _flat(measured: Measurement) -> dict[str, float]:
+    """For a table of runs."""
+    found = {
+        "measured_loss": measured.divergence,
+        "measured_accuracy": measured.accuracy,
+        "measured_score": measured.score,
+    }
+    return {name: x for name, x in found.items() if x is not None}
 
 
 def _against_targets(batch: Batch, logits: Tensor) -> OnTargets:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import Final, Self, final
 
 import numpy as np
@@ -11,7 +12,9 @@ from torch import Tensor
 from mpq._support.arrays import Array
 from mpq._support.bounds import check_whole
 from mpq._support.events import Callback, listening
+from mpq._support.phases import phase
 from mpq._support.progress import track
+from mpq.callbacks.plans import tell_plan
 from mpq.errors import InputError, MismatchError
 from mpq.report.evolved_proxy import EvolvedProxy
 from mpq.report.loss_benchmark import LossBenchmark
@@ -21,6 +24,7 @@ from mpq.sensitivity.passes.labels import check_labels
 from mpq.sensitivity.passes.weight_statistics import weight_statistics
 from mpq.sensitivity.weight_error import channel_errors, relative_errors
 from mpq.workflows.defaults import NUM_GENERATIONS, NUM_PROXIES
+from mpq.workflows.outcome import announced
 from mpq.workflows.setup import Prepared
 from mpq.workflows.streamable import refuse_streamed
 from mpq.workflows.task import Task, check_task
@@ -34,6 +38,7 @@ HANDCRAFTED: Final = (
     "sum(square(a*w))",  # what GPTQ and BAQ keep small
 )
 """Where evolution begins, beside random formulas."""
+GENERATIONS: Final = "generations"
 _SAMPLE: Final = 5
 """Formulas that two parents are chosen from."""
 _FRESH, _CROSSED = 0.1, 0.5
@@ -88,15 +93,25 @@ def evolve_proxy(
             f"{len(on)}, {generations} and {population}"
         )
     with listening(callbacks):
-        arenas = [_Arena.of(task, benchmark, labels, seed) for task, benchmark in on]
-        evolution = _Evolution(arenas, population, np.random.default_rng(seed))
-        best = [evolution.renew() for _ in track(range(generations), "generations")]
-    found = evolution.ranked[0]
-    known = {text: _spearman(arenas, Formula.parse(text)) for text in HANDCRAFTED}
-    return EvolvedProxy(
-        str(found.formula), labels, _spearman(arenas, found.formula), known, tuple(best),
-        len(evolution.seen), dict(sorted(evolution.screened.items())), seed,
-    )  # fmt: skip
+        with phase("statistics"):
+            arenas = [
+                _Arena.of(task, benchmark, labels, seed)
+                for task, benchmark in track(on, "benchmarks")
+            ]
+        with phase(GENERATIONS):
+            start = perf_counter()
+            evolution = _Evolution(arenas, population, np.random.default_rng(seed))
+            # The first population is as many formulas as come with each generation.
+            tell_plan({GENERATIONS: generations * (perf_counter() - start)})
+            best = [evolution.renew() for _ in track(range(generations), GENERATIONS)]
+        found = evolution.ranked[0]
+        known = {text: _spearman(arenas, Formula.parse(text)) for text in HANDCRAFTED}
+        return announced(
+            EvolvedProxy(
+                str(found.formula), labels, _spearman(arenas, found.formula), known, tuple(best),
+                len(evolution.seen), dict(sorted(evolution.screened.items())), seed,
+            )
+        )  # fmt: skip
 
 
 @final

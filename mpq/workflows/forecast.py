@@ -1,42 +1,95 @@
 """What a search that has begun will take, told to whoever listens, from its own first batch."""
 
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Final
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, final
 
-from mpq._support.events import audience, tell, unheard
+from mpq._support.events import unheard
 from mpq._support.phases import phase
-from mpq.callbacks.results import Planned
-from mpq.errors import GradientError
-from mpq.network.modules import share_parameters
+from mpq.callbacks.plans import PLANNING, is_plan_wanted, tell_plan
+from mpq.errors import MpqError
 from mpq.problem.constraints import Constraints
-from mpq.sensitivity import Estimation
-from mpq.sensitivity.measured import Measured
-from mpq.workflows.evaluate import Reference
-from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.first_batch import FirstBatch
 from mpq.workflows.method import Method
-from mpq.workflows.one_measurement import timed
 from mpq.workflows.other_answers import is_mixed
+from mpq.workflows.points import repeatable
 from mpq.workflows.score_calls import (
     OF_ANSWERS,
     OF_PRICES,
-    OF_SOLVER,
+    OF_TRIALS,
     PlannedCalls,
     ScoreCalls,
 )  # fmt: skip
 from mpq.workflows.setup import Prepared
 from mpq.workflows.uniform import uniform_within
+from mpq.workflows.unplanned import OF_SOLVER, unplanned
 
-LONG_S: Final = 2.0
+SOON_S: Final = 1.0
 """A search whose layers are found sooner is over before a plan of it is read."""
-MOST_SHARE: Final = 1 / 8
-"""Of the examples that the first batch may be: it is looked at twice more than the search does."""
-ESTIMATE: Final = "ranges, codes, estimate"
+RANGES: Final = "ranges"
+CODES: Final = "codes"
+ESTIMATE: Final = "estimate"
+SOLVING: Final = "solving"
 COMPARING: Final = "comparing with other answers"
 MEASURING: Final = "measuring"
-SOLVING: Final = "solving"
-_ASKED_IN: Final = {OF_PRICES: ESTIMATE, OF_SOLVER: SOLVING, OF_ANSWERS: COMPARING}
+FRONTIER: Final = "frontier"
+POINTS: Final = "measuring points"
+ALTERNATIVES: Final = "alternatives"
+_ASKED_IN: Final = {OF_PRICES: ESTIMATE, OF_TRIALS: SOLVING, OF_ANSWERS: COMPARING}
 """The phase in which most calls are, by what they are for."""
+ALL_ELSE: Final = "all that is no call of the score"
+
+
+@final
+@dataclass(frozen=True)
+class Curve:
+    """What is found beside an answer: a frontier, and alternatives.
+
+    Args:
+        num_points: Amounts that are solved for; ``None``: the hull, of which it is not known.
+        measure: Whether its points are measured.
+        num_alternatives: Other answers, which are measured.
+    """
+
+    num_points: int | None
+    measure: bool = False
+    num_alternatives: int = 0
+
+    @property
+    def num_measured(self) -> int:
+        """Assignments that are measured after the search, as far as it is known."""
+        return self.num_alternatives + ((self.num_points or 0) if self.measure else 0)
+
+
+@final
+@dataclass(eq=False)
+class Forecast:
+    """What is known of a search; grows.
+
+    Args:
+        phases: Phase to seconds, see ``Planned``.
+        at_most: See ``Planned``.
+        besides: See ``Planned``.
+    """
+
+    phases: dict[str, float] = field(default_factory=dict)
+    at_most: dict[str, float] = field(default_factory=dict)
+    besides: list[str] = field(default_factory=list)
+
+    def add(self, name: str, seconds: float | None, at_most: float | None = None) -> None:
+        """One phase more, of which one of the two is known, or neither."""
+        if seconds is not None:
+            self.phases[name] = seconds
+        elif at_most is not None:
+            self.at_most[name] = at_most
+        else:
+            self.besides.append(name)
+
+    def add_calls(self, calls: PlannedCalls | None, asked_in: Mapping[str, str]) -> None:
+        """The calls of a score, to the phases in which they are."""
+        for name, seconds in {} if calls is None else calls.seconds.items():
+            place = asked_in[name]
+            self.phases[place] = self.phases.get(place, 0.0) + seconds
 
 
 def tell_forecast(
@@ -44,41 +97,38 @@ def tell_forecast(
     method: Method,
     constraints: Constraints,
     layers_s: float,
-    num_points: int = 0,
+    curve: Curve | None = None,
 ) -> None:
     """Tells ``Planned``, where somebody listens and the search is long, or asks a score.
 
-    The estimate is made of the first batch and one network measured on the first held-out one, all
-    weights to nearest; seconds grow with the examples. Ranges that are found for it are kept for
-    the search. ``workflows.plan`` counts more, and takes longer: codes of weights and the solution
-    are not in this, and told so. Of a search that several processes share, and of a streamed one,
-    nothing is told. Of a short search that asks the user's own score its calls alone are planned.
+    Of one whose cache has estimates already nothing is told: it may have this one, too, and
+    planning it would take longer than the search. Of a short search that asks the user's own score
+    its calls alone are planned.
 
     Args:
         prepared: The search's own.
         method: How it is done.
         constraints: What answers have to keep.
         layers_s: Seconds that it took to find the layers.
-        num_points: Assignments that are measured after the search, as those of a frontier.
+        curve: What is found beside the answer.
     """
-    score = ScoreCalls.of(prepared.task, method, num_points)
-    first = prepared.calibration.first().size
-    is_long = layers_s >= LONG_S and first <= MOST_SHARE * prepared.calibration.num_examples
-    if audience() is None or prepared.ranks is not None or prepared.task.streamed:
+    if prepared.ranks is not None:
+        # All of them find ranges together, whoever listens to one.
+        _ = prepared.nearest
+    score = ScoreCalls.of(prepared.task, method, 0 if curve is None else curve.num_measured)
+    first = FirstBatch(prepared)
+    is_long = layers_s >= SOON_S or method.estimator.is_measuring or method.solver.is_measuring
+    is_long = is_long and first.is_small and not has_estimates(prepared)
+    if not is_plan_wanted() or not (is_long or score is not None):
         return
-    if not is_long and score is None:
-        return
-    with phase("planning"), unheard():
+    with phase(PLANNING), unheard():
         plain = method if score is None else score.without(method)
-        phases = dict(_phases(prepared, plain, constraints)) if is_long else {}
+        told = forecast(first, plain, constraints, curve) if is_long else Forecast()
         calls = None if score is None else _calls(prepared, score, constraints)
-        for name, seconds in {} if calls is None else calls.seconds.items():
-            phases[_ASKED_IN[name]] = phases.get(_ASKED_IN[name], 0.0) + seconds
-    besides = [SOLVING] if is_long else ["all that is no call of the score"]
-    if is_long and prepared.task.weight_rounding.reads_inputs:
-        besides.insert(0, "codes of weights")
-    told = "" if calls is None else calls.sentence
-    tell(Planned(phases, sum(phases.values()), tuple(besides), told))
+    told.add_calls(calls, _ASKED_IN)
+    if not is_long:
+        told.besides.append(ALL_ELSE)
+    tell_plan(told.phases, told.at_most, told.besides, "" if calls is None else calls.sentence)
 
 
 def _calls(prepared: Prepared, score: ScoreCalls, constraints: Constraints) -> PlannedCalls:
@@ -88,46 +138,57 @@ def _calls(prepared: Prepared, score: ScoreCalls, constraints: Constraints) -> P
     return score.planned(prepared, judge, len(uniform_within(prepared.indifferent(constraints))))
 
 
-def _phases(
-    prepared: Prepared, method: Method, constraints: Constraints
-) -> Iterator[tuple[str, float]]:
-    num_calibration = prepared.calibration.num_examples
-    yield ESTIMATE, _estimate_s(prepared, method) * num_calibration
-    example_s = _measurement_s(prepared)
-    held_out_s = example_s * prepared.held_out.num_examples
+def has_estimates(prepared: Prepared) -> bool:
+    """Whether a cache has estimates, of whatever search."""
+    return prepared.cache is not None and any(prepared.cache.folder.glob("*.estimate"))
+
+
+def forecast(
+    first: FirstBatch, method: Method, constraints: Constraints, curve: Curve | None = None
+) -> Forecast:
+    """What a search will take after its layers are found."""
+    prepared, told, found = first.prepared, Forecast(), None
+    if first.codes_s:
+        told.add(CODES, first.codes_s)
+    try:
+        estimate_s, found = first.estimate(method.estimator)
+    except MpqError:  # of so few examples; if it is of all of them, the search itself says so
+        told.add(ESTIMATE, None)
+    else:
+        told.add(ESTIMATE, *((estimate_s,) if found is not None else (None, estimate_s)))
+        if method.rounds:
+            told.add("refinement", None, method.rounds * (estimate_s + first.calibration_s))
+    for name in unplanned(prepared.task, method):
+        if name != OF_SOLVER:
+            told.add(name, None)
+    solve_s, most_s = first.solving(method.solver, constraints, found)
+    if method.objective is None:
+        count = 1 + is_mixed(prepared.candidates)  # that of integers alone, too
+        told.add(SOLVING, _times(solve_s, count), _times(most_s, count))
+    told.phases |= _compared(first, constraints)
+    if curve is not None:
+        each = first.solving(repeatable(method.solver, prepared.task.seed), constraints, found)
+        told.add(FRONTIER, *(_times(seconds, curve.num_points) for seconds in each))
+        if curve.measure:
+            # Equal answers are one point.
+            told.add(POINTS, None, _times(first.held_out_s, curve.num_points))
+        if curve.num_alternatives:
+            # One that has to differ is harder to find than the answer: it is not known how much.
+            told.add(ALTERNATIVES, None)
+    return told
+
+
+def _times(seconds: float | None, count: int | None) -> float | None:
+    return None if seconds is None or count is None else seconds * count
+
+
+def _compared(first: FirstBatch, constraints: Constraints) -> Iterator[tuple[str, float]]:
+    """As ``workflows.plan`` counts measurements."""
+    prepared = first.prepared
     within = len(uniform_within(prepared.indifferent(constraints)))
     is_coded = prepared.task.weight_rounding.reads_inputs
-    # As ``workflows.plan`` counts them.
-    compared_s = (1 + within + is_coded + is_mixed(prepared.candidates)) * held_out_s
+    compared_s = (1 + within + is_coded + is_mixed(prepared.candidates)) * first.held_out_s
     if within and not is_coded:
-        compared_s += (within + 1) * example_s * num_calibration
+        compared_s += (within + 1) * first.calibration_s
     yield COMPARING, compared_s
-    yield MEASURING, (len(prepared.candidates) - within) * held_out_s
-
-
-def _estimate_s(prepared: Prepared, method: Method) -> float:
-    """Seconds for each calibration example."""
-    data, network = prepared.calibration, prepared.network
-    few = data.until(data.first().size)
-    judges = replace(prepared.judges, calibration=few, cache=None)
-    on = judges.asked(Estimation(network, few, prepared.nearest, prepared.candidates))
-    estimator = method.estimator.for_examples(data.num_examples)
-    try:
-        estimator.estimate(on)
-    except GradientError:  # as ``auto`` does; of others the search itself says it
-        estimator = Measured()
-        estimator.estimate(on)
-    # Once more: the first time ranges of weights were searched for.
-    return timed(lambda: estimator.estimate(on), network.device)[1] / few.num_examples
-
-
-def _measurement_s(prepared: Prepared) -> float:
-    """Seconds of one measurement for each example."""
-    few = prepared.held_out.until(prepared.held_out.first().size)
-    network, plain = prepared.network, share_parameters(prepared.task.model)
-    reference = Reference(plain, few, network.metric, prepared.task.allow_randomness)
-    evaluator = Evaluator(network, prepared.nearest, reference)
-    chosen = evaluator.uniform(prepared.candidates[0])
-    evaluator.sums(chosen)  # what the original answers is asked once, and not counted
-    _, seconds, _ = timed(lambda: evaluator.sums(chosen), network.device)
-    return seconds / few.num_examples
+    yield MEASURING, (len(prepared.candidates) - within) * first.held_out_s

@@ -13,9 +13,11 @@ from mpq.sensitivity import SensitivityEstimator
 from mpq.solvers import Solver
 from mpq.workflows.defaults import ESTIMATOR, NUM_POINTS, SOLVER
 from mpq.workflows.follow import Way, follow
+from mpq.workflows.forecast import FRONTIER, POINTS, Curve
 from mpq.workflows.outcome import announced
 from mpq.workflows.result import SearchResult
 from mpq.workflows.search import searched
+from mpq.workflows.session import Session
 from mpq.workflows.task import Task, check_task
 
 
@@ -80,15 +82,31 @@ def searched_frontier(
     parsed = parse_limits(limits)
     with way.naming():
         # A whole search, for what lies beside the curve: the uniform precisions, measured.
-        # How many points the hull has is not known before.
-        counted = num_points if measure and num_points is not None else 0
-        result, session = searched(way.task, parsed, way.method(), resource, num_points=counted)
-        with phase("frontier"):
-            found = result.frontier(resource, num_points)
-        if measure:
-            with phase("measuring points"):
-                found = session.measured(found)
-        return way.noted(result), found
+        curve = Curve(num_points, measure)
+        result, session = searched(way.task, parsed, way.method(), resource, curve=curve)
+        return way.noted(result), curve_of(result, session, resource, num_points, measure)
+
+
+def curve_of(
+    result: SearchResult,
+    session: Session,
+    resource: str | None,
+    num_points: int | None,
+    measure: bool,
+) -> Frontier:
+    """The frontier of a search, in the phases that its plan has; parameters as of ``frontier``.
+
+    Args:
+        result: Of the search.
+        session: What is live of it: a result holds no network.
+        resource: As of ``frontier``, like all that follow.
+    """
+    with phase(FRONTIER):
+        found = result.frontier(resource, num_points)
+    if not measure:
+        return found
+    with phase(POINTS):
+        return session.measured(found)
 
 
 def _check_one_answer(task: Task) -> None:

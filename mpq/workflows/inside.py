@@ -12,7 +12,7 @@ from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles.part_costs import check_part_resource, part_costs
 from mpq.network.heads import Heads
 from mpq.network.layer import Layer
-from mpq.problem.alike_formats import can_split
+from mpq.problem.alike_formats import open_weights
 from mpq.problem.constraints import Constraints
 from mpq.problem.layer_parts import InputParts, LayerParts, OutputParts
 from mpq.problem.parts import Parts
@@ -277,7 +277,7 @@ class Dividing:
         assert solution.columns is not None
         owners = {x.name: x.weight_of for x in layers if x.weight_of is not None}
         losses = channel_losses(found, owners)
-        open_to = _open_columns(problem, solution.columns, split.axis)
+        open_to = open_weights(problem, solution.columns, split.axis)
         rows, precisions = enumerate(problem.loss.layers), solution.precisions(problem)
         names = {name for row, name in rows if name in losses and open_to[row].sum() > 1}
         heads = heads_of(prepared, split)
@@ -383,21 +383,3 @@ def _divided(layer: Layer, split: Split, units: Columns, block: int) -> LayerPar
     if split.axis == OUTPUTS:
         return OutputParts(units, block)
     return InputParts(split.axis, layer.num_weights // layer.num_channels, block, len(units))
-
-
-def _open_columns(problem: Problem, columns: Columns, axis: str) -> Mask:
-    """``[L, B]`` what a weight's parts may take: the answer's input, and formats like its own.
-
-    A layer whose weight has no such formats keeps what it has.
-    """
-    precisions = problem.loss.precisions
-    allowed = problem.grouped.allowed[problem.grouped.group_of]
-    found = np.zeros_like(allowed)
-    for row, column in enumerate(columns.tolist()):
-        chosen = precisions[column]
-        for other, precision in enumerate(precisions):
-            is_alike = can_split(chosen.weight, precision.weight, axis)
-            is_same = precision.activation == chosen.activation
-            found[row, other] = allowed[row, other] and is_alike and is_same
-        found[row, column] = True
-    return found

@@ -69,7 +69,7 @@ class Judges:
         """
         judge, own = self.on_calibration, None
         if judge is not None:
-            own = replace(judge, kept=None, known_original=judge.original).drop_of_quantized
+            own = judge.sent.drop_of_quantized
         return replace(replace(self, cache=None).asked(on), score_drop=own)
 
     def _named_drop(self, name: str) -> ScoreDrop:

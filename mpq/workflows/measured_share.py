@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from mpq._support.ranks import Ranks
-from mpq.errors import CallbackError, MpqError
+from mpq.errors import MpqError
 from mpq.network.modules import share_parameters
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
@@ -34,8 +34,6 @@ class MeasuredShare:
             if examples not in self._known:
                 self._known[examples] = self._evaluator(examples)
             return self._known[examples].sums(precisions)
-        except CallbackError:  # the first rank's own
-            raise
         except MpqError as error:
             return error
 

@@ -21,6 +21,7 @@ from mpq.workflows.objective import Objective
 from mpq.workflows.points import hurried
 from mpq.workflows.refine import Refinement, refinable_estimator
 from mpq.workflows.refine import refine as refine_solution
+from mpq.workflows.score import Judge
 from mpq.workflows.setup import Prepared
 
 
@@ -124,9 +125,9 @@ class Method:
             return lambda _: True
         return criterion(self.objective, problem, prepared.on_held_out)
 
-    def keeps(self, measured: Measurement, original: Measurement) -> bool:
+    def keeps(self, measured: Measurement, original: Measurement, judge: Judge | None) -> bool:
         """Whether what is measured of an answer keeps what the objective says of that."""
-        return self.objective is None or keeps(self.objective, measured, original)
+        return self.objective is None or keeps(self.objective, measured, original, judge)
 
     def refined(
         self, problem: Problem, solution: Solution, prepared: Prepared

@@ -7,13 +7,15 @@ from mpq.callbacks.results import Finished
 from mpq.hardware_profiles import NetworkProfile
 from mpq.problem.metadata import Metadata
 from mpq.report.estimators import EstimatorComparison
+from mpq.report.evolved_proxy import EvolvedProxy
 from mpq.report.frontier import Frontier
 from mpq.report.recipes import RecipeComparison
 from mpq.workflows.result import SearchResult
 
 Result = TypeVar(
-    "Result", SearchResult, Frontier, EstimatorComparison, RecipeComparison, NetworkProfile
-)
+    "Result", SearchResult, Frontier, EstimatorComparison, RecipeComparison, NetworkProfile,
+    EvolvedProxy,
+)  # fmt: skip
 
 
 def announced(result: Result) -> Result:
@@ -27,7 +29,12 @@ def announced(result: Result) -> Result:
 
 
 def _flat(
-    result: SearchResult | Frontier | EstimatorComparison | RecipeComparison | NetworkProfile,
+    result: SearchResult
+    | Frontier
+    | EstimatorComparison
+    | RecipeComparison
+    | NetworkProfile
+    | EvolvedProxy,
 ) -> tuple[dict[str, str | int | float], dict[str, float]]:
     """Settings and metrics."""
     if isinstance(result, SearchResult):
@@ -38,6 +45,12 @@ def _flat(
     if isinstance(result, NetworkProfile):
         seconds = result.latency.values[:, 0].sum() + result.latency.constant
         return dict(result.machine), {f"latency_s/{result.latency.precisions[0]}": float(seconds)}
+    if isinstance(result, EvolvedProxy):
+        ranks = {f"spearman/{place}": value for place, value in enumerate(result.spearman)}
+        return {"formula": result.formula, "labels": result.labels, "seed": result.seed}, {
+            "num_tried": result.num_tried,
+            **ranks,
+        }
     counts: dict[str, str | int | float] = {
         "num_calibration": result.num_calibration,
         "num_held_out": result.num_held_out,

@@ -1,9 +1,9 @@
 """What a search will take, told from its first batch: seconds and memory of every phase."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import inf, isfinite, isinf
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 import torch
@@ -39,6 +39,7 @@ from mpq.workflows.shown_examples import Shown
 from mpq.workflows.streamable import check_streamed
 from mpq.workflows.task import Task, check_task
 from mpq.workflows.uniform import uniform_within
+from mpq.workflows.unplanned import OF_SOLVER, unplanned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +48,6 @@ Value = TypeVar("Value")
 ESTIMATE: Final = "estimate"
 OF_ROUNDING: Final = ("second moments", "codes of weights", "trial of the codes")
 """Phases of a rounding with regard to data."""
-OF_SOLVER: Final = "measurements of the solver"
 
 
 @final
@@ -216,7 +216,7 @@ def _planned(
         calls = score.planned(prepared, judge, num_uniform)
         phases += [Phase(name, seconds) for name, seconds in calls.seconds.items()]
     counts = prepared.calibration.num_examples, prepared.held_out.num_examples
-    return Plan(tuple(phases), *counts, tuple(_unplanned(task, method)), calls), prepared
+    return Plan(tuple(phases), *counts, tuple(unplanned(task, method)), calls), prepared
 
 
 @final
@@ -389,17 +389,3 @@ class _FirstBatch:
             held_out * each.example_s + each.own_s,
             each.peak_bytes,
         )
-
-
-def _unplanned(task: Task, method: Method) -> Iterator[str]:
-    asked: Mapping[str, object] = {
-        "transformations": task.transforms,
-        "sequential rounding": task.sequential_rounding,
-        "ranges chosen again": task.recalibrate,
-        "biases": task.bias_correction,
-        "tuning": task.tune,
-        OF_SOLVER: method.solver.is_measuring and isinf(method.solver.measuring_s(0.0)),
-        "what is minimized": method.objective is not None,
-        "bits inside layers": task.parts is not None,
-    }
-    yield from (name for name, wanted in asked.items() if wanted)

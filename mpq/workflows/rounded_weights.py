@@ -254,7 +254,7 @@ def rounded_by_all(
     layers_of: dict[int, list[str]] = {}
 
     def weights() -> Iterator[ToRound]:
-        for moments in _moments(shown, rounding, seed):
+        for moments in information(shown, rounding, seed):
             missing.update(moments.missing)
             unguided.update(moments.unguided)
             left = dict(moments.values)
@@ -279,7 +279,7 @@ def rounded_by_all(
     return made
 
 
-def _moments(shown: Shown, rounding: WeightRounding, seed: int) -> Iterator[SecondMoments]:
+def information(shown: Shown, rounding: WeightRounding, seed: int) -> Iterator[SecondMoments]:
     """By what errors count: second moments, or Fisher information of every number.
 
     Raises:

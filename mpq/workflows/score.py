@@ -1,25 +1,25 @@
 """The user's own judge: a number that a function says of a whole network."""
 
-import hashlib
-import inspect
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import isfinite
 from time import perf_counter
 from typing import Any, Self, final
-from uuid import uuid4
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mpq._support.told import told
 from mpq.backends.hugging_face import require
 from mpq.errors import InputError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.network.randomness import random_state_kept
+from mpq.problem.assignment import Assignment
+from mpq.quantization.fingerprint import checksum
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.workflows.built_in_scores import BUILT_IN, Scoring
@@ -69,8 +69,8 @@ class Score:
         """
         if not callable(function):
             raise InputError(f"a score is a function; got a {type(function).__name__}")
-        told = name or f"{function.__module__}:{getattr(function, '__qualname__', '')}"
-        return cls(told, _OfNetwork(function), higher_is_better, call_s)
+        own = f"{function.__module__}:{getattr(function, '__qualname__', '')}"
+        return cls(name or own, _OfNetwork(function), higher_is_better, call_s)
 
     @classmethod
     def built_in(cls, name: str, call_s: float | None = None) -> Self:
@@ -97,17 +97,14 @@ class Score:
 
     @cached_property
     def key(self) -> str:
-        """What tells scores apart in a cache: the name, and the function's text.
+        """What tells scores apart in a cache: the name, and all that the function was made with.
 
-        What the function calls is not looked at. One without a text (made in a console, or no
-        Python) is never taken for another one.
+        Its code and that of its file, what it calls there, defaults, what it closes over, the
+        object of a method, the arguments of a partial. Not looked at are values of global names,
+        and what it calls of other files. What cannot be read is something else every time.
         """
         function = self.function.function if isinstance(self.function, _OfNetwork) else None
-        try:
-            text = "" if function is None else inspect.getsource(function)
-        except (OSError, TypeError):
-            text = uuid4().hex
-        return f"{self.name} {hashlib.sha256(text.encode()).hexdigest()}"
+        return f"{self.name} {'' if function is None else told(function, checksum)}"
 
     @property
     def reads_examples(self) -> bool:
@@ -191,6 +188,34 @@ class Judge:
             found = said.score
             self._known[chosen] = quantizer, found
         return found
+
+    def known(self, quantizer: Quantizer, precisions: Mapping[str, Precision]) -> float | None:
+        """What it said of a network with these layers in these precisions, if it was asked.
+
+        Raises:
+            OutputError: If what is kept cannot be read.
+        """
+        by, found = self._known.get(frozenset(precisions.items()), (None, 0.0))
+        if by is quantizer:
+            return found
+        said = None if self.kept is None else self.kept.read(precisions, quantizer)
+        return None if said is None else said.score
+
+    def took(self, quantizer: Quantizer, precisions: Mapping[str, Precision], found: float) -> None:
+        """Keeps what a worker was told of a network, which says nothing of how long it took."""
+        self._known[frozenset(precisions.items())] = quantizer, found
+        if self.kept is not None:
+            self.kept.write(precisions, quantizer, Said(found, 0.0))
+
+    @property
+    def sent(self) -> "Judge":
+        """As a worker gets it: what is known of assignments stays here, and is kept here."""
+        return replace(self, kept=None, known_original=self.original)
+
+    def of_made(self, module: nn.Module, assignment: Assignment) -> float:
+        """What it says of a network that was made of an assignment, biases and tuning included."""
+        ask = partial(self._said, module)
+        return (ask() if self.kept is None else self.kept.made(assignment, ask)).score
 
     def _said(self, module: nn.Module) -> Said:
         start = perf_counter()

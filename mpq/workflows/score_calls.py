@@ -17,7 +17,7 @@ from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
 
 OF_PRICES: Final = "score of single layers"
-OF_SOLVER: Final = "score of what the solver tries"
+OF_TRIALS: Final = "score of what the solver tries"
 OF_ANSWERS: Final = "score of answers"
 
 
@@ -100,7 +100,7 @@ class ScoreCalls:
         """
         counts = {
             OF_PRICES: num_cells(prepared, self.method.estimator),
-            OF_SOLVER: self._by_solver,
+            OF_TRIALS: self._by_solver,
             OF_ANSWERS: self._answers(prepared, num_uniform),
         }
         asked = {name: count for name, count in counts.items() if count}
@@ -126,6 +126,8 @@ class ScoreCalls:
             calls += 1 + ceil(log2(FRONTIER_POINTS))
         # Codes and ranges of the answer alone are judged again.
         calls += task.sequential_rounding or task.recalibrate
+        # With its biases corrected; before and after it is tuned.
+        calls += task.bias_correction + 2 * (task.tune is not None)
         return calls + (1 + self.method.rounds if self.method.rounds else 0)
 
 

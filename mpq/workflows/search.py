@@ -27,7 +27,16 @@ from mpq.workflows.cached_layers import check_prices_caches
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.finish import finished
 from mpq.workflows.follow import Way, follow
-from mpq.workflows.forecast import COMPARING, ESTIMATE, MEASURING, SOLVING, tell_forecast
+from mpq.workflows.forecast import (
+    CODES,
+    COMPARING,
+    ESTIMATE,
+    MEASURING,
+    RANGES,
+    SOLVING,
+    Curve,
+    tell_forecast,
+)
 from mpq.workflows.heads_inside import heads_of
 from mpq.workflows.inside import answer_in_parts, check_split
 from mpq.workflows.kept_estimates import kept_estimate
@@ -124,7 +133,7 @@ def searched(
     method: Method,
     axis: str | None = None,
     folder: Path | None = None,
-    num_points: int = 0,
+    curve: Curve | None = None,
 ) -> tuple[SearchResult, Session]:
     """The search itself, and what is live of it; without limits or an objective the least loss.
 
@@ -134,14 +143,13 @@ def searched(
         method: How.
         axis: The resource of a frontier that the result is asked for.
         folder: Where the state of a tuning is kept after each epoch; ``None``: nowhere.
-        num_points: Assignments that are measured afterwards, which a plan counts.
+        curve: What the caller draws beside the answer, for the plan.
     """
-
     check_split(task, method, [limit.resource for limit in limits])
     if task.streamed:
         check_streamed(task, method)
     with streaming(bool(task.streamed), task.memory_bytes):
-        return _searched(task, limits, method, axis, folder, num_points)
+        return _searched(task, limits, method, axis, folder, curve)
 
 
 def _searched(
@@ -150,7 +158,7 @@ def _searched(
     method: Method,
     axis: str | None,
     folder: Path | None,
-    num_points: int,
+    curve: Curve | None,
 ) -> tuple[SearchResult, Session]:
     def asked(prepared: Prepared) -> tuple[Constraints, CostTable | None]:
         constraints = prepared.constraints(limits)
@@ -170,7 +178,13 @@ def _searched(
         with phase("transformations"):
             prepared = prepared.with_transforms()
             constraints, table = asked(prepared)
-    tell_forecast(prepared, method, constraints, layers_s, num_points)
+    _check_estimate(prepared, method)
+    tell_forecast(prepared, method, constraints, layers_s, curve)
+    with phase(RANGES):
+        _ = prepared.nearest
+    if prepared.task.weight_rounding.reads_inputs:
+        with phase(CODES):
+            _ = prepared.rounded
     with phase(ESTIMATE):
         found = _estimate(prepared, method)
 
@@ -228,11 +242,13 @@ def _answered(
             problem, solution, method.solver, method.estimator.name, rounds, found.check,
             safeguard, finish,
         )  # fmt: skip
-    original = result.comparison("original").measured
+    original, judge = result.comparison("original").measured, prepared.judges.on_held_out
     result = replace(result, steps=found.steps)
     if prepared.task.bias_correction:
         with phase("biases"):
-            result = with_corrected_biases(result, prepared, lambda x: method.keeps(x, original))
+            result = with_corrected_biases(
+                result, prepared, lambda x: method.keeps(x, original, judge)
+            )
     return _tuned(prepared, result, method, folder)
 
 
@@ -245,9 +261,10 @@ def _tuned(
         return result
     original = result.comparison("original").measured
     examples = Examples.of(prepared.calibration, unseen, prepared.held_out, tuning.share)
-    tuner = Tuner(prepared.task.model, examples, tuning, prepared.task.seed, folder)
+    judge = prepared.judges.on_held_out
+    tuner = Tuner(prepared.task.model, examples, tuning, prepared.task.seed, folder, judge)
     with phase("tuning"):
-        return tuner.result(result, lambda measured: method.keeps(measured, original))
+        return tuner.result(result, lambda measured: method.keeps(measured, original, judge))
 
 
 def estimated(
@@ -265,12 +282,21 @@ def _posed(found: Sensitivity, constraints: Constraints, solver: Solver) -> Prob
     return Problem(found.table, constraints, interactions)
 
 
-def _estimate(prepared: Prepared, method: Method) -> Sensitivity:
-    """With a few cells beside their measurement, where not every cell was measured anyway."""
-    estimator = method.estimator
-    seed, workers = prepared.task.seed, prepared.task.built_workers
+def _check_estimate(prepared: Prepared, method: Method) -> None:
+    """Refuses what its estimator cannot do, before what takes long.
+
+    Raises:
+        InputError: If it prices no caches, or has nothing for workers to do.
+    """
+    estimator, workers = method.estimator, prepared.task.built_workers
     check_prices_caches(estimator, prepared.task)
     is_by_workers = workers is not None and workers.kind == "ray"
+    if is_by_workers and estimator.asks_score and not method.solver.is_measuring:
+        raise InputError(
+            "a score is asked about single layers (measured:score=own) one after the other in this "
+            "process; leave --workers out, or take a solver that measures (is_measured=true), "
+            "whose assignments workers ask about"
+        )
     if is_by_workers and not (estimator.asks_workers or method.solver.is_measuring):
         able = ", ".join(part.name for part in ESTIMATORS if part.asks_workers)
         raise InputError(
@@ -278,6 +304,12 @@ def _estimate(prepared: Prepared, method: Method) -> Sensitivity:
             f"take {able}, or a solver that measures (surrogate:is_measured=true), or leave "
             "--workers out"
         )
+
+
+def _estimate(prepared: Prepared, method: Method) -> Sensitivity:
+    """With a few cells beside their measurement, where not every cell was measured anyway."""
+    estimator = method.estimator
+    seed, workers = prepared.task.seed, prepared.task.built_workers
 
     def made(on: Estimation) -> Sensitivity:
         with task_workers(workers if estimator.asks_workers else None) as tasks:

@@ -57,13 +57,15 @@ def _refusals(task: Task, method: Method) -> Iterator[tuple[str, str]]:
         yield "is_measured=true", "leave it out, so that losses are predicted"
     if method.rounds:
         yield "refine", "leave it out (--refine 0)"
+    if task.own_score is not None:
+        why = "it calls the whole network, whose weights would be read from disk in every call"
+        yield "score (--score)", f"{why}; leave it out, or allow more memory"
     branched = next((str(p) for p in _mentioned(task) if p.weight.branch is not None), "")
     asked = {
         "sequential_rounding (--sequential-rounding)": task.sequential_rounding,
         "transforms (--transform)": bool(task.transforms),
         "tune (--tune)": task.tune is not None,
         "recalibrate (--recalibrate)": task.recalibrate,
-        "score (--score)": task.own_score is not None,
         "bias_correction (--bias-correction)": task.bias_correction,
         "allow_randomness (--allow-randomness)": task.allow_randomness is not None,
         f"a branch beside codes ({branched})": bool(branched),

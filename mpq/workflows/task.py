@@ -271,14 +271,11 @@ class Task:
             return None
         from mpq.workflows.score import Score  # loads torch
 
-        asked = {
-            "tune (--tune)": self.tune is not None,
-            "bias_correction (--bias-correction)": self.bias_correction,
-            "workers (--workers)": self.workers is not None,
-        }
-        for what, is_asked in asked.items():
-            if is_asked:
-                raise InputError(f"a score (--score) does not go with {what}: leave one out")
+        if self.built_workers is not None and self.built_workers.kind == "torchrun":
+            raise InputError(
+                "a score (--score) is made of a whole network, and ranks of torchrun share batches "
+                "of it: one would ask while the others wait; leave one out, or take --workers ray"
+            )
         return Score.built_in(self.score) if isinstance(self.score, str) else self.score
 
     @cached_property

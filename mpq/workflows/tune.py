@@ -16,6 +16,7 @@ from mpq.tuning import TUNINGS, Tuning
 from mpq.workflows.defaults import TUNING
 from mpq.workflows.outcome import announced
 from mpq.workflows.result import SearchResult
+from mpq.workflows.score import Judge
 from mpq.workflows.setup import split_held_out
 from mpq.workflows.task import Task, check_task
 from mpq.workflows.tuning import Examples, Tuner
@@ -39,8 +40,9 @@ def tune(
     ``provenance.tuning`` says so.
 
     Args:
-        task: Model, calibration and held-out examples as the search had them, and the seed. How
-            outputs are compared and the network's own seed are the search's; all else is not used.
+        task: Model, calibration and held-out examples as the search had them, the seed, and a score
+            of the user's own, which has to be no worse. How outputs are compared and the network's
+            own seed are the search's; all else is not used.
         result: What the search found, or ``mpq.load`` read.
         what: A name of ``mpq.TUNINGS`` with options, such as ``all:epochs=12``.
         folder: Where the state after each epoch is kept until the end, so that a run that was
@@ -65,9 +67,11 @@ def tune(
         with phase("tuning"):
             # First of all, since a result of another network is refused without a pass over data.
             quantize(task.model, result.assignment)
+            examples, score = _examples(task, result), task.own_score
             tuner = Tuner(
-                task.model, _examples(task, result), built, task.seed,
+                task.model, examples, built, task.seed,
                 None if folder is None else Path(folder),
+                None if score is None else Judge(score, examples.measured, task.model),
             )  # fmt: skip
             tuned = tuner.result(result)
         # What the search took is in its own folder.

@@ -28,6 +28,8 @@ from mpq.tuning.descent import Descent, History
 from mpq.tuning.student import Student
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.result import SearchResult
+from mpq.workflows.score import Judge
+from mpq.workflows.shipped import measured, why_worse
 from mpq.workflows.tuning_record import TuningRecord
 
 FEWEST: Final = 4
@@ -76,6 +78,7 @@ class Tuner:
         tuning: What, for how long.
         seed: Of the order of the examples.
         folder: Where the state after each epoch is kept; ``None``: nowhere.
+        judge: The user's own score, of what is measured; ``None``: there is none.
     """
 
     model: nn.Module
@@ -83,6 +86,7 @@ class Tuner:
     tuning: Tuning
     seed: int
     folder: Path | None = None
+    judge: Judge | None = None
 
     @random_state_kept()
     def result(
@@ -95,21 +99,37 @@ class Tuner:
 
         Args:
             found: The search's.
-            accepts: Whether what is measured of the answer is good enough for an objective.
+            accepts: Whether what is measured of the answer is good enough for an objective. A
+                score of the user's own has to be no worse besides.
         """
-        tuned, record = self.tried(found.assignment)
-        measured = None
+        (tuned, record), judge = self.tried(found.assignment), self.judge
+        reached = None
         if record.is_kept:
             reference = self._reference(self.examples.measured, found.assignment)
-            measured = self._measured(reference, tuned)
-            if not accepts(measured):
+            reached = measured(self.model, tuned, reference, judge)
+            why = why_worse(judge, self._before(found), reached)
+            if not accepts(reached):
                 why = "with it the answer does not keep the objective's limit"
-                record = replace(record, is_kept=False, why=why)
+            record = replace(record, is_kept=not why, why=why)
         provenance = replace(found.provenance, tuning=record)
-        if measured is None or not record.is_kept:
+        if judge is not None:
+            provenance = replace(provenance, higher_score_is_better=judge.score.higher_is_better)
+        if reached is None or not record.is_kept:
             return replace(found, provenance=provenance)
-        rows = {"original": reference.original, "result": measured}
+        original = reference.original
+        if judge is not None:
+            original = replace(original, score=judge.original)
+            tuned = replace(tuned, metadata=replace(tuned.metadata, score=judge.score.name))
+        rows = {"original": original, "result": reached}
         return replace(found.with_answer(tuned, rows), provenance=provenance)
+
+    def _before(self, found: SearchResult) -> Measurement:
+        """The answer, judged on the examples that are measured on now."""
+        judge = self.judge
+        if judge is None:
+            return found.measured
+        module = quantize(self.model, found.assignment)
+        return replace(found.measured, score=judge.of_made(module, found.assignment))
 
     def tried(self, assignment: Assignment) -> tuple[Assignment, TuningRecord]:
         """The assignment after the best epoch, whatever the decision says of it, and that."""
@@ -141,7 +161,7 @@ class Tuner:
             return assignment, replace(told, why=f"{why}{more}")
         made = student.tuned()
         reference = self._reference(deciding, assignment)
-        before, after = (self._measured(reference, each) for each in (assignment, made))
+        before, after = (measured(self.model, each, reference) for each in (assignment, made))
         is_better = is_above_chance(relative_gains(before.by_example, after.by_example))
         told = replace(
             told, is_kept=is_better, why="" if is_better else _NO_GAIN, loss=after.divergence,
@@ -191,11 +211,6 @@ class Tuner:
     def _reference(self, data: Calibration, assignment: Assignment) -> Reference:
         plain, seed = share_parameters(self.model), assignment.metadata.allow_randomness
         return Reference(plain, data, _metric(assignment), seed)
-
-    def _measured(self, reference: Reference, assignment: Assignment) -> Measurement:
-        """Through ``mpq.quantize``: what is decided by and measured is what is shipped."""
-        module = quantize(self.model, assignment)
-        return reference.compare(begin_alike(module, assignment.metadata.allow_randomness))
 
 
 def _metric(assignment: Assignment) -> OutputMetric:

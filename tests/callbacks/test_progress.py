@@ -72,16 +72,25 @@ def test_the_time_left_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the work, and of all that was planned; the plan is told in a line."""
     terminal = looked_at(monkeypatch)
     bars = module._Bars()
-    bars.show(Planned({"estimate": 60.0, "measuring": 120.0}, 180.0, ("codes", "solving")))
+    bars.show(
+        Planned({"estimate": 60.0, "measuring": 120.0}, 180.0, ("biases",), {"solving": 20.0})
+    )
     bars.show(Progressed("passes", 1, 3, 40.0))
     (task,) = bars._bars.tasks
     bars.show(Ended())
 
     assert task.fields["left"] == "40 s left, 3 min in all"
     assert (
-        "plan: estimate 1 min, measuring 2 min; 3 min in all, besides codes and solving"
+        "plan: estimate 1 min, measuring 2 min; 3 min in all, besides solving up to 20 s and biases"
         in terminal.getvalue()
     )
+
+
+def test_a_plan_of_upper_bounds_alone_says_so() -> None:
+    """No sum is made of them."""
+    plan = Planned({}, 0.0, ("measuring",), {"tuning": 90.0})
+
+    assert module.plan_told(plan) == "plan: tuning up to 1.5 min, besides measuring"
 
 
 def test_short_work_says_nothing_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,3 +189,39 @@ def test_a_phase_that_a_cache_had_says_nothing_of_the_others() -> None:
     left.take(PhaseEnded("estimate", 0.1))
 
     assert left.seconds == 20
+
+
+def test_work_that_was_planned_by_its_name_knows_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own time left counts, also where it is less than planned; at its end nothing is left."""
+    from mpq.callbacks import time_left
+
+    clock = [0.0]
+    monkeypatch.setattr(time_left, "perf_counter", lambda: clock[0])
+    left = TimeLeft()
+    left.take(Planned({"recipes": 60.0}, 60.0))
+    left.take(Progressed("recipes", 0, 3))
+    left.take(PhaseBegan("estimate"))
+    left.take(Progressed("passes", 1, 2, 99.0))
+    clock[0] = 10.0
+    assert left.seconds == 50
+    left.take(PhaseEnded("estimate", 10.0))
+    left.take(Progressed("recipes", 1, 3, 30.0))
+    assert left.seconds == 30
+    left.take(Progressed("recipes", 3, 3, 0.0))
+    assert left.seconds == 0
+
+
+def test_a_plan_that_is_told_again_counts_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of the phase that is under way."""
+    from mpq.callbacks import time_left
+
+    clock = [0.0]
+    monkeypatch.setattr(time_left, "perf_counter", lambda: clock[0])
+    left = TimeLeft()
+    left.take(Planned({"layers": 10.0, "networks": 20.0}, 30.0))
+    left.take(PhaseBegan("layers"))
+    clock[0] = 8.0
+    left.take(Planned({"layers": 40.0, "networks": 80.0}, 120.0))
+    clock[0] = 9.0
+
+    assert left.seconds == 119

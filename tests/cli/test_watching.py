@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from mpq.callbacks import plans
 from mpq.cli.__main__ import app
 from mpq.cli.watching import Kept
+from mpq.tuning.checkpoint import CHECKPOINT_FILE
+from mpq.workflows import forecast
 
 USER_FILE = """
 import time
@@ -85,6 +88,24 @@ def test_a_log_has_the_course_of_a_command(folder: Path, command: str) -> None:
     assert told[-2:] == ["finished", "ended"]
 
 
+def test_points_and_alternatives_are_phases(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the names by which the plan has them, so that a log can be laid beside it."""
+    monkeypatch.setattr(forecast, "SOON_S", 0.0)
+    monkeypatch.setattr(plans, "LONG_S", 0.0)
+    asked = words("search", "--measure", "--alternatives", "2", "--log", "log.jsonl")
+
+    result = run(*asked)
+
+    told = events(folder / "log.jsonl")
+    phases = [event["phase"] for event in told if event["event"] == "phase_ended"]
+    (plan,) = (event for event in told if event["event"] == "planned")
+    assert result.exit_code == 0, result.output
+    assert {"frontier", "measuring points", "alternatives"} < set(phases)
+    assert phases[-1] == "alternatives"
+    assert "measuring points" in plan["at_most"]  # type: ignore[operator]
+    assert plan["besides"] == ["alternatives"]
+
+
 def test_what_is_refused_is_logged(folder: Path) -> None:
     """The last line says why there is no result; a log that cannot be is refused first."""
     refused = run(*words("search", "--limit", "weight_bytes=0.1x:w8a8", "--log", "log.jsonl"))
@@ -127,6 +148,21 @@ def test_what_an_interruption_keeps(
     assert not (folder / "my run").exists()
 
 
+def test_a_search_that_tunes_keeps_its_epochs(folder: Path) -> None:
+    """In its own folder, whatever else lies there."""
+    (folder / "my run").mkdir()
+    (folder / "my run" / "result.json").write_text("{}", encoding="utf-8")
+    asked = words("search", "--tune", "all:epochs=4", data="interrupted")
+    before = run(*asked)
+    (folder / "my run" / CHECKPOINT_FILE).write_text("an epoch", encoding="utf-8")
+
+    after = run(*asked)
+
+    assert "nothing is kept yet; to begin anew: " in before.stderr
+    assert f"kept: finished epochs, in {Path('my run') / CHECKPOINT_FILE}" in after.stderr
+    assert "to go on: " in after.stderr
+
+
 def test_a_comparison_and_a_profile_keep_what_they_measured(folder: Path) -> None:
     """Without a cache: in their own files, once something is in them."""
     (folder / "c").mkdir()
@@ -136,7 +172,7 @@ def test_a_comparison_and_a_profile_keep_what_they_measured(folder: Path) -> Non
     compared = run("compare", *own, "--limit", "effective_bits=5", "--output", "c")
     profiled = run("profile", *own, "--output", "p.json")
 
-    assert "kept: what was measured so far, in c" in compared.stderr
+    assert f"kept: what was measured so far, in {Path('c') / 'measured.jsonl'}" in compared.stderr
     assert "kept: finished rounds, in p.json.journal" in profiled.stderr
     assert (compared.exit_code, profiled.exit_code) == (130, 130)
 
@@ -181,7 +217,7 @@ def test_a_process_that_is_interrupted_and_goes_on(folder: Path, root: Path) -> 
     assert (process.returncode, out) == (130, "")
     assert lines[:3] == [
         "error: interrupted; no half-written file is left",
-        "finished: layers and costs; ranges, codes, estimate",
+        "finished: layers and costs; ranges; estimate",
         "kept: estimates, codes and measurements so far, in kept",
     ]
     assert lines[3].startswith("to go on: mpq search --model mine.py:make_slow")

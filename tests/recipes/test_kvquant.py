@@ -86,7 +86,7 @@ def test_the_length_is_the_users() -> None:
     """Without it nothing is searched; a cache of the user's own stands."""
     from tests.recipes.small_llama import data, model
 
-    with pytest.raises(InputError, match=r"recipe kvquant: .*how many tokens.*--kv-tokens"):
+    with pytest.raises(InputError, match=r"recipe kvquant .*how many tokens.*--kv-tokens"):
         mpq.search(mpq.Task(model(), data), ["kv_cache_bytes=1MB"], recipe="kvquant")
 
     own = mpq.KVCache(tokens=100, candidates=["a8d", "a4d"])

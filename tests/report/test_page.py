@@ -24,6 +24,7 @@ from mpq.problem.assignment import Assignment
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit, written_limit
 from mpq.report import draw_bits
+from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.page import render
 from mpq.report.page.facts import Checked
 from mpq.report.page.groups import groups_at_answer
@@ -37,9 +38,12 @@ from mpq.workflows.page.commands import command_for, command_of
 from mpq.workflows.page.facts import facts_of
 from mpq.workflows.page.moves import best_moves
 from mpq.workflows.page.pairs import strongest_pairs
+from mpq.workflows.page.prices import price_of
 from mpq.workflows.page.report import report
 from mpq.workflows.page.trust import order_of
 from mpq.workflows.page.write import page_beside
+from mpq.workflows.provenance import UsedDevice
+from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
 from tests.report.made_up import CANDIDATES, HOSTILE, blocks, curve, made_up
 from tests.report.reading import read
@@ -207,6 +211,54 @@ def test_what_a_colleague_would_say() -> None:
     ]
 
 
+def test_a_score_is_told_beside_that_of_the_original() -> None:
+    """But the accuracy has a sentence of its own."""
+    found, same = (facts_of(result, curve(result)) for result in (
+        made_up(blocks(6), score="judge"), made_up(blocks(6), score="accuracy"),
+    ))  # fmt: skip
+
+    answer = next(network for network in found.networks if network.kind == "answer")
+    assert found.sentences[-1] == (
+        f"Its score (judge) is {answer.measured.score:.4g}, that of the original 50."
+    )
+    assert "score" not in " ".join(same.sentences)
+
+
+@pytest.mark.parametrize(
+    ("cost", "told"),
+    [
+        (500.0, ""),
+        (1024.0, "from 1 KiB of weight bytes, one KiB more saves 3 nats."),
+        (3000.0, "from 2 KiB of weight bytes, one KiB more saves 0.5 nats, and one KiB less "
+         "costs 3 nats."),
+        (4096.0, "from 4 KiB of weight bytes, one KiB less costs 0.5 nats."),
+        (None, ""),
+    ],
+)  # fmt: skip
+def test_the_price_is_the_frontiers_slope(cost: float | None, told: str) -> None:
+    """On both sides of what the answer uses, as far as there are points."""
+    known = ((1024.0, 5.0), (2048.0, 2.0), (4096.0, 1.0))
+    points = tuple(FrontierPoint("frontier", at, loss, {}) for at, loss in known)
+
+    found = price_of(Frontier("weight_bytes", "bytes", "nats", points), cost)
+
+    assert found == (f"Along the frontier, {told}" if told else "")
+
+
+def test_how_costs_are_known() -> None:
+    """Bytes are counted; what a device says is estimated."""
+    result = made_up(blocks(6))
+    device = UsedDevice("chip", ("latency",), "estimated")
+    priced = replace(result, provenance=replace(result.provenance, device=device))
+
+    counted, estimated = (facts_of(each, curve(each)).cost_notes for each in (result, priced))
+
+    assert counted[0] == "latency: by formula; how far off it is was not measured"
+    assert estimated[0] == "latency: estimated (chip); how far off it is was not measured"
+    assert "weight bytes: counted" in estimated
+    assert "weight bytes besides its layers: 512 B" in estimated
+
+
 def test_pairs_add_up_to_what_layers_lose_together() -> None:
     """All six pairs of four layers are their excess over a sum."""
     result = made_up(blocks(4), interact=True)
@@ -320,6 +372,17 @@ def test_a_call_from_python_has_the_methods_of_the_search() -> None:
     assert own == f'mpq.search(task, {{"weight_bytes": {limit!r}}}, {methods})'
     assert points.endswith(f"}}, {methods}, safeguard=False)")
     assert str(frontier.points[0].cost) in points
+
+
+def test_a_refined_answer_is_called_with_its_rounds() -> None:
+    """Without them another assignment is found; points of the frontier are not refined."""
+    result = made_up(blocks(6))
+    rounds = (Refinement(0.2, 0.3, True), Refinement(0.1, 0.4, False))
+    refined = replace(result, provenance=replace(result.provenance, refinements=rounds))
+    frontier = replace(curve(refined), others=refined.beside("weight_bytes"))
+
+    assert command_of(refined, frontier.others[0], frontier).endswith(", refine=2)")
+    assert "refine" not in command_of(refined, frontier.points[0], frontier)
 
 
 def test_a_points_command_finds_the_point(tmp_path: Path) -> None:

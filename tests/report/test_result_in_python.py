@@ -32,7 +32,7 @@ def test_a_search_from_python_writes_the_page_and_its_phases(
 
     assert {"report.html", "made.json", "result.json", "frontier.png"} <= files
     phases = [phase.name for phase in loaded.made.phases]
-    assert phases[:2] == ["layers and costs", "ranges, codes, estimate"]
+    assert phases[:2] == ["layers and costs", "ranges"]
     assert phases[-1] == "frontier"
     assert loaded.made.phases[:-1] == result.made.phases
     assert report([tmp_path / "a"], tmp_path / "again.html").read_bytes() == page

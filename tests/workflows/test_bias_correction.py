@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from typer.testing import CliRunner
 
 import mpq
@@ -18,24 +18,7 @@ from mpq.network.metric import KL
 from mpq.workflows.bias_correction import corrected
 from mpq.workflows.method import Method
 from tests.workflows.networks import Net, batches
-
-
-class Shifted(nn.Module):
-    """A hidden layer whose inputs are far from 0, so that rounding moves its mean output."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(24, 16)
-        self.head = nn.Linear(16, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.head(torch.relu(self.hidden(x + 2)))
-        return found
-
-
-def vectors(count: int = 8) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randn(16, 24, generator=generator) for _ in range(count)]
+from tests.workflows.shifted import Shifted, vectors
 
 
 @pytest.fixture

@@ -147,6 +147,7 @@ def test_what_is_no_detection_is_refused(output: Any, message: str) -> None:
         (None, r"yield \(images, targets\), .*; got no such targets"),
         (({"boxes": torch.zeros(1, 4), "class_labels": torch.zeros(1)},), "class_labels"),
         ((image([[0, 0, 1, 1]], [1, 2]),), r"targets of the score map: labels are \[1\]"),
+        ([{"boxes": [[3, 3, 1, 5]], "labels": [1]}], "a box ends before it begins"),
     ],
 )
 def test_targets_that_say_nothing_are_refused(objects: Any, message: str) -> None:

@@ -13,11 +13,13 @@ from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
 import mpq
+from mpq.callbacks import Finished, PhaseEnded
 from mpq.cli.__main__ import app
 from mpq.errors import FileFormatError, InputError, MismatchError, UnknownNameError
 from mpq.report.evolved_proxy import EvolvedProxy
 from mpq.report.loss_benchmark import LossBenchmark, MeasuredAssignment
 from mpq.workflows.evolve_proxy import HANDCRAFTED, evolve_proxy
+from tests.callbacks.listeners import Kept
 from tests.recipes.reference import data, tiny
 
 CANDIDATES = ["w2", "w3", "w4", "w8"]
@@ -56,7 +58,10 @@ def test_the_benchmark_has_structured_assignments(bench: LossBenchmark) -> None:
 
 def test_fitness_is_the_rank_correlation_of_the_estimator(bench: LossBenchmark) -> None:
     """What the result says of a formula is what ``zero-cost:formula=`` has."""
-    found = evolve_proxy([(task(), bench)], generations=3, population=8)
+    kept = Kept()
+    found = evolve_proxy([(task(), bench)], generations=3, population=8, callbacks=[kept])
+    assert [event.result for event in kept.of(Finished)] == [found]
+    assert [event.phase for event in kept.of(PhaseEnded)] == ["statistics", "generations"]
 
     result = mpq.search(task(), ["weight_bytes=1x:w4"], sensitivity=found.estimator)
     table, rows = result.problem.loss.values, np.array([row.columns for row in bench.rows])

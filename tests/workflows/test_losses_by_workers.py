@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -54,14 +55,16 @@ class Heard(Callback):
             self.events.append(event.to_dict())
 
 
-def prepared(score: Any = None) -> Prepared:
+def prepared(score: Any = None, cache: Path | None = None) -> Prepared:
     """Two layers, targets, four candidates."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
     data = [(torch.randn(8, 4), torch.randint(0, 3, (8,)))]
     candidates = ("w2", "w4", "w8", "w32")
     return Prepared.of(
-        mpq.Task(model, data, data, score=score, candidates=candidates, rounding="nearest")
+        mpq.Task(
+            model, data, data, score=score, candidates=candidates, rounding="nearest", cache=cache
+        )
     )
 
 
@@ -122,3 +125,22 @@ def test_what_workers_measured_is_not_measured_again() -> None:
         again = made.on_calibration.losses_of(made.candidates)(ASKED[:2])
 
     assert again.tolist() == losses.tolist()
+
+
+def test_a_score_that_a_killed_search_kept_is_not_asked_again(tmp_path: Path) -> None:
+    """Of the original neither; what workers were told is kept here."""
+    calls: list[nn.Module] = []
+
+    def counted(network: nn.Module) -> Tensor:
+        calls.append(network)
+        return size(network)
+
+    score = Score.of(counted, higher_is_better=True)
+    found = []
+    for _ in range(2):
+        made = prepared(score, cache=tmp_path)
+        losses = LossesByWorkers(Elsewhere(), made.on_calibration, made.candidates)
+        found.append((losses(ASKED).tolist(), len(calls)))
+
+    assert found[0][1] == 4  # three networks and the original
+    assert found[1] == found[0]

@@ -16,8 +16,9 @@ from mpq.network.examples import Calibration
 from mpq.sensitivity import Estimation, OutputSketch, Sensitivity, SensitivityEstimator
 from mpq.solvers import Solver
 from mpq.solvers.black_box.surrogate import Surrogate
-from mpq.workflows.plan import OF_ROUNDING, OF_SOLVER, Phase, Plan, planned
+from mpq.workflows.plan import OF_ROUNDING, Phase, Plan, planned
 from mpq.workflows.plan import plan as make_plan
+from mpq.workflows.unplanned import OF_SOLVER
 from mpq.workflows.within_time import _share, within_time
 from tests.workflows.networks import Net, batches
 

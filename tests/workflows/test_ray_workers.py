@@ -21,6 +21,7 @@ import mpq
 from mpq._support.ray_workers import RayWorkers
 from mpq._support.workers import Workers
 from mpq.errors import InputError, MissingDependencyError, ModelError, WorkerError
+from mpq.workflows.score import Score
 from mpq.workflows.shards import estimate_shard
 from tests.workflows.networks import Net, batches
 
@@ -42,7 +43,8 @@ def task(workers: str | None, **options: Any) -> mpq.Task:
 
 
 def search(workers: str | None, sensitivity: str = "measured", **options: Any) -> Any:
-    return mpq.search(task(workers, **options), LIMIT, sensitivity=sensitivity)
+    solver = options.pop("solver", "auto")
+    return mpq.search(task(workers, **options), LIMIT, sensitivity=sensitivity, solver=solver)
 
 
 @pytest.fixture(scope="module")
@@ -373,3 +375,33 @@ def test_the_command_line_starts_workers_of_its_own(tmp_path: Path) -> None:
         ).stdout  # fmt: skip
 
     assert json.loads(answer("--workers", "ray:2")) == json.loads(answer())
+
+
+def spread(network: Any) -> Tensor:
+    """A score that quantizing changes."""
+    found: Tensor = sum(p.detach().abs().sum() for p in network.parameters())
+    return found
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("score", [Score.of(spread, higher_is_better=True), "sqnr"])
+def test_workers_ask_a_score(score: Any) -> None:
+    """About what a solver tries; the answer is that of one process."""
+    solver = "evolutionary:is_measured=true,num_trials=12"
+    alone, together = (
+        search(workers, "weight-error", score=score, solver=solver) for workers in (None, "ray")
+    )
+    assert together.measured.score == alone.measured.score
+    assert told(together) == told(alone)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_workers_ask_a_score_for_a_comparison() -> None:
+    """Of assignments, and for an estimate by it."""
+    asked = {"score": Score.of(spread, higher_is_better=True)}
+    alone, together = (
+        mpq.compare(task(workers, **asked), LIMIT, estimators=["measured:score=own"], num_random=3)
+        for workers in (None, "ray")
+    )
+    assert [x.divergence for x in together.trials] == [x.divergence for x in alone.trials]
+    assert together.scores[0].predicted == alone.scores[0].predicted

@@ -175,15 +175,6 @@ def test_a_score_that_draws_says_the_same_twice() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize(
-    "options", [{"tune": "scales"}, {"bias_correction": True}, {"workers": "ray"}]
-)
-def test_what_does_not_ask_the_score_is_refused(options: dict[str, Any]) -> None:
-    """Before anything runs."""
-    with pytest.raises(InputError, match=r"a score \(--score\) does not go with"):
-        task("accuracy", **options)
-
-
 def test_a_cache_knows_scores_apart(tmp_path: Path) -> None:
     """What one said is not taken for another's; the same one is not asked again."""
     calls: list[nn.Module] = []
@@ -212,12 +203,6 @@ def test_a_cache_knows_the_scores_of_estimates_apart(tmp_path: Path) -> None:
     assert all(own == decoupled for own, decoupled in tables)
     assert tables[0] != tables[1]
     assert tables[0] != tables[2]
-
-
-def test_functions_without_a_text_are_never_taken_for_each_other() -> None:
-    """Made in a console two have one name; what was kept of one says nothing of the other."""
-    one, other = (Score.of(eval(text), True, "f") for text in ("lambda _: 1", "lambda _: 2"))
-    assert one.key != other.key
 
 
 def test_an_assignment_is_judged_by_itself() -> None:

@@ -55,15 +55,15 @@ def test_without_a_cost_one_call_is_clocked() -> None:
 
 def test_a_long_search_is_planned_with_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an estimate that asks nothing but the score, too."""
-    monkeypatch.setattr(forecast, "LONG_S", 0.0)
-    monkeypatch.setattr(forecast, "MOST_SHARE", 1.0)
+    monkeypatch.setattr(forecast, "SOON_S", 0.0)
     kept = Kept()
 
     ASKING["prices"](task(call_s=100.0), [kept])
 
     (told,) = kept.of(Planned)
     assert 900 < told.phases[forecast.ESTIMATE] < 1000
-    assert told.besides == ("solving",)
+    assert forecast.SOLVING in told.phases
+    assert told.besides == ()
 
 
 def test_a_plan_counts_calls() -> None:

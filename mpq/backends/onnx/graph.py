@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,11 @@ from mpq.quantization.grid import Grid
 
 if TYPE_CHECKING:
     import onnx
+
+CALLS: Final = "mpq_calls"
+"""Key of a file's metadata: which tensors layers read and give."""
+NOT_TOLD: Final = ""
+"""In the place of a tensor: ids, which are no numbers, and what hooks of a layer change first."""
 
 
 @final

@@ -1,5 +1,6 @@
 """Fills the placeholders of a template with layers in their precisions."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
@@ -7,10 +8,11 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from mpq.backends.input_grid import input_grid_of
 from mpq.backends.onnx.formats import Kernel, kernel_of, rounds_output
-from mpq.backends.onnx.graph import InputCodes, Writer
+from mpq.backends.onnx.graph import CALLS, NOT_TOLD, InputCodes, Writer
 from mpq.backends.onnx.layer_nodes import LayerCall
 from mpq.backends.onnx.own_layer import OPERATORS, layer_of
 from mpq.backends.onnx.template import PLACEHOLDER, GraphTemplate
@@ -97,7 +99,8 @@ def fill(
     # A copy, as one template is filled again and again.
     filled = ModelProto()
     filled.CopyFrom(template.graph if graph is None else graph)
-    _Filling(template, precisions, quantizer).run(filled.graph)
+    calls = _Filling(template, precisions, quantizer).run(filled.graph)
+    filled.metadata_props.add(key=CALLS, value=json.dumps(calls))
     return stamp(filled)
 
 
@@ -111,8 +114,10 @@ class _Filling:
     rounded: dict[tuple[str, InputCodes], str] = field(
         default_factory=dict
     )  # tensor, codes -> name
+    calls: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
-    def run(self, graph: "onnx.GraphProto") -> None:
+    def run(self, graph: "onnx.GraphProto") -> dict[str, list[tuple[str, str]]]:
+        """Changes the graph; layer name to what each call reads, rounded, and what it gives."""
         placeholders = {placeholder.y: placeholder for placeholder in placeholders_of(graph)}
         tails = {placeholder.tail: placeholder for placeholder in placeholders.values()}
         # From behind, so that of several readers the first one's codes are left in the dict.
@@ -141,7 +146,12 @@ class _Filling:
         graph.node.extend(self.writer.nodes)
         graph.initializer.extend(self.writer.constants)
         # Assignments differ in what is rounded, but every file is read by the same output name.
-        _swap_names(graph, {v.name: renamed[v.name] for v in graph.output if v.name in renamed})
+        swapped = {v.name: renamed[v.name] for v in graph.output if v.name in renamed}
+        names = _swap_names(graph, swapped)
+        return {
+            layer: [(names.get(x, x), names.get(y, y)) for x, y in ends]
+            for layer, ends in self.calls.items()
+        }
 
     def copy(self, node: "onnx.NodeProto", renamed: Mapping[str, str]) -> None:
         for index, name in enumerate(node.input):
@@ -169,6 +179,9 @@ class _Filling:
             codes,
         )
         call.write(self.writer)
+        reads_ids = isinstance(layer_module, nn.Embedding)
+        ends = (NOT_TOLD if reads_ids else x, placeholder.y)
+        self.calls.setdefault(placeholder.layer, []).append(ends)
 
     def round(self, x: str, codes: InputCodes) -> str:
         """The tensor after rounding; a tensor that was rounded so already is taken as it is."""
@@ -204,12 +217,17 @@ class _Filling:
         return InputCodes.of(make_grid(NUMBER_FORMATS["int8"], False, *ends))
 
 
-def _swap_names(graph: "onnx.GraphProto", rounded: Mapping[str, str]) -> None:
-    """Lets rounded outputs of the graph keep their names; what is rounded takes the new ones."""
+def _swap_names(graph: "onnx.GraphProto", rounded: Mapping[str, str]) -> dict[str, str]:
+    """Lets rounded outputs of the graph keep their names; what is rounded takes the new ones.
+
+    Returns:
+        Name before to name after, of those that changed.
+    """
     names = {**rounded, **{new: old for old, new in rounded.items()}}
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
+    return names
 
 
 def idle_graph() -> tuple["onnx.ModelProto", list[npt.NDArray[np.float32]]]:

@@ -1,19 +1,17 @@
 """Which tensors of a graph its layers read and give: looked at only where outputs differ."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from mpq.backends.layerwise import INPUT, OUTPUT, call_name
 from mpq.backends.onnx import own_layer
+from mpq.backends.onnx.graph import NOT_TOLD
 from mpq.backends.onnx.instantiate import placeholders_of
 
 if TYPE_CHECKING:
     from mpq.backends.onnx.template import GraphTemplate
-
-NOT_TOLD: Final = ""
-"""In the place of a tensor: ids, which are no numbers, and what hooks of a layer change first."""
 
 Calls = Mapping[str, Sequence[Sequence[str]]]
 """Layer name to two tensors' names for each of its calls: what it reads, and what it gives."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpq.backends.onnx.graph import CALLS
 from mpq.backends.onnx.layer_tensors import as_traced, tensors_of
 from mpq.backends.onnx.session import outputs_of, session_of
 from mpq.backends.onnx.template import feeds_of
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 LAYERS: Final = "mpq_layers"
 """Key of a file's metadata: where the decoded weights of layers are."""
-CALLS: Final = "mpq_calls"
-"""Key of a file's metadata: which tensors layers read and give."""
 SETTINGS: Final = "mpq_onnxruntime_settings"
 """Key of a file's metadata: a session's settings under which it equals the simulation."""
 

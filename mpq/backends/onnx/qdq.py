@@ -14,12 +14,11 @@ from mpq.backends._base import HELD
 from mpq.backends.onnx.containers import INTEGER_BITS, Container, container_of
 from mpq.backends.onnx.exportable import exportable
 from mpq.backends.onnx.fidelity import check_same, refuse_other_readers
-from mpq.backends.onnx.graph import Writer
+from mpq.backends.onnx.graph import CALLS, Writer
 from mpq.backends.onnx.instantiate import placeholders_of, stamp
 from mpq.backends.onnx.layer_nodes import LayerCall
 from mpq.backends.onnx.layer_tensors import calls_of
 from mpq.backends.onnx.loaded import (
-    CALLS,
     LAYERS,
     SETTINGS,
     LoadedByOnnxRuntime,

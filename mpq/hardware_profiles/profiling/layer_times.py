@@ -16,7 +16,7 @@ from mpq.errors import ModelError
 from mpq.hardware_profiles.profiling._base import Runtime
 from mpq.hardware_profiles.profiling.compiled_network import CompiledNetwork
 from mpq.hardware_profiles.profiling.interval import Interval
-from mpq.hardware_profiles.profiling.timer import Timer
+from mpq.hardware_profiles.profiling.timer import Round, Timer
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import quantized
 
@@ -80,6 +80,7 @@ def time_layers(
     between: Sequence[Subgraph],
     timer: Timer,
     rows: Rows,
+    told: Callable[[float, float], None] = lambda _round_s, _network_s: None,
 ) -> LayerTimes:
     """Times every layer at every precision, in rounds that run through the network in order.
 
@@ -91,6 +92,7 @@ def time_layers(
         between: Two layers each that are timed together too, for all kernels that both have.
         timer: How long, and with which confidence, everything is timed.
         rows: Finished rounds, also those of an earlier run.
+        told: Is given the seconds of a round, and of all layers at one precision.
 
     Raises:
         ModelError: If a layer runs at no precision.
@@ -123,7 +125,12 @@ def time_layers(
     # A group is a network at one precision: layers find caches as the one before left them.
     columns = [[_named(cell) for cell in cells if cell[1] == precision] for precision in candidates]
     columns += [[IDLE], [_named(*pair) for pair in pairs]]
-    found = timer.measure(runs, columns, rows, "layers")
+
+    def first(row: Round) -> None:
+        alone_s = sum(row[_named(cell)][1] for cell in cells)
+        told(sum(wall_s for _, wall_s in row.values()), alone_s / len(candidates))
+
+    found = timer.measure(runs, columns, rows, "layers", first)
     return LayerTimes(
         {cell: found[_named(cell)] for cell in cells},
         {pair: found[_named(*pair)] for pair in pairs},

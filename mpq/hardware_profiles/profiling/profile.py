@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 
 from mpq._support.arrays import Array
 from mpq._support.bounds import check_whole
 from mpq._support.journal import Journal
+from mpq._support.phases import phase
 from mpq._support.rows import Memory, Rows
 from mpq.backends.onnx import Subgraph, check_batch_size, require_onnx
+from mpq.callbacks.plans import tell_plan
 from mpq.errors import InputError, ModelError
 from mpq.hardware_profiles import NetworkProfile
 from mpq.hardware_profiles.profiling._base import Runtime
@@ -26,7 +28,7 @@ from mpq.hardware_profiles.profiling.network_times import (
     time_networks,
     uniform_assignments,
 )
-from mpq.hardware_profiles.profiling.timer import Timer, pinned
+from mpq.hardware_profiles.profiling.timer import WARM_UP, Timer, pinned
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.fingerprint import measurement_key
@@ -38,6 +40,8 @@ NOTES = (
     "inputs. Layers run alone, one after the other as in the network; what is between them is in "
     "the constant, as far as whole networks were measured."
 )
+LAYERS: Final = "layers"
+NETWORKS: Final = "networks"
 VALIDATION_SHARE = 1 / 3
 """Share of the mixed networks that the correction is tried on before it is fitted to all networks;
 the uniform ones are never held out, as they alone show each kernel by itself."""
@@ -107,10 +111,24 @@ class Profiling:
             compiled = CompiledNetwork.of(network, data, runnable, self.batch_size, self.ranges)
             rows = self._rows(compiled, data, runnable)
             between = Subgraph.between(compiled.template) if self.runtime.runs_pairs else ()
-            times = time_layers(compiled, self.runtime, runnable, between, self.timer, rows)
+            with phase(LAYERS):
+                times = time_layers(
+                    compiled, self.runtime, runnable, between, self.timer, rows,
+                    lambda *seconds: self._tell_plan(rows, len(runnable), *seconds),
+                )  # fmt: skip
             sums = LayerSums.of(compiled, self.runtime, runnable, times)
-            measured = self._networks(compiled, sums, rows)
+            with phase(NETWORKS):
+                measured = self._networks(compiled, sums, rows)
         return _profile(name, compiled, self.runtime, self.timer, sums, times, measured)
+
+    def _tell_plan(self, rows: Rows, num_precisions: int, round_s: float, network_s: float) -> None:
+        """From the first round of layers: as many rounds as are no rows, and networks."""
+        left = sum(f"layers, round {number}" not in rows for number in range(self.timer.rounds))
+        phases = {LAYERS: left * round_s}
+        if self.num_networks:
+            num_runs = (self.num_networks + num_precisions) * (self.timer.rounds + WARM_UP)
+            phases[NETWORKS] = num_runs * network_s
+        tell_plan(phases, besides=("compiling networks",) if self.num_networks else ())
 
     def _runnable(self, network: Network, candidates: Sequence[Precision]) -> list[Precision]:
         kinds = [layer.kind for layer in network.layers]

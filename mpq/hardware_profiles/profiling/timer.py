@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 from random import Random
-from typing import final
+from typing import TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from mpq.hardware_profiles.profiling.interval import Interval, median_interval
 WARM_UP = 3
 """Runs that are not counted: the first ones fill caches and let runtimes pick and pack kernels."""
 CLOCKS = ("cpu", "wall")
+Round: TypeAlias = Mapping[str, Sequence[float]]
+"""Program to its seconds in one round: processor, wall."""
 
 
 @final
@@ -68,6 +70,7 @@ class Timer:
         groups: Sequence[Sequence[str]],
         rows: Rows,
         label: str,
+        told: Callable[[Round], None] = lambda _: None,
     ) -> dict[str, Interval]:
         """Median seconds of every program, with its interval.
 
@@ -79,6 +82,7 @@ class Timer:
             groups: Names; every program is in one group at least.
             rows: Finished rounds, also those of an earlier run, by name.
             label: Names of rounds begin with it.
+            told: Is given the first round.
 
         Raises:
             MeasurementError: If a clock runs backwards, an interval is wider than accepted, or the
@@ -92,6 +96,8 @@ class Timer:
             name = f"{label}, round {number}"
             # By the round's number, so that more rounds go on where fewer ended.
             row = remember(rows, name, partial(self._round, programs, groups, number))
+            if number == 0:
+                told(row)
             for program, pair in row.items():
                 samples[program].append((float(pair[0]), float(pair[1])))
         found = {name: self._summary(np.array(pairs)) for name, pairs in samples.items()}

@@ -9,8 +9,10 @@ from typing import Any, Self, final
 
 import pulp
 
+from mpq._support.ended_processes import ended_if_interrupted
 from mpq._support.streams import stdout_discarded, stdout_silenced
 from mpq.errors import MissingDependencyError, SolverError, UnknownNameError
+from mpq.solvers.additive.interruptible import InterruptibleHiGHS
 
 BACKENDS = ("HiGHS", "CBC")
 """Solvers that PuLP may call, in order of preference."""
@@ -113,7 +115,7 @@ def run(
     if way.backend == "HiGHS":
         _greet()
     try:
-        with stdout_silenced():
+        with stdout_silenced(), ended_if_interrupted(solver):
             model.solve(solver)
     except pulp.PulpSolverError as error:
         raise SolverError(f"{way.backend} failed: {error}") from error
@@ -138,8 +140,7 @@ def _solver(
 ) -> Any:
     common = {"msg": False, "gapRel": gaps[0], "gapAbs": gaps[1], "threads": 1}
     if way.backend == "HiGHS":
-        kind = _WarmHiGHS if warm_start else pulp.HiGHS
-        return kind(
+        solver = InterruptibleHiGHS(
             **common,
             timeLimit=time_limit_s,
             # Keywords that PuLP does not know it hands to HiGHS, by the names of its options.
@@ -149,6 +150,8 @@ def _solver(
             dual_feasibility_tolerance=way.tolerance,
             mip_feasibility_tolerance=way.tolerance,
         )
+        solver.is_warm = warm_start
+        return solver
     options: dict[str, Any] = {**common, "timeLimit": time_limit_s, "warmStart": warm_start}
     if not way.presolve:
         options["options"] = ["presolve off", "preprocess off"]
@@ -157,20 +160,6 @@ def _solver(
     with warnings.catch_warnings():  # PuLP 3 carries CBC and says at each use that PuLP 4 will not
         warnings.simplefilter("ignore", DeprecationWarning)
         return pulp.getSolver("PULP_CBC_CMD", **options)
-
-
-class _WarmHiGHS(pulp.HiGHS):  # type: ignore[misc]
-    """HiGHS with the variables' values as its first solution; PuLP 3 leaves that out."""
-
-    def callSolver(self, lp: Any) -> None:  # noqa: N802 (PuLP names it)
-        """Called by PuLP once the model is built."""
-        import highspy
-
-        start = highspy.HighsSolution()
-        # In the order of `variables()`, in which PuLP added the columns.
-        start.col_value = [variable.varValue for variable in lp.variables()]
-        lp.solverModel.setSolution(start)
-        lp.solverModel.run()
 
 
 def _bound(model: Any, backend: str, is_exact: bool) -> float | None:

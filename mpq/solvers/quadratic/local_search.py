@@ -82,6 +82,11 @@ class LocalSearch(Solver):
                 f"{self.seed}"
             )
 
+    def at_most_s(self, problem: Problem) -> float:
+        """See ``Solver.at_most_s``."""
+        del problem
+        return math.inf if self.time_limit_s is None else self.time_limit_s
+
     def solve(self, problem: Problem) -> Solution:
         """See ``Solver.solve``; infeasible problems are recognised exactly."""
         return from_additive(problem, self.name, self._search)

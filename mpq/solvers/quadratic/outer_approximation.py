@@ -91,6 +91,11 @@ class OuterApproximation(Solver):
                 f"{self.seed}"
             )
 
+    def at_most_s(self, problem: Problem) -> float:
+        """See ``Solver.at_most_s``."""
+        del problem
+        return self.time_limit_s
+
     def solve(self, problem: Problem) -> Solution:
         """See ``Solver.solve``; infeasible problems are recognised exactly.
 

@@ -36,7 +36,9 @@ def command_of(result: Searched, point: FrontierPoint, frontier: Frontier) -> st
         return shlex.join(command) if is_answer else command_for(command, limit, "point")
     limits = {budget.resource: budget.limit for budget in result.problem.budgets}
     own = {} if is_answer else {frontier.resource: point.cost}
-    return call_for({**limits, **own}, _methods(result), is_answer)
+    # Rounds after the one that was dropped change nothing.
+    rounds = len(result.provenance.refinements) if is_answer else 0
+    return call_for({**limits, **own}, _methods(result), is_answer, rounds)
 
 
 def _methods(result: Searched) -> dict[str, str]:
@@ -66,16 +68,20 @@ def command_for(command: Sequence[str], limit: str, label: str) -> str:
     return shlex.join(_elsewhere([*words, "--no-safeguard", "--limit", limit], label))
 
 
-def call_for(limits: Mapping[str, float], methods: Mapping[str, str], is_answer: bool) -> str:
+def call_for(
+    limits: Mapping[str, float], methods: Mapping[str, str], is_answer: bool, rounds: int = 0
+) -> str:
     """A search that was no command, as Python calls it again.
 
     Args:
         limits: Resource to the amount that a point uses, or to its budget.
         methods: Names of its other arguments to what they are, where they are not the defaults.
         is_answer: Whether the answer is wanted, which a safeguard is a part of.
+        rounds: Of refinement; points have none.
     """
     given = ", ".join(f'"{name}": {amount!r}' for name, amount in limits.items())
     others = "".join(f', {name}="{text}"' for name, text in methods.items())
+    others += f", refine={rounds}" if rounds else ""
     return f"mpq.search(task, {{{given}}}{others}{'' if is_answer else ', safeguard=False'})"
 
 

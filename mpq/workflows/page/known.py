@@ -22,9 +22,11 @@ def known_costs(result: Searched, resources: Sequence[Resource]) -> Iterator[str
 
 def _how(result: Searched, resource: Resource) -> str:
     device = result.provenance.device
-    if device is None or resource.name not in device.resources:
+    is_priced = device is not None and resource.name in device.resources
+    # Nobody counts time or energy; results of mpq 0.1 do not say what their device priced.
+    if not is_priced and resource.unit not in ("seconds", "joules"):
         return "counted"
-    told = f"{device.basis} ({device.name})"
+    told = "by formula" if device is None else f"{device.basis or 'by formula'} ({device.name})"
     if resource.half_width is None:
         return f"{told}; how far off it is was not measured"
     width = amount(resource.half_width, resource.unit)

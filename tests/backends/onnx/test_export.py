@@ -25,6 +25,7 @@ from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.stored import StoredWeights
+from tests.backends.onnx.assigned import assigned
 
 pytest.importorskip("onnx", reason="graphs are written with mpq[onnx]")
 pytest.importorskip("onnxscript", reason="torch exports with mpq[onnx]")
@@ -95,24 +96,6 @@ def ids() -> list[Tensor]:
     """Two batches of 4."""
     generator = torch.Generator().manual_seed(1)
     return [torch.randint(13, (4, 6), generator=generator) for _ in range(2)]
-
-
-def assigned(model: nn.Module, data: Any, spellings: dict[str, str]) -> Assignment:
-    """An assignment, with ranges calibrated; the entry ``""`` is for all other layers."""
-    network = Network.of(model, data)
-    names = [layer.name for layer in network.layers]
-    chosen = {name: Precision.parse(spellings.get(name, spellings[""])) for name in names}
-    ranges = ActivationRanges.calibrate(
-        network, Calibration.of(data), set(chosen.values()), "minmax"
-    )
-    layers = tuple(
-        AssignedLayer(
-            layer.name, layer.kind, layer.weight_shape, chosen[layer.name],
-            ranges.known.get((layer.name, chosen[layer.name].activation)),
-        )
-        for layer in network.layers
-    )  # fmt: skip
-    return Assignment(layers, folded=network.folded)
 
 
 def run(file: Path | bytes, x: Array, optimized: Path | None = None) -> Array:

@@ -17,7 +17,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Status
 from mpq.quantization.precision import Precision
 from mpq.solvers import SweptBudgets
-from mpq.solvers.black_box import swept_budgets as module_under_test
+from mpq.solvers.additive.default import solve_additive
 
 NAMES = ("ff.0", "stem", "ff.1", "head", "attn2")
 GROUPS = "*ff*|*attn2*=ssim;*=decibels"
@@ -163,17 +163,16 @@ def test_answers_are_measured_as_they_are_found() -> None:
     """No more than a batch is there at once: the first is measured before the second is solved."""
     solved: list[int] = []
     seen: list[int] = []
-    solve = module_under_test.solve_additive
 
     def counted(problem: Problem) -> Any:
         solved.append(len(seen))
-        return solve(problem)
+        return solve_additive(problem)
 
     def losses(columns: Any) -> Any:
         seen.extend(range(len(columns)))
         return np.arange(len(columns), dtype=float)
 
-    with patch.object(module_under_test, "solve_additive", counted):
+    with patch("mpq.solvers.black_box.swept_budgets.solve_additive", counted):
         SweptBudgets(GROUPS, batch_size=2).bind(losses).solve(asked(80.0))
 
     assert len(seen) > 2

@@ -7,7 +7,10 @@
 Networks, calibration and fresh examples are those of ``rounding_search.py`` (one seed). The limit
 is the weights' bytes of uniform 3, 4 and 5 bits. Recipes that leave inputs in 16 bits have their
 own candidates; the others are given weights of 2 to 8 bits and inputs that are not rounded, as the
-default has, which their rows name (``overrides``). EfficientNet-Lite0's calibration images have no
+default has, which their rows name (``overrides``). ``default+nearest`` is the default whose weights
+are rounded to nearest, as most recipes round; ``uniform`` the uniform precision, rounded so.
+``hawq-v3+free-ends`` is the recipe with its first and last layer chosen as all others are.
+EfficientNet-Lite0's calibration images have no
 labels: those are what the network says of them. ``forward_passes`` counts examples that came to
 the last layer during the search, measured on by the search itself, per calibration example; a
 search for the first number of bits estimates, later ones find what it left (``--cache`` of a
@@ -39,6 +42,11 @@ from mpq.recipes import RECIPES
 from mpq.report.recipes import DEFAULT
 
 ALL: Final = (*NETWORKS, "efficientnet_lite0")
+NEAREST: Final = f"{DEFAULT}+nearest"
+UNIFORM: Final = "uniform"
+FREE: Final = "+free-ends"
+"""Behind a recipe's name: the first and the last layer are chosen as all others are."""
+FREE_ENDS: Final = tuple(f"{name}{FREE}" for name, each in RECIPES.items() if each.ends)
 MARK: Final = "_is_counted"
 FLOAT_BITS: Final = 16
 
@@ -47,7 +55,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("networks", nargs="*", default=list(ALL))
     parser.add_argument("--bits", default=",".join(map(str, BUDGET_BITS)))
-    parser.add_argument("--recipes", default=",".join([DEFAULT, *RECIPES]))
+    parser.add_argument(
+        "--recipes", default=",".join([DEFAULT, NEAREST, UNIFORM, *RECIPES, *FREE_ENDS])
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--join", nargs="+", type=Path, help="files of runs, printed as one")
     given = parser.parse_args()
@@ -84,15 +94,18 @@ def _search(
     """What one search found, or why it found nothing."""
     calibration, fresh = data
     seen, held_out = parts(calibration)
-    name, limit = row["recipe"], f"weight_bytes=1x:w{row['bits']}"
+    name, precision = row["recipe"].removesuffix(FREE), f"w{row['bits']}"
     task = mpq.Task(model, seen, held_out, seed=row["seed"], cache=cache)
+    if name in (NEAREST, UNIFORM):
+        task = replace(task, rounding="nearest")
     if not _is_of_weights(name):
-        task = replace(task, candidates=CANDIDATES)
+        task = replace(task, candidates=(precision,) if name == UNIFORM else CANDIDATES)
     start = time.process_time()
     with counting(model) as seen_rows:
         try:
-            recipe = None if name == DEFAULT else name
-            result = mpq.search(task, [limit], recipe=recipe)
+            recipe = name if name in RECIPES else None
+            keep = ["ends"] if row["recipe"].endswith(FREE) else []
+            result = mpq.search(task, [f"weight_bytes=1x:{precision}"], recipe=recipe, keep=keep)
         except MpqError as error:
             return {"error": str(error).splitlines()[0]}
         counted = sum(seen_rows) / sum(len(x) for x, _ in seen)
@@ -109,7 +122,7 @@ def _search(
 
 def _is_of_weights(name: str) -> bool:
     """Whether a recipe's candidates leave inputs in 16 bits; the default takes what it is given."""
-    if name == DEFAULT:
+    if name not in RECIPES:
         return False
     candidates = map(Precision.parse, RECIPES[name].candidates)
     return all(x.activation.number.bits >= FLOAT_BITS for x in candidates)

@@ -519,7 +519,8 @@ def patches() -> str:
 def recipes() -> str:
     """What each recipe loses in units of the default: geometric means over bits and networks."""
     losses = {(x["network"], x["bits"], x["recipe"]): x.get("kl_nats") for x in _recipe_rows()}
-    own = {x["recipe"] for x in _recipe_rows() if x.get("overrides") == [] and "+" not in x["recipe"]}
+    named = {x["recipe"] for x in _recipe_rows() if x.get("overrides") == []}
+    own = {name for name in named if "+" not in name} - {"default", "uniform"}
     networks = [name for name in NETWORKS if any(key[0] == name for key in losses)]
     found = {}
     for recipe in dict.fromkeys(key[2] for key in losses):
@@ -533,11 +534,14 @@ def recipes() -> str:
         }
         if any(ratios.values()):
             found[recipe] = ratios
-    overall = {name: geometric_mean(sum(ratios.values(), [])) for name, ratios in found.items()}
+    overall = {
+        name: geometric_mean([x for each in ratios.values() for x in each])
+        for name, ratios in found.items()
+    }
     rows = (
         [
             f"`{recipe}`",
-            "own" if recipe in own - {"default", "uniform"} else "",
+            "own" if recipe in own else "",
             *(_mean_of(found[recipe][name]) for name in networks),
             _number(overall[recipe]),
         ]

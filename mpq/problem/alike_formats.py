@@ -1,12 +1,12 @@
 """Which formats parts of one layer may have beside each other: those that differ in bits alone."""
 
+from collections.abc import Callable
 from dataclasses import replace
-
-import numpy as np
 
 from mpq._support.arrays import Columns, Mask
 from mpq.problem.problem import Problem
 from mpq.quantization.channel_bits import OUTPUTS
+from mpq.quantization.precision import Precision
 from mpq.quantization.tensor_format import TensorFormat
 
 
@@ -33,14 +33,38 @@ def open_weights(problem: Problem, columns: Columns, axis: str) -> Mask:
 
     A layer whose weight has no such formats keeps what it has.
     """
+
+    def is_open(chosen: Precision, other: Precision) -> bool:
+        is_alike = can_split(chosen.weight, other.weight, axis)
+        return is_alike and other.activation == chosen.activation
+
+    return _open(problem, columns, is_open)
+
+
+def open_reads(
+    problem: Problem, columns: Columns, are_alike: Callable[[TensorFormat, TensorFormat], bool]
+) -> Mask:
+    """``[L, B]`` what parts of an input may take: the answer's weight, and formats like its own.
+
+    Args:
+        problem: That of whole layers.
+        columns: ``[L]`` its answer.
+        are_alike: Whether parts of what is read may be in two formats.
+    """
+
+    def is_open(chosen: Precision, other: Precision) -> bool:
+        is_alike = are_alike(chosen.activation, other.activation)
+        return is_alike and other.weight == chosen.weight
+
+    return _open(problem, columns, is_open)
+
+
+def _open(
+    problem: Problem, columns: Columns, is_open: Callable[[Precision, Precision], bool]
+) -> Mask:
     precisions = problem.loss.precisions
-    allowed = problem.grouped.allowed[problem.grouped.group_of]
-    found = np.zeros_like(allowed)
+    found = problem.grouped.allowed[problem.grouped.group_of]
     for row, column in enumerate(columns.tolist()):
-        chosen = precisions[column]
-        for other, precision in enumerate(precisions):
-            is_alike = can_split(chosen.weight, precision.weight, axis)
-            is_same = precision.activation == chosen.activation
-            found[row, other] = allowed[row, other] and is_alike and is_same
+        found[row] &= [is_open(precisions[column], other) for other in precisions]
         found[row, column] = True
     return found

@@ -126,9 +126,7 @@ class OutputParts(LayerParts):
 
     def columns(self, precision: Precision, places: Places) -> Columns:
         """Of the first channel of every part."""
-        found = _columns(
-            (replace(precision, weight=x) for x in precision.weight.by_channel), places
-        )
+        found = _columns_of_weights(precision, places)
         if precision.weight.channels is None:
             return found
         _, first = np.unique(self.part_of, return_index=True)
@@ -197,9 +195,7 @@ class InputParts(LayerParts):
 
     def columns(self, precision: Precision, places: Places) -> Columns:
         """By block of inputs."""
-        found = _columns(
-            (replace(precision, weight=x) for x in precision.weight.by_channel), places
-        )
+        found = _columns_of_weights(precision, places)
         return _by_code(found, precision.weight.channels)
 
     def to_dict(self) -> dict[str, Any]:

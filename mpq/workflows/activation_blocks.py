@@ -7,7 +7,7 @@ import numpy as np
 
 from mpq._support.arrays import Array, Mask
 from mpq.network.layer import Layer
-from mpq.problem.alike_formats import can_split_read
+from mpq.problem.alike_formats import can_split_read, open_reads
 from mpq.problem.layer_parts import LayerParts, ReadParts
 from mpq.problem.parts import Parts
 from mpq.problem.problem import Problem
@@ -15,7 +15,7 @@ from mpq.problem.solution import Solution
 from mpq.problem.split import Split
 from mpq.quantization.tensor_format import TensorFormat
 from mpq.sensitivity.passes.block_prices import block_prices
-from mpq.workflows.read_parts import NOT_READ, open_columns, solved_reads, without_odd_ties
+from mpq.workflows.read_parts import NOT_READ, solved_reads, without_odd_ties
 from mpq.workflows.setup import Prepared
 
 
@@ -34,7 +34,8 @@ def solved_in_blocks(
         problem: That of whole layers.
         solution: Its answer.
     """
-    open_to = open_columns(problem, solution, can_split_read)
+    assert solution.columns is not None
+    open_to = open_reads(problem, solution.columns, can_split_read)
     formats = _formats(prepared, problem, open_to)
     on = replace(prepared.asked, ranks=None)
     # A layer whose blocks have no price, as it reads no tensor by position, stays whole.

@@ -1,12 +1,12 @@
 """Bits of what layers read by cluster of a diffusion's steps; weights are the same at all."""
 
-from mpq.problem.alike_formats import can_differ_by_step
+from mpq.problem.alike_formats import can_differ_by_step, open_reads
 from mpq.problem.layer_parts import StepParts
 from mpq.problem.parts import Parts
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.sensitivity import Sensitivity
-from mpq.workflows.read_parts import NOT_READ, open_columns, solved_reads, without_odd_ties
+from mpq.workflows.read_parts import NOT_READ, solved_reads, without_odd_ties
 from mpq.workflows.setup import Prepared
 
 
@@ -30,7 +30,9 @@ def solved_by_step(
     plan, shares = prepared.step_plan, found.steps
     if plan is None or shares is None:
         return None
-    open_to, layers = open_columns(problem, solution, can_differ_by_step), prepared.pricing.layers
+    assert solution.columns is not None
+    open_to = open_reads(problem, solution.columns, can_differ_by_step)
+    layers = prepared.pricing.layers
     by_step = StepParts(plan.record.num_calibration)
     divided = without_odd_ties(
         problem,

@@ -54,8 +54,7 @@ def comparison_calls(
         OF_PRICES: sum(num_cells(prepared, estimator) for estimator in estimators),
         OF_OPTIMA: len(estimators) * each,
     }
-    asked = {name: count for name, count in counts.items() if count}
-    return PlannedCalls(judge.score.name, asked, judge.call_s, judge.score.call_s is None)
+    return PlannedCalls.of(judge, counts)
 
 
 def tell_comparison(
@@ -81,8 +80,7 @@ def tell_comparison(
         return
     if told is None:
         told = Forecast(besides=[ALL_ELSE])
-    told.add_calls(calls, _ASKED_IN)
-    tell_plan(told.phases, told.at_most, told.besides, "" if calls is None else calls.sentence)
+    told.tell(calls, _ASKED_IN)
 
 
 def _without_calls(

@@ -85,11 +85,20 @@ class Forecast:
         else:
             self.besides.append(name)
 
-    def add_calls(self, calls: PlannedCalls | None, asked_in: Mapping[str, str]) -> None:
-        """The calls of a score, to the phases in which they are."""
-        for name, seconds in {} if calls is None else calls.seconds.items():
-            place = asked_in[name]
-            self.phases[place] = self.phases.get(place, 0.0) + seconds
+    def tell(self, calls: PlannedCalls | None, asked_in: Mapping[str, str]) -> None:
+        """Tells ``Planned``, see ``tell_plan``.
+
+        Args:
+            calls: Of the user's own score, which are added; ``None``: there are none.
+            asked_in: What they are for to the phase in which they are.
+        """
+        phases, sentence = dict(self.phases), ""
+        if calls is not None:
+            sentence = calls.sentence
+            for name, seconds in calls.seconds.items():
+                place = asked_in[name]
+                phases[place] = phases.get(place, 0.0) + seconds
+        tell_plan(phases, self.at_most, self.besides, sentence)
 
 
 def tell_forecast(
@@ -125,10 +134,9 @@ def tell_forecast(
         plain = method if score is None else score.without(method)
         told = forecast(first, plain, constraints, curve) if is_long else Forecast()
         calls = None if score is None else _calls(prepared, score, constraints)
-    told.add_calls(calls, _ASKED_IN)
     if not is_long:
         told.besides.append(ALL_ELSE)
-    tell_plan(told.phases, told.at_most, told.besides, "" if calls is None else calls.sentence)
+    told.tell(calls, _ASKED_IN)
 
 
 def _calls(prepared: Prepared, score: ScoreCalls, constraints: Constraints) -> PlannedCalls:

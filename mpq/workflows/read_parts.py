@@ -1,6 +1,6 @@
 """What problems of parts of what layers read have in common: weights keep their formats."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -14,7 +14,6 @@ from mpq.problem.layer_parts import LayerParts
 from mpq.problem.parts import Parts
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
-from mpq.quantization.tensor_format import TensorFormat
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.defaults import SOLVER
@@ -22,30 +21,6 @@ from mpq.workflows.setup import Prepared
 
 NOT_READ: Final = "embedding"
 """Layers of this kind read ids."""
-
-
-def open_columns(
-    problem: Problem, solution: Solution, are_alike: Callable[[TensorFormat, TensorFormat], bool]
-) -> Mask:
-    """``[L, B]`` what parts may take: the answer's weight, and inputs like the answer's.
-
-    Args:
-        problem: That of whole layers.
-        solution: Its answer.
-        are_alike: Whether parts of what is read may be in two formats.
-    """
-    assert solution.columns is not None
-    precisions = problem.loss.precisions
-    allowed = problem.grouped.allowed[problem.grouped.group_of]
-    found = np.zeros_like(allowed)
-    for row, column in enumerate(solution.columns.tolist()):
-        chosen = precisions[column]
-        for other, precision in enumerate(precisions):
-            is_alike = are_alike(chosen.activation, precision.activation)
-            is_same = precision.weight == chosen.weight
-            found[row, other] = allowed[row, other] and is_alike and is_same
-        found[row, column] = True
-    return found
 
 
 def without_odd_ties(problem: Problem, divided: Mapping[str, LayerParts]) -> dict[str, LayerParts]:

@@ -38,6 +38,12 @@ class PlannedCalls:
     call_s: float
     is_clocked: bool
 
+    @classmethod
+    def of(cls, judge: Judge, counts: Mapping[str, int]) -> Self:
+        """Of a judge; what is never asked is left out."""
+        asked = {name: count for name, count in counts.items() if count}
+        return cls(judge.score.name, asked, judge.call_s, judge.score.call_s is None)
+
     @property
     def seconds(self) -> dict[str, float]:
         """By what they are for."""
@@ -103,8 +109,7 @@ class ScoreCalls:
             OF_TRIALS: self._by_solver,
             OF_ANSWERS: self._answers(prepared, num_uniform),
         }
-        asked = {name: count for name, count in counts.items() if count}
-        return PlannedCalls(self.score.name, asked, judge.call_s, self.score.call_s is None)
+        return PlannedCalls.of(judge, counts)
 
     @property
     def _by_solver(self) -> int:

@@ -38,6 +38,7 @@ from mpq.report.trials import Score, Solved, Trial
 from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.clock import now_s
 from mpq.workflows.comparable import refuse_uncompared
 from mpq.workflows.comparison_forecast import DRAWN, SCORED, comparison_calls, tell_comparison
 from mpq.workflows.defaults import ESTIMATORS_COMPARED, MAX_COMPARED_LOSS, NUM_RANDOM, SOLVER
@@ -324,11 +325,8 @@ class _Comparison:
     def clock(self) -> float:
         """Seconds: of the processor where it does the work, else of the wall."""
         # Processor time leaves out what other programs do meanwhile.
-        if self.prepared.network.device.type == "cpu":
-            return time.process_time()
-        # Kernels run after the call that starts them: without waiting, only the starts are timed.
-        torch.accelerator.synchronize()
-        return time.perf_counter()
+        device = self.prepared.network.device
+        return time.process_time() if device.type == "cpu" else now_s(device)
 
     def score(self, text: str, trials: Sequence[Trial], forward_seconds: float) -> Score:
         """One estimator; what it cannot do is its result."""

@@ -269,12 +269,13 @@ def _evaluated(
     assignment = assignment.compared_by(None, allow_randomness)
     seed = assignment.metadata.allow_randomness
     examples = told_of(Calibration.of(data))
-    first = examples.first().to(device_of(model))
+    device = device_of(model)
+    first = examples.first().to(device)
     check_folding(model, assignment, first, chosen)
     with phase("original"):
         reference = Reference(model, examples, chosen, seed)
     quantized = begin_alike(quantized, seed)
-    tell_passes({QUANTIZED: quantized}, first, reference.original.num_examples)
+    tell_passes({QUANTIZED: quantized}, first, reference.original.num_examples, device)
     with phase(QUANTIZED):
         compared = reference.compare(quantized)
     found = {"original": reference.original, QUANTIZED: compared}

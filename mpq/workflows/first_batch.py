@@ -8,8 +8,6 @@ from math import isinf
 from time import perf_counter
 from typing import Final, TypeVar, final
 
-import torch
-
 from mpq.errors import GradientError
 from mpq.network.examples import Calibration
 from mpq.network.layer import Layer
@@ -22,6 +20,7 @@ from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.measured import Measured
 from mpq.solvers import Solver
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.clock import clocked
 from mpq.workflows.codes_keys import ToRoundTogether
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
@@ -62,11 +61,7 @@ class FirstBatch:
 
     def _timed(self, compute: Callable[[], Value]) -> tuple[Value, float]:
         """What it gives, and seconds; without its memory, whose count takes long."""
-        start = perf_counter()
-        value = compute()
-        if self.prepared.network.device.type != "cpu":
-            torch.accelerator.synchronize()
-        return value, perf_counter() - start
+        return clocked(compute, self.prepared.network.device)
 
     @property
     def num_ranks(self) -> int:

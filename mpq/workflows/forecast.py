@@ -11,6 +11,7 @@ from mpq.errors import MpqError
 from mpq.problem.constraints import Constraints
 from mpq.workflows.first_batch import FirstBatch
 from mpq.workflows.method import Method
+from mpq.workflows.num_measured import NumMeasured
 from mpq.workflows.other_answers import is_mixed
 from mpq.workflows.points import repeatable
 from mpq.workflows.score_calls import (
@@ -191,12 +192,10 @@ def _times(seconds: float | None, count: int | None) -> float | None:
 
 
 def _compared(first: FirstBatch, constraints: Constraints) -> Iterator[tuple[str, float]]:
-    """As ``workflows.plan`` counts measurements."""
-    prepared = first.prepared
-    within = len(uniform_within(prepared.indifferent(constraints)))
-    is_coded = prepared.task.weight_rounding.reads_inputs
-    compared_s = (1 + within + is_coded + is_mixed(prepared.candidates)) * first.held_out_s
-    if within and not is_coded:
-        compared_s += (within + 1) * first.calibration_s
-    yield COMPARING, compared_s
-    yield MEASURING, (len(prepared.candidates) - within) * first.held_out_s
+    within = len(uniform_within(first.prepared.indifferent(constraints)))
+    count = NumMeasured.of(first.prepared, within)
+    yield (
+        COMPARING,
+        count.compared * first.held_out_s + count.on_calibration * first.calibration_s,
+    )
+    yield MEASURING, count.others * first.held_out_s

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Self, TypeVar, final
 
 import torch
 
 from mpq.quantization.quantizer import quantized
+from mpq.workflows.clock import clocked
 from mpq.workflows.peak_memory import peak_memory_bytes
 from mpq.workflows.room import rounds_in_calls
 from mpq.workflows.setup import Prepared
@@ -54,11 +54,6 @@ def timed(
     compute: Callable[[], Value], device: torch.device | None
 ) -> tuple[Value, float, int | None]:
     """What a computation gives, its seconds, and what it takes at its peak on a device."""
-
-    def run() -> tuple[Value, float]:
-        start = perf_counter()
-        value = compute()
-        return value, perf_counter() - start
-
-    (value, seconds), peak = peak_memory_bytes(run, device or torch.device("cpu"))
+    at = device or torch.device("cpu")
+    (value, seconds), peak = peak_memory_bytes(lambda: clocked(compute, at), at)
     return value, seconds, peak

@@ -27,10 +27,11 @@ from mpq.solvers.queries.solve import solve
 from mpq.workflows.codes_keys import NUMBERS_TOGETHER, ToRound, ToRoundTogether
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.follow import Way, follow
+from mpq.workflows.forecast import ESTIMATE
 from mpq.workflows.method import Method
+from mpq.workflows.num_measured import NumMeasured
 from mpq.workflows.objective import Objective
 from mpq.workflows.one_measurement import OneMeasurement, timed
-from mpq.workflows.other_answers import is_mixed
 from mpq.workflows.rounded_weights import NUM_TRIED, to_round
 from mpq.workflows.score import Judge
 from mpq.workflows.score_calls import PlannedCalls, ScoreCalls
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Value = TypeVar("Value")
-ESTIMATE: Final = "estimate"
 OF_ROUNDING: Final = ("second moments", "codes of weights", "trial of the codes")
 """Phases of a rounding with regard to data."""
 
@@ -199,7 +199,7 @@ def _planned(
         task, method = replace(task, score=None), score.without(method)
     prepared, layers_s, _ = timed(lambda: Prepared.untransformed(task), device=None)
     constraints = prepared.constraints(limits)
-    first = _FirstBatch(prepared, method.estimator)
+    first = _Rehearsal(prepared, method.estimator)
     phases = [first.layers(layers_s), *first.phases(method.rounds)]
     interactions = first.found.interactions if method.solver.takes_interactions else None
     problem = Problem(first.found.table, constraints, interactions)
@@ -220,8 +220,11 @@ def _planned(
 
 
 @final
-class _FirstBatch:
-    """A task with its first batch, its weights rounded to nearest.
+class _Rehearsal:
+    """The parts of a search, each done once on its first batch, with weights rounded to nearest.
+
+    ``FirstBatch`` looks at as little of a search under way as it can; this says what grows with
+    which examples, and what memory is taken, so that examples can be left out (``within_time``).
 
     Args:
         whole: The task with all of its examples.
@@ -378,10 +381,8 @@ class _FirstBatch:
             num_uniform: Uniform precisions within the limits.
         """
         each = self._measured
-        # Beside the answer that by other prices and that of integers alone, where there are such.
-        is_coded = self.whole.task.weight_rounding.reads_inputs
-        held_out = len(self.whole.candidates) + 1 + is_coded + is_mixed(self.whole.candidates)
-        on_calibration = 0 if is_coded or not num_uniform else num_uniform + 1
+        count = NumMeasured.of(self.whole, num_uniform)
+        held_out, on_calibration = count.compared + count.others, count.on_calibration
         return Phase(
             "measurements",
             (held_out + on_calibration) * each.fixed_s,

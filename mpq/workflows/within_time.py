@@ -11,9 +11,10 @@ from mpq.problem.limits import Limits
 from mpq.sensitivity import SensitivityEstimator
 from mpq.solvers import Solver
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
+from mpq.workflows.forecast import ESTIMATE
 from mpq.workflows.method import Method
 from mpq.workflows.objective import Objective
-from mpq.workflows.plan import ESTIMATE, OF_ROUNDING, Phase, Plan, planned
+from mpq.workflows.plan import OF_ROUNDING, Phase, Plan, planned
 from mpq.workflows.score_calls import OF_PRICES
 from mpq.workflows.setup import Prepared
 from mpq.workflows.step_plan import along_steps

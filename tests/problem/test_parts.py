@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mpq.errors import InputError, UnknownNameError
-from mpq.problem.alike_formats import can_split
+from mpq.problem.alike_formats import can_split, can_split_read, open_reads, open_weights
 from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
@@ -101,6 +101,23 @@ def test_formats_that_channels_may_mix() -> None:
     assert can_split(w2, w4)
     assert not any(can_split(w2, Precision.parse(text).weight) for text in others)
     assert not can_split(Precision.parse("fp32").weight, w4)
+
+
+def test_parts_keep_what_is_no_part_of_theirs() -> None:
+    """The input, where they are of a weight, and the weight, where they are of an input."""
+    texts = ("w4a8dg4", "w2a8dg4", "w4a4dg4", "w2a4dg4", "fp32", "w8a8dg4")
+    layers, precisions = ("fc", "head"), tuple(map(Precision.parse, texts))
+    losses = CostTable("loss", "nats", layers, precisions, np.zeros((2, 6)))
+    mask = np.array([[True] * 6, [True] * 5 + [False]])
+    problem, columns = Problem(losses, Constraints(()), mask=mask), np.array([0, 4])
+
+    weights = open_weights(problem, columns, "outputs")
+    reads = open_reads(problem, columns, can_split_read)
+
+    # Parts of head, of which no other format differs in bits alone, keep fp32.
+    assert [np.flatnonzero(row).tolist() for row in weights] == [[0, 1, 5], [4]]
+    assert [np.flatnonzero(row).tolist() for row in reads] == [[0, 2], [4]]
+    assert problem.allowed.tolist() == mask.tolist()
 
 
 def test_a_problem_of_parts_is_solved_and_kept() -> None:

@@ -152,7 +152,7 @@ def test_what_is_planned_is_what_is_run(
         pytest.skip("it cannot be refined")
     torch.manual_seed(0)
     model, data = Slow().eval(), [torch.randn(8, 16) for _ in range(60)]
-    monkeypatch.setattr("mpq.workflows.one_measurement.perf_counter", lambda: model.seconds[0])
+    monkeypatch.setattr("mpq.workflows.clock.perf_counter", lambda: model.seconds[0])
     asked = mpq.Task(model, data, candidates=["w2", "w3", "w4", "w6", "w8"], rounding="nearest")
     plan = make_plan(asked, limits, sensitivity=sensitivity, refine=refine)
     model.seconds[0] = 0.0

@@ -18,7 +18,8 @@ class Planned(Event):
         phases: Phase, or kind of work (``Progressed.work``), to seconds, of those to come.
         seconds: Of all of them.
         besides: What takes its time besides, of which nothing is known yet.
-        at_most: Phase to seconds that it takes at most, often much less; not in ``seconds``.
+        at_most: Phase to seconds if it does not end early, often much more than it takes, and as
+            uncertain as all others; not in ``seconds``.
         calls: How often the user's own score is asked, a sentence; empty: there is none.
     """
 

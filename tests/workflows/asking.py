@@ -83,6 +83,8 @@ ASKING: dict[str, Callable[[mpq.Task, Heard], Any]] = {
     "a drop": lambda x, heard: search(
         x, heard, objective=mpq.Objective("weight_bytes", max_score_drop=0.001)
     ),
+    "biases": lambda x, heard: search(replace(x, bias_correction=True), heard),
+    "a tuning": lambda x, heard: search(replace(x, tune="scales:epochs=1"), heard),
     "refinement": lambda x, heard: search(x, heard, sensitivity="sketch", refine=2),
     "a frontier": frontier,
     "a comparison": compared,

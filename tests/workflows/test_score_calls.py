@@ -19,8 +19,8 @@ from tests.callbacks.listeners import Kept
 from tests.workflows.asking import ASKING, CALLS, judge, task
 
 LIMITS = ["weight_bytes=0.85x:w8"]
-SPARE = {"prices": 1, "a group": 1, "a solver": 4, "a drop": 7, "refinement": 5, "a frontier": 7,
-         "a comparison": 4}  # fmt: skip
+SPARE = {"prices": 1, "a group": 1, "a solver": 4, "a drop": 7, "biases": 1, "a tuning": 2,
+         "refinement": 5, "a frontier": 7, "a comparison": 4}  # fmt: skip
 """Calls that may be planned and not needed: of what turns out to be the same network."""
 
 

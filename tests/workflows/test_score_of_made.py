@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import mpq
+from mpq.callbacks import Planned
 from mpq.workflows.score import Score
+from tests.callbacks.listeners import Kept
 from tests.workflows.networks import Net, batches
 from tests.workflows.shifted import Shifted, vectors
 
@@ -52,7 +54,7 @@ def task(kind: str, **options: Any) -> mpq.Task:
 def search(asked: mpq.Task, **options: Any) -> mpq.SearchResult:
     """By the estimator that takes no pass."""
     bits = 32 if asked.bias_correction else 3.5
-    limits = [] if options else [f"effective_bits={bits}"]
+    limits = [] if "objective" in options else [f"effective_bits={bits}"]
     return mpq.search(asked, limits, sensitivity="weight-error", safeguard=False, **options)
 
 
@@ -90,6 +92,27 @@ def test_the_score_is_that_of_what_is_shipped(kind: str, tmp_path: Path) -> None
     calls.clear()
     assert search(asked).measured.score == found.measured.score
     assert not calls
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_calls_are_planned(kind: str) -> None:
+    """As many as are made where the answer is changed and judged again."""
+    calls: list[nn.Module] = []
+
+    def counted(network: nn.Module) -> Tensor:
+        calls.append(network)
+        return apart(network)
+
+    kept = Kept()
+    score = Score.of(counted, higher_is_better=False, call_s=1.0)
+
+    found = search(task(kind, score=score), callbacks=[kept])
+
+    assert record(found).is_kept, record(found).why
+    (told,) = kept.of(Planned)
+    # Of one candidate the answer is the uniform precision, which is asked about once.
+    spare = 1 if kind == "biases" else 0
+    assert f"is asked at most {len(calls) + spare} times" in told.calls
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -37,9 +37,11 @@ from torch import nn
 
 import mpq
 from mpq.errors import MpqError
+from mpq.network.examples import Calibration
 from mpq.quantization.precision import Precision
 from mpq.recipes import RECIPES
 from mpq.report.recipes import DEFAULT
+from mpq.workflows.evaluate import Reference
 
 ALL: Final = (*NETWORKS, "efficientnet_lite0")
 NEAREST: Final = f"{DEFAULT}+nearest"
@@ -79,20 +81,20 @@ def _searches(name: str, bits: list[int], recipes: list[str], seed: int) -> Iter
     if name not in NETWORKS:
         with torch.no_grad():
             calibration = [(x, model(x).argmax(dim=1)) for x, _ in calibration]
+    reference = Reference(model, Calibration.of(fresh))
     for recipe in recipes:
         with TemporaryDirectory() as folder:
             for budget in bits:
                 row = {"network": name, "bits": budget, "recipe": recipe, "seed": seed}
-                row |= _search(model, (calibration, fresh), row, Path(folder))
+                row |= _search(model, calibration, reference, row, Path(folder))
                 print(*row.values(), file=sys.stderr, flush=True)
                 yield row
 
 
 def _search(
-    model: nn.Module, data: tuple[Batches, Batches], row: dict[str, Any], cache: Path
+    model: nn.Module, calibration: Batches, reference: Reference, row: dict[str, Any], cache: Path
 ) -> dict[str, Any]:
     """What one search found, or why it found nothing."""
-    calibration, fresh = data
     seen, held_out = parts(calibration)
     name, precision = row["recipe"].removesuffix(FREE), f"w{row['bits']}"
     task = mpq.Task(model, seen, held_out, seed=row["seed"], cache=cache)
@@ -112,7 +114,7 @@ def _search(
     seconds = time.process_time() - start
     used = result.provenance.recipe
     return {
-        "kl_nats": mpq.evaluate(model, result.assignment, fresh)["quantized"].divergence,
+        "kl_nats": reference.compare(mpq.quantize(model, result.assignment)).divergence,
         "weight_bytes": result.problem.budgets[0].used(result.columns),
         "processor_seconds": round(seconds, 1),
         "forward_passes": round(counted, 1),

@@ -5,6 +5,7 @@ MpqError
 │   ├── ModelError                    the network: mode, weights, outputs, shapes
 │   │   └── GradientError             it cannot be differentiated
 │   ├── DataError                     calibration or held-out examples
+│   ├── ScoreError                    the user's own score failed, or said no number
 │   ├── PrecisionError                a precision's spelling
 │   ├── LimitError                    a budget's spelling or unit
 │   ├── UnknownNameError              no such device, estimator, solver, layer
@@ -54,6 +55,10 @@ class GradientError(ModelError):
 
 class DataError(InputError):
     """The calibration or held-out examples cannot be used."""
+
+
+class ScoreError(InputError):
+    """The user's own score failed, or returned what is no finite number."""
 
 
 class PrecisionError(InputError):

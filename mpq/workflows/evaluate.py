@@ -294,7 +294,10 @@ def _scored(
 ) -> dict[str, Measurement]:
     judge = Judge(Score.built_in(score) if isinstance(score, str) else score, examples, model)
     with phase("score"):
-        scores = {"original": judge.original, QUANTIZED: judge.of(quantized)}
+        scores = {
+            "original": judge.original,
+            QUANTIZED: judge.of(quantized, "the quantized network"),
+        }
     return {name: replace(measured, score=scores[name]) for name, measured in found.items()}
 
 

@@ -4,7 +4,14 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from mpq.errors import InfeasibleError, InputError, LimitError, PrecisionError, SolverError
+from mpq.errors import (
+    InfeasibleError,
+    InputError,
+    LimitError,
+    PrecisionError,
+    ScoreError,
+    SolverError,
+)
 from mpq.recipes import Recipe
 from mpq.recipes.recipe import OPTIONS
 
@@ -30,8 +37,8 @@ _RAISED_IN: Final[Mapping[str, tuple[str, ...]]] = {
 def naming(recipe: Recipe, own: Collection[str]) -> Iterator[None]:
     """What fails within this block names the recipe, and those of its settings that it is about.
 
-    The error is of the same class. What is wrong with limits, workers or callbacks is no matter
-    of a recipe, and stays as it is.
+    The error is of the same class. What is wrong with limits, scores, workers or callbacks is no
+    matter of a recipe, and stays as it is.
 
     Args:
         recipe: That is followed.
@@ -39,7 +46,7 @@ def naming(recipe: Recipe, own: Collection[str]) -> Iterator[None]:
     """
     try:
         yield
-    except LimitError:
+    except (LimitError, ScoreError):
         raise
     except (InputError, InfeasibleError, SolverError) as error:
         about = [name for name in _settings_of(error) if name in own]

@@ -4,13 +4,12 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from math import isfinite
 from time import perf_counter
 from typing import Any, Self, final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mpq._support.told import told
 from mpq.backends.hugging_face import require
@@ -22,6 +21,7 @@ from mpq.problem.assignment import Assignment
 from mpq.quantization.fingerprint import checksum
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, quantized
+from mpq.workflows.asked_score import ORIGINAL_NETWORK, asked_number, in_precisions
 from mpq.workflows.built_in_scores import BUILT_IN, Scoring
 from mpq.workflows.kept_scores import KeptScores, Said
 
@@ -162,7 +162,7 @@ class Judge:
 
     @cached_property
     def _original(self) -> Said:
-        ask = partial(self._said, self.model)
+        ask = partial(self._said, self.model, ORIGINAL_NETWORK)
         return ask() if self.kept is None else self.kept.original(ask)
 
     def of_quantized(
@@ -171,13 +171,13 @@ class Judge:
         """What it says of a network with these layers in these precisions; each is asked once.
 
         Raises:
-            InputError: As ``of``.
+            ScoreError: As ``of``.
             OutputError: If what is kept cannot be read.
         """
 
         def ask() -> Said:
             with quantized(network, precisions, quantizer):
-                return self._said(network.module)
+                return self._said(network.module, in_precisions(precisions))
 
         chosen = frozenset(precisions.items())
         by, found = self._known.get(chosen, (None, 0.0))
@@ -214,30 +214,29 @@ class Judge:
 
     def of_made(self, module: nn.Module, assignment: Assignment) -> float:
         """What it says of a network that was made of an assignment, biases and tuning included."""
-        ask = partial(self._said, module)
+        ask = partial(self._said, module, "the answer as it is shipped")
         return (ask() if self.kept is None else self.kept.made(assignment, ask)).score
 
-    def _said(self, module: nn.Module) -> Said:
+    def _said(self, module: nn.Module, what: str) -> Said:
         start = perf_counter()
-        return Said(self.of(module), perf_counter() - start)
+        return Said(self.of(module, what), perf_counter() - start)
 
-    def of(self, module: nn.Module) -> float:
+    def of(self, module: nn.Module, what: str = "the network") -> float:
         """What it says of a network, which is as it was afterwards.
 
+        Args:
+            module: The network.
+            what: It, in words, for errors.
+
         Raises:
-            InputError: If it is no finite number, or the network is left in training mode.
+            ScoreError: If the function fails, returns no finite number, or changes the network.
+            MpqError: If a built-in score cannot be made of these examples.
         """
-        name = self.score.name
+        score = self.score
         with torch.no_grad(), random_state_kept():
             _begin_alike()
-            found = self.score.function(module, self.data, self.model)
-        if module.training:
-            module.eval()
-            raise InputError(f"the score {name} left the network in training mode: call eval()")
-        value = found.item() if isinstance(found, Tensor) and found.numel() == 1 else found
-        if not isinstance(value, int | float) or not isfinite(value):
-            raise InputError(f"the score {name} is one finite number; got {_told(found)}")
-        return float(value)
+            call = partial(score.function, module, self.data, self.model)
+            return asked_number(call, module, score.name, what, is_own=not score.reads_examples)
 
     def drop(self, found: float) -> float:
         """How much worse a score is than the original's."""
@@ -255,7 +254,3 @@ def _begin_alike() -> None:
     torch.manual_seed(0)
     np.random.seed(0)
     random.seed(0)
-
-
-def _told(value: Any) -> str:
-    return repr(value) if isinstance(value, int | float) else f"a {type(value).__name__}"

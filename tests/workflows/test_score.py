@@ -1,7 +1,9 @@
 """The user's own judge: asked of whole networks, made best, kept, and refused where it is none."""
 
+import copy
 import itertools
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from typer.testing import CliRunner
 
 import mpq
 from mpq.cli.__main__ import app
-from mpq.errors import DataError, InputError
+from mpq.errors import DataError, InputError, ScoreError
+from mpq.quantization.precision import ORIGINAL
 from mpq.quantization.quantizer import quantized
 from mpq.sensitivity import ESTIMATORS
+from mpq.workflows.asked_score import in_precisions
 from mpq.workflows.score import Judge, Score
 from mpq.workflows.setup import Prepared
 
@@ -148,20 +152,118 @@ def test_a_score_may_drop_so_much() -> None:
 
 
 @pytest.mark.parametrize(
-    ("judge", "message"),
+    ("found", "message"),
     [
-        (lambda _: float("nan"), "one finite number; got nan"),
-        (lambda _: "good", "one finite number; got a str"),
-        (lambda network: network.train() and 1.0, "left the network in training mode"),
-        (lambda network: network(torch.zeros(2, 4)), "got a Tensor"),
+        (True, r"got True \(a bool\) of the network: if yes counts as 1 and no as 0, return float"),
+        (np.bool_(1), "got .*a bool.* of the network: if yes counts as 1"),
+        (torch.tensor(True), r"got tensor\(True\) \(a Tensor\) of the network: if yes counts"),
+        (float("nan"), r"got nan \(a float\) of the network: of a network that answers nonsense"),
+        (np.float32("inf"), r"got inf \(a float32\) of the network: of a network that answers"),
+        pytest.param(10**400, r"got inf \(a int\) of the network: of a network", id="huge"),
+        ("good", r"got 'good' \(a str\) of the network: return a float"),
+        (1j, "got a complex of the network: return a float"),
+        (None, r"got None \(a NoneType\) of the network: is a return missing\?"),
+        (torch.zeros(2, 4), r"got a Tensor of shape \[2, 4\] of the network: return their mean"),
+        (np.zeros(0), r"got a ndarray of shape \[0\] of the network: return their mean"),
+        ({"map": 0.5}, "got a dict of the network: return a float"),
     ],
 )
-def test_a_score_is_one_number(judge: Any, message: str) -> None:
-    """Whatever else comes is said, and the network is left in evaluation mode."""
-    model = net()
-    with pytest.raises(InputError, match=message):
-        Judge(Score.of(judge, True), mpq.Calibration(data()), model).of(model)
-    assert not model.training
+def test_a_score_is_one_number(found: Any, message: str) -> None:
+    """Whatever else comes is named, with what to return instead."""
+    score = Score.of(lambda _: found, True, name="judges.py:judge")
+    start = r"^the score judges.py:judge \(--score\) returns one finite number; "
+
+    with pytest.raises(ScoreError, match=start + message):
+        Judge(score, mpq.Calibration(data()), net()).of(net())
+
+
+@pytest.mark.parametrize(
+    "found",
+    [1, np.float32(1), np.int64(1), np.ones(1), torch.ones(()), torch.ones(1, 1).half(),
+     torch.tensor(1), torch.ones((), requires_grad=True), Fraction(1)],
+)  # fmt: skip
+def test_a_number_of_any_kind_is_a_score(found: Any) -> None:
+    """Of Python, NumPy or torch; a tensor or an array of one number as well."""
+    said = Judge(Score.of(lambda _: found, True), mpq.Calibration(data()), net()).of(net())
+
+    assert (type(said), said) == (float, 1.0)
+
+
+def failing(network: nn.Module) -> float:
+    """Wants a layer that is as it was."""
+    network.train()
+    if middle(network) > 0:
+        raise KeyError("logits")
+    network.eval()
+    return 1.0
+
+
+def test_an_error_of_a_score_says_that_it_is_the_scores() -> None:
+    """Which, where, of which network, and what it should do; its own error is the cause."""
+    asked = task(Score.of(failing, True))
+
+    with pytest.raises(ScoreError) as caught:
+        search(asked, ["weight_bytes=0.85x:w8"], sensitivity="measured:score=own")
+
+    line = failing.__code__.co_firstlineno + 4
+    assert str(caught.value) == (
+        f"the score {__name__}:failing (--score) failed when it was called with a network with 2 "
+        f"in w2a32: KeyError: 'logits' (test_score.py, line {line}); it takes one network, in "
+        "evaluation mode and without gradients, and returns one finite number, of any quantized "
+        "network"
+    )
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_network_that_a_score_failed_on_is_evaluating() -> None:
+    """Though the function began to train it; also where it returned."""
+    judges = {"failed": failing, "left the network in training": lambda x: x.train() and 1.0}
+    for message, function in judges.items():
+        model: Any = net()
+        with torch.no_grad():
+            model[2].weight.add_(1.0)
+        judge = Judge(Score.of(function, True), mpq.Calibration(data()), net())
+        with pytest.raises(ScoreError, match=message):
+            judge.of(model)
+        assert not model.training
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x.double(), lambda x: x[0].weight.mul_(2), lambda x: x.to("meta"),
+     lambda x: setattr(x[4], "bias", nn.Parameter(x[4].bias))],
+)  # fmt: skip
+def test_a_score_that_changes_the_network_is_refused(change: Any) -> None:
+    """Whatever is measured afterwards would be of another network."""
+
+    def judge(network: nn.Module) -> float:
+        change(network)
+        return 1.0
+
+    asked = Judge(Score.of(judge, True, "mine"), mpq.Calibration(data()), net())
+
+    with pytest.raises(ScoreError, match=r"^the score mine .* changed the network \([04]\.[wb]"):
+        asked.of(net())
+
+
+def test_a_score_may_change_a_copy() -> None:
+    """And what is no weight: a network may keep what it saw last."""
+
+    def judge(network: Any) -> float:
+        network.seen = torch.ones(2)
+        return float(copy.deepcopy(network).double()[0].weight.mul_(2).dtype == torch.double)
+
+    assert Judge(Score.of(judge, True), mpq.Calibration(data()), net()).of(net()) == 1
+
+
+def test_an_error_names_few_of_many_layers() -> None:
+    """And counts the others."""
+    precision = mpq.Precision.parse("w4a8")
+
+    told = in_precisions({**{f"l{i}": precision for i in range(5)}, "x": ORIGINAL})
+
+    assert told == "a network with l0 in w4a8, l1 in w4a8, l2 in w4a8 and 2 more"
+    assert in_precisions({"x": ORIGINAL}) == "the original network"
 
 
 def test_a_score_that_draws_says_the_same_twice() -> None:

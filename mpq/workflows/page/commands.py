@@ -96,7 +96,9 @@ def _uniform_call(result: Searched, point: FrontierPoint, frontier: Frontier) ->
     """With one candidate, and without what rules say of candidates."""
     held = result.problem.constraints
     is_ruled = held.fixed or len(set(map(frozenset, held.candidates.values()))) > 1
-    rules = ", rules=dataclasses.replace(task.rules, fix=(), allow=(), ends=None)" if is_ruled else ""
+    rules = (
+        ", rules=dataclasses.replace(task.rules, fix=(), allow=(), ends=None)" if is_ruled else ""
+    )
     task = f'dataclasses.replace(task, candidates=["{point.label}"]{rules})'
     limits = {frontier.resource: point.cost}
     return call_for(limits, _methods(result), is_safe=False, task=task)

@@ -167,7 +167,7 @@ def _points(
             costs=accounts.costs(columns),
             choices=choices.of(point.precisions, columns),
             measured=point.measured,
-            status="" if point.status is None else point.status.value,
+            status="" if point.status is None else point.status.in_short,
             is_within=point.meets_others,
             pairs=strongest_pairs(result.problem, columns),
             command=command_of(result, point, frontier),

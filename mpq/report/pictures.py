@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, Literal, final
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator, EngFormatter, FuncFormatter
@@ -30,7 +31,7 @@ class _RoundBytes(AutoLocator):
         """In bytes, between two amounts."""
         most = max(abs(vmin), abs(vmax))
         size = next(1024**power for power in (2, 1, 0) if power == 0 or most >= 1024**power)
-        return super().tick_values(vmin / size, vmax / size) * size
+        return np.asarray(super().tick_values(vmin / size, vmax / size)) * size
 
 
 def png(figure: Figure, run_id: str = "") -> bytes:

@@ -113,6 +113,8 @@ def print_frontier(frontier: "Frontier", console: Console, what: str = "Frontier
 
     # A precision for every layer in one cell would fill the screen; frontier.csv has them.
     table = frontier_table(frontier).drop(columns="precisions")
+    # For people as the page and the sentence about an answer have it.
+    table["status"] = [p.status.in_short if p.status else "" for p in frontier.all_points()]
     console.print(_table(table, f"{what} over {frontier.resource}", _all_columns))
     if what == "Frontier":
         if not isnan(frontier.hypervolume):  # of a single point there is no rectangle

@@ -67,6 +67,19 @@ class Limit:
         relative = "" if self.reference is None else f"x:{self.reference}"
         return f"{self.resource}={self.number:.15g}{self.unit or relative}"
 
+    @property
+    def amount(self) -> float | str:
+        """As a mapping of limits has it, exactly: a number in the table's unit, or a text.
+
+        >>> Limit.parse("latency=0.6x:w8a8").amount, Limit("latency", 0.0025).amount
+        ('0.6x:w8a8', 0.0025)
+        """
+        if self.reference is not None:
+            return f"{self.number!r}x:{self.reference}"
+        if self.unit is None:
+            return self.number
+        return f"{self.number!r}".removesuffix(".0") + self.unit
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Reads ``resource=2.5ms``, ``resource=300KiB`` or ``resource=0.6x:w8a8``.

@@ -22,6 +22,15 @@ class Status(Enum):
     INFEASIBLE = "infeasible: no assignment meets the budgets"
     UNKNOWN = "unknown: stopped before finding an assignment"
 
+    @property
+    def in_short(self) -> str:
+        """What the sentence begins with, for a table.
+
+        >>> Status.TIME_LIMIT.in_short
+        'out of time'
+        """
+        return self.value.partition(":")[0]
+
 
 @final
 @dataclass(frozen=True)

@@ -3,22 +3,35 @@
 import math
 from collections.abc import Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, final
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import AutoLocator, EngFormatter, FuncFormatter
 
 from mpq._support.names import for_picture
 from mpq.errors import InputError
 from mpq.network.layer import WEIGHTLESS
 from mpq.problem.assignment import Assignment
+from mpq.report.amount import amount
 
 if TYPE_CHECKING:
     from mpq.report.frontier import Frontier, FrontierPoint
 
 # What SI prefixes are put before. Bit operations have no symbol: the axis' label names them.
-_SYMBOLS = {"seconds": "s", "bytes": "B", "joules": "J", "bitops": "", "bits": "bit"}
+_SYMBOLS: Final = {"seconds": "s", "joules": "J", "bitops": "", "bits": "bit"}
+
+
+@final
+class _RoundBytes(AutoLocator):
+    """Places of an axis in bytes that are round numbers of what they are written in, as KiB."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        """In bytes, between two amounts."""
+        most = max(abs(vmin), abs(vmax))
+        size = next(1024**power for power in (2, 1, 0) if power == 0 or most >= 1024**power)
+        return np.asarray(super().tick_values(vmin / size, vmax / size)) * size
 
 
 def png(figure: Figure, run_id: str = "") -> bytes:
@@ -78,14 +91,22 @@ def draw_frontier(
         _draw_scores(axes, frontier)
     else:
         _draw_losses(axes, frontier)
-    symbol = _SYMBOLS.get(frontier.unit, frontier.unit)
-    axes.xaxis.set_major_formatter(EngFormatter(unit=symbol))
-    name = for_picture(frontier.resource.replace("_", " "))
-    axes.set_xlabel(name if symbol else f"{name} [{frontier.unit}]")
+    _write_amounts(axes, frontier.resource, frontier.unit)
     axes.margins(x=0.08)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     return axes
+
+
+def _write_amounts(axes: Axes, resource: str, unit: str) -> None:
+    """The axis of what is paid, in the units that tables and the page have."""
+    name, symbol = for_picture(resource.replace("_", " ")), _SYMBOLS.get(unit, unit)
+    axes.set_xlabel(name if symbol else f"{name} [{unit}]")
+    if unit == "bytes":
+        axes.xaxis.set_major_locator(_RoundBytes())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value, unit)))
+    else:
+        axes.xaxis.set_major_formatter(EngFormatter(unit=symbol))
 
 
 def _draw_losses(axes: Axes, frontier: "Frontier") -> None:

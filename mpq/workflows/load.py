@@ -31,6 +31,7 @@ from mpq.report.score_check import ScoreCheck
 from mpq.report.stored_measurement import measurement_from_dict
 from mpq.sensitivity import SpotCheck
 from mpq.sensitivity.step_shares import StepShares
+from mpq.workflows.asked import Asked
 from mpq.workflows.bias_record import BiasCorrection
 from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.recalibration import Recalibration
@@ -182,6 +183,7 @@ def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
         "recipe": UsedRecipe.from_dict(data.get("recipe")),
         "tuning": None if tuning is None else TuningRecord(**_with_tuples(tuning)),
         "steps": None if steps is None else StepRecord.from_dict(steps),
+        "asked": Asked.from_dict(data.get("asked")),
     }
     return Provenance(**{**_with_tuples(data), **known})
 

@@ -2,9 +2,17 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import Self, final
+from typing import Final, Self, final
 
 from mpq.errors import InputError
+
+_WORDS: Final = {
+    "max_loss": "the predicted loss is",
+    "max_measured_loss": "the measured loss is",
+    "max_accuracy_drop": "the accuracy drops by",
+    "max_score_drop": "the score drops by",
+}
+"""Criteria, for people."""
 
 
 @final
@@ -31,10 +39,7 @@ class Objective:
     max_score_drop: float | None = None
 
     def __post_init__(self) -> None:
-        criteria = (
-            self.max_loss, self.max_measured_loss, self.max_accuracy_drop, self.max_score_drop,
-        )  # fmt: skip
-        given = [c for c in criteria if c is not None]
+        given = [amount for _, amount in self._criteria]
         # Written so that nan, which no comparison holds for, is refused as well.
         if len(given) != 1 or not 0 <= given[0] < inf:
             raise InputError(
@@ -42,6 +47,31 @@ class Objective:
                 "max_measured_loss, max_accuracy_drop or max_score_drop; got "
                 f"{given or 'none'}"
             )
+
+    @property
+    def _criteria(self) -> list[tuple[str, float]]:
+        """Those that are given, by name."""
+        amounts = (
+            self.max_loss, self.max_measured_loss, self.max_accuracy_drop, self.max_score_drop,
+        )  # fmt: skip
+        named = zip(_WORDS, amounts, strict=True)
+        return [(name, amount) for name, amount in named if amount is not None]
+
+    @property
+    def call(self) -> str:
+        """As Python makes it again."""
+        ((name, amount),) = self._criteria
+        return f'mpq.Objective("{self.resource}", {name}={amount!r})'
+
+    @property
+    def sentence(self) -> str:
+        """For people.
+
+        >>> Objective("weight_bytes", max_loss=0.1).sentence
+        'weight bytes, where the predicted loss is at most 0.1'
+        """
+        ((name, amount),) = self._criteria
+        return f"{self.resource.replace('_', ' ')}, where {_WORDS[name]} at most {amount:g}"
 
     @classmethod
     def of(

@@ -8,6 +8,7 @@ from mpq.hardware_profiles.profile import Profile
 from mpq.hardware_profiles.sourced import Sourced
 from mpq.network.reach import Reach
 from mpq.problem.metadata import UsedRecipe
+from mpq.workflows.asked import Asked
 from mpq.workflows.bias_record import BiasCorrection
 from mpq.workflows.recalibration import Recalibration
 from mpq.workflows.refine import Refinement
@@ -100,6 +101,7 @@ class Provenance:
         recipe: The published system that it was found by; ``None``: by none.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
+        asked: Limits and objective; ``None``: a record of an older mpq, which does not say them.
     """
 
     estimator: str
@@ -134,3 +136,4 @@ class Provenance:
     recipe: UsedRecipe | None = None
     mpq_version: str = ""
     torch_version: str = ""
+    asked: Asked | None = None

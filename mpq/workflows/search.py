@@ -22,6 +22,7 @@ from mpq.sensitivity import ESTIMATORS, Estimation, Sensitivity, SensitivityEsti
 from mpq.sensitivity.in_memory import in_memory
 from mpq.sensitivity.spot_check import spot_check
 from mpq.solvers import Solver
+from mpq.workflows.asked import Asked
 from mpq.workflows.bias_correction import with_corrected_biases
 from mpq.workflows.cached_layers import check_prices_caches
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
@@ -149,7 +150,9 @@ def searched(
     if task.streamed:
         check_streamed(task, method)
     with streaming(bool(task.streamed), task.memory_bytes):
-        return _searched(task, limits, method, axis, folder, curve)
+        found, session = _searched(task, limits, method, axis, folder, curve)
+    asked = Asked.of(limits, method.objective, method.safeguard)
+    return replace(found, provenance=replace(found.provenance, asked=asked)), session
 
 
 def _searched(

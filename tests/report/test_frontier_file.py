@@ -5,15 +5,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import mpq
 from mpq._support.schema import read_schema, validate
+from mpq.cli.console import print_frontier
 from mpq.errors import FileFormatError
 from mpq.problem.solution import Status
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.measurement import Measurement
 from mpq.report.sections import frontier_files
 from mpq.report.stored_frontier import frontier_from_json
+from mpq.workflows.page.facts import facts_of
+from tests.report.made_up import blocks, curve, made_up
 
 POINTS = tuple(
     FrontierPoint("frontier", cost, loss, {"a": mpq.Precision.parse("w4a8")}, status)
@@ -72,3 +76,24 @@ def test_what_is_no_frontier_is_refused(change: dict[str, Any], words: str) -> N
     """The schema says something."""
     with pytest.raises(FileFormatError, match=words):
         check(written() | change)
+
+
+def test_a_point_that_was_cut_short_is_told_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    """By the terminal and by the page, in the words that the sentence about an answer begins with.
+
+    Files have the name, which another program looks for.
+    """
+    result = made_up(blocks(4))
+    frontier = curve(result, 4)
+    points = tuple(replace(x, status=Status.TIME_LIMIT) for x in frontier.points)
+    frontier = replace(frontier, points=points)
+
+    print_frontier(frontier, Console(width=200))
+
+    rows = [x for x in capsys.readouterr().out.splitlines() if x.strip().startswith("frontier ")]
+    told = {point.status for point in facts_of(result, frontier).points if point.kind == "frontier"}
+    assert rows
+    assert all("out of time" in row for row in rows)
+    assert told == {"out of time"}
+    assert Status.TIME_LIMIT.value.startswith("out of time: ")
+    assert '"time_limit"' in frontier.to_json()

@@ -1,5 +1,6 @@
 """report.html without a browser: what it says, that it is made of saved files, that it is safe."""
 
+import dataclasses
 import json
 import os
 import shlex
@@ -12,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from typer.testing import CliRunner
 
+import mpq
 from mpq._support.files import write_files
 from mpq._support.phases import Spent, phase, recorded_phases
 from mpq._support.schema import read_schema, validate
@@ -34,7 +37,13 @@ from mpq.report.save import save_result
 from mpq.report.sections import frontier_files
 from mpq.report.stored_frontier import frontier_from_json
 from mpq.workflows.page.accounts import Accounts
-from mpq.workflows.page.commands import command_for, command_of
+from mpq.workflows.page.commands import (
+    call_of,
+    command_for,
+    command_for_uniform,
+    command_of,
+    why_no_command,
+)
 from mpq.workflows.page.facts import facts_of
 from mpq.workflows.page.moves import best_moves
 from mpq.workflows.page.pairs import strongest_pairs
@@ -48,6 +57,7 @@ from mpq.workflows.result import SearchResult
 from tests.report.made_up import CANDIDATES, HOSTILE, blocks, curve, made_up
 from tests.report.reading import read
 from tests.user_file import user_file
+from tests.workflows.networks import Net, batches
 
 MADE = Made(("mpq", "search"), (Spent("solving", 1.5, None),))
 
@@ -322,7 +332,6 @@ def test_the_rank_correlation_is_scipys() -> None:
             "mpq frontier --points 3 --output runs/a",
             "mpq search --points 3 --no-safeguard --limit weight_bytes=1024B --output runs/a-point",
         ),
-        ("mpq tune runs/a", ""),
         (
             "mpq search --limit=weight_bytes=9KiB --output='a b' --fix x=w8a8",
             "mpq search --fix x=w8a8 --no-safeguard --limit weight_bytes=1024B "
@@ -339,10 +348,66 @@ def test_a_points_command(command: str, expected: str) -> None:
     assert command_for(shlex.split(command), "weight_bytes=1024B", "point") == expected
 
 
-def test_a_limit_that_cannot_be_written_has_no_command() -> None:
-    """In a unit of one's own, amounts can be relative alone."""
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (
+            "mpq search --precisions w4a8,w8a8 --fix=x=w8a8 --limit latency=1ms --output runs/a",
+            "mpq search --precisions w4a8 --no-safeguard --limit weight_bytes=1024B "
+            "--output runs/a-w4a8",
+        ),
+        (
+            "mpq frontier --allow a*=w8a8 --ends w8a8 --seed 1 --resource weight_bytes",
+            "mpq search --seed 1 --resource weight_bytes --precisions w4a8 --no-safeguard "
+            "--limit weight_bytes=1024B --output mpq-run-w4a8",
+        ),
+    ],
+)
+def test_a_uniform_precisions_command(command: str, expected: str) -> None:
+    """One candidate, whatever was limited and fixed; a recipe's rules are left, too."""
+    words, limit = shlex.split(command), "weight_bytes=1024B"
+
+    assert command_for_uniform(words, limit, "w4a8") == expected
+    assert "--precisions w4a8 --ends none --allow none --no-safeguard" in (
+        command_for_uniform(words, limit, "w4a8", has_recipe=True)
+    )
+
+
+def test_where_nothing_finds_a_point_the_page_says_why() -> None:
+    """In a unit of one's own, amounts can be relative alone; a tuning is of one answer."""
+    result = made_up(blocks(6))
+    frontier = replace(curve(result), others=result.beside("weight_bytes"))
+    by = {
+        words: replace(result, made=Made(tuple(words.split())))
+        for words in ("mpq search", "mpq tune runs/a")
+    }
+    uniform, other = frontier.others[1], replace(frontier, unit="cycles")
+    far = replace(uniform, cost=float("nan"))
+    mixed = replace(uniform, precisions={**uniform.precisions, "a": CANDIDATES[4]})
+
+    found = {
+        "cycles": why_no_command(by["mpq search"], frontier.points[0], other),
+        "tuned": why_no_command(by["mpq tune runs/a"], frontier.points[0], frontier),
+        "far": why_no_command(by["mpq search"], far, frontier),
+        "mixed": why_no_command(by["mpq search"], mixed, frontier),
+        "found": why_no_command(by["mpq search"], uniform, frontier),
+    }
+
     assert written_limit("mine", 3.0, "cycles") == ""
-    assert command_for(("mpq", "search"), "", "point") == ""
+    assert found == {
+        "cycles": "no limit can be written in cycles",
+        "tuned": "mpq tune worked on one saved answer, and finds no others",
+        "far": "the device cannot run every layer at w2a8",
+        "mixed": "some layers may not take w2a8, and have what is nearest to it",
+        "found": "",
+    }
+    assert command_of(by["mpq search"], far, frontier) == ""
+    (point,) = (
+        point
+        for point in facts_of(by["mpq tune runs/a"], frontier).points
+        if point.label == "uniform w2a8"
+    )
+    assert (point.command, point.why_no_command) == ("", found["tuned"])
 
 
 @pytest.mark.parametrize(
@@ -374,6 +439,38 @@ def test_a_call_from_python_has_the_methods_of_the_search() -> None:
     assert str(frontier.points[0].cost) in points
 
 
+def test_what_was_asked_from_python_is_called_again() -> None:
+    """Limits as they were written, and what was made small; the page has the call and says it."""
+    torch.manual_seed(0)
+    net, data = Net().eval(), batches(8)
+    task = mpq.Task(net, data, candidates=["w4", "w8"], rounding="nearest")
+    found = mpq.search(
+        task, {"weight_bytes": "0.9x:w8"}, objective=mpq.Objective("effective_bits", max_loss=0.5),
+        sensitivity="weight-error", safeguard=False,
+    )  # fmt: skip
+    frontier = replace(found.frontier(), others=found.beside("weight_bytes"))
+
+    facts, own = facts_of(found, frontier), call_of(found)
+    scope = {"mpq": mpq, "task": task, "dataclasses": dataclasses}
+    again = eval(own, scope)
+    uniform = eval(next(x.command for x in facts.points if x.kind == "uniform"), scope)
+
+    assert own == (
+        'mpq.search(task, {"weight_bytes": "0.9x:w8a32"}, sensitivity="weight-error", '
+        'objective=mpq.Objective("effective_bits", max_loss=0.5), safeguard=False)'
+    )
+    assert facts.call == own
+    assert (
+        again.to_json().partition('"comparisons"')[2]
+        == (found.to_json().partition('"comparisons"')[2])
+    )
+    assert {p.weight.number.bits for p in uniform.assignment.precisions.values()} == {4}
+    assert ("what was made small", "effective bits, where the predicted loss is at most 0.5") in (
+        facts.made
+    )
+    assert ("limits that were asked for", "weight_bytes=0.9x:w8a32") in facts.made
+
+
 def test_a_refined_answer_is_called_with_its_rounds() -> None:
     """Without them another assignment is found; points of the frontier are not refined."""
     result = made_up(blocks(6))
@@ -385,19 +482,25 @@ def test_a_refined_answer_is_called_with_its_rounds() -> None:
     assert "refine" not in command_of(refined, frontier.points[0], frontier)
 
 
-def test_a_points_command_finds_the_point(tmp_path: Path) -> None:
-    """As it stands on the page, though the search made another resource small."""
+@pytest.mark.parametrize(
+    ("label", "folder"), [("frontier point 2", "a-point"), ("uniform w6a8", "a-w6a8")]
+)
+def test_a_points_command_finds_the_point(tmp_path: Path, label: str, folder: str) -> None:
+    """As it stands on the page, though the search made another resource small, and fixed a layer.
+
+    A uniform precision is measured as it was beside the search.
+    """
     file = tmp_path / "net.py"
     file.write_text(user_file(num_batches=2), encoding="utf-8")
     words = (
         f"search --model {file}:make_net --data {file}:calibration --sensitivity weight-error "
         "--rounding nearest --weight-range minmax --activation-range minmax --points 4 "
-        "--minimize weight_bytes --max-loss 0.001 --precisions w4a8,w6a8,w8a8"
+        "--minimize weight_bytes --max-loss 0.001 --precisions w4a8,w6a8,w8a8 --fix 0=w8a8"
     )
     output = str(tmp_path / "a")
     assert CliRunner().invoke(app, [*words.split(), "--output", output]).exit_code == 0
     data = json.loads(read((tmp_path / "a" / "report.html").read_bytes()).data)
-    point = data["points"][1]
+    (point,) = (x for x in data["points"] if x["label"] == label)
     kinds = data["layers"]["precisions"]
     chosen = [
         kinds[own[place]]["p"]
@@ -407,8 +510,9 @@ def test_a_points_command_finds_the_point(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, shlex.split(point["command"])[1:])
 
     assert again.exit_code == 0, again.stderr
-    found = Assignment.from_json((tmp_path / "a-point" / "assignment.json").read_text())
+    found = Assignment.from_json((tmp_path / folder / "assignment.json").read_text())
     assert [str(layer.precision) for layer in found.layers] == chosen
+    assert found.metadata.measured_loss == (point["measured"] or found.metadata.measured_loss)
 
 
 def test_how_it_was_made_is_kept() -> None:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 import mpq
 from mpq.errors import InputError
 from mpq.report import draw_bits, draw_frontier, figure_of
+from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.page import render
 from mpq.workflows.page.report import report
 from tests.recipes.reference import data, tiny
@@ -106,3 +107,20 @@ def test_scores_are_drawn_of_measured_points() -> None:
     assert heights.tolist() == [answer.measured.score]
     with pytest.raises(InputError, match="no point of this frontier has a score"):
         draw_frontier(curve(made_up(blocks(6)), 4), upwards="score")
+
+
+@pytest.mark.parametrize(
+    ("most", "unit"), [(900.0, "B"), (40_000.0, "KiB"), (5_000_000.0, "MiB")]
+)  # fmt: skip
+def test_a_picture_has_the_units_of_the_tables(most: float, unit: str) -> None:
+    """Round numbers of them, whatever the limits of the axis become."""
+    points = tuple(FrontierPoint("frontier", most / k, 1.0 * k, {}) for k in (3, 2, 1))
+    axes = draw_frontier(Frontier("weight_bytes", "bytes", "nats", points))
+
+    figure_of(axes).canvas.draw()
+    low, high = axes.get_xlim()
+    texts = [x.get_text() for x in axes.get_xticklabels() if low <= x.get_position()[0] <= high]
+
+    assert len(texts) >= 3
+    assert {text.split()[1] for text in texts} == {unit}
+    assert all(len(text.split()[0].replace(".", "")) <= 3 for text in texts)

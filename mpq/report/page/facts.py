@@ -65,8 +65,9 @@ class PointFacts:
         status: How the solver ended, in words; empty: nobody solved for it.
         is_within: Whether it meets the other budgets, in precisions that layers may take.
         pairs: What pairs of layers add most, or cancel; none where it is not known.
-        command: What finds it again.
+        command: What finds it again; empty: nothing does.
         metadata: Of its assignment.json.
+        why_no_command: Why nothing does.
         why_no_file: Why the page cannot give its assignment.json; empty: it can.
         file_note: In what that file is another network than this; empty: in nothing.
     """
@@ -82,6 +83,7 @@ class PointFacts:
     pairs: tuple[Pair, ...]
     command: str
     metadata: Mapping[str, Any]
+    why_no_command: str = ""
     why_no_file: str = ""
     file_note: str = ""
 
@@ -165,7 +167,8 @@ class Facts:
         device: ``None`` without one.
         made: What made it: a name, a value.
         phases: What it spent its time on, in order; none where it was not measured.
-        command: What repeats the search; empty: not known.
+        command: What repeats the search; empty: it was none, or it is not known.
+        call: The same of a search from Python, with its task.
         assignment: What all assignment.json of the points share, and formats by precision.
     """
 
@@ -197,6 +200,7 @@ class Facts:
     made: tuple[tuple[str, str], ...]
     phases: tuple[Spent, ...] = ()
     command: str = ""
+    call: str = ""
     price: str = ""
     why_no_pairs: str = ""
     why_no_moves: str = ""

@@ -115,6 +115,7 @@ def _point(point: PointFacts) -> Mapping[str, Any]:
         "pairs": [[shortened(visible(n)) for n in (x.first, x.second)] + [x.loss]
                   for x in point.pairs],
         "command": point.command,
+        "whyNoCommand": point.why_no_command,
         "metadata": dict(point.metadata),
         "whyNoFile": point.why_no_file,
         "fileNote": point.file_note,

@@ -1,7 +1,8 @@
 """What finds a point of a frontier again: the search's own command or call, with its limits."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from math import isnan
 from pathlib import PurePath
 from typing import Final
 
@@ -12,7 +13,7 @@ from mpq.workflows.searched import Searched
 
 _SEARCHING: Final = ("search", "frontier")
 """Commands that take the limits of a search."""
-_OF_THE_ANSWER: Final = (
+_OF_THE_ANSWER: Final = frozenset({
     "--minimize",
     "--max-loss",
     "--max-measured-loss",
@@ -21,24 +22,90 @@ _OF_THE_ANSWER: Final = (
     "--refine",
     "--alternatives",
     "--differing",
-)
+})  # fmt: skip
 """Options with a value that change the answer, and not the points: these are solved for alone."""
+_OF_CANDIDATES: Final = frozenset({"--precisions", "--fix", "--allow", "--ends"})
+"""Options with a value that say what layers may take."""
 _SAFEGUARD: Final = ("--safeguard", "--no-safeguard")
 """The same without a value."""
 
 
 def command_of(result: Searched, point: FrontierPoint, frontier: Frontier) -> str:
-    """What finds the answer, or a point of the frontier, again; empty where nothing does."""
+    """What finds the answer, or a point beside or on the frontier, again; empty: nothing does."""
     is_answer, command = point.label == "result", result.made.command
+    if why_no_command(result, point, frontier):
+        return ""
+    limit = written_limit(frontier.resource, point.cost, frontier.unit)
+    if _is_uniform(point):
+        if command:
+            has_recipe = result.provenance.recipe is not None
+            return command_for_uniform(command, limit, point.label, has_recipe)
+        return _uniform_call(result, point, frontier)
     if command:
         # The words have the other budgets already.
-        limit = written_limit(frontier.resource, point.cost, frontier.unit)
         return shlex.join(command) if is_answer else command_for(command, limit, "point")
-    limits = {budget.resource: budget.limit for budget in result.problem.budgets}
-    own = {} if is_answer else {frontier.resource: point.cost}
+    return call_of(result) if is_answer else _call_of_point(result, point, frontier)
+
+
+def why_no_command(result: Searched, point: FrontierPoint, frontier: Frontier) -> str:
+    """Why nothing finds a point again, for the page in the command's place; empty: a command does.
+
+    A command of the answer is how it came about, whatever it was.
+    """
+    command = result.made.command
+    if point.label == "result":
+        return ""
+    if command and command[1] not in _SEARCHING:
+        return f"mpq {command[1]} worked on one saved answer, and finds no others"
+    if command and not written_limit(frontier.resource, point.cost, frontier.unit):
+        return f"no limit can be written in {frontier.unit}"
+    if not _is_uniform(point):
+        return ""
+    if result.problem.parts is not None:
+        return "bits differ inside layers here, and a search for one precision would divide none"
+    if any(str(precision) != point.label for precision in point.precisions.values()):
+        return f"some layers may not take {point.label}, and have what is nearest to it"
+    if isnan(point.cost):
+        return f"the device cannot run every layer at {point.label}"
+    return ""
+
+
+def call_of(result: Searched) -> str:
+    """A search that was no command, as Python calls it again with the same task."""
+    asked, methods = result.provenance.asked, _methods(result)
     # Rounds after the one that was dropped change nothing.
-    rounds = len(result.provenance.refinements) if is_answer else 0
-    return call_for({**limits, **own}, _methods(result), is_answer, rounds)
+    rounds = len(result.provenance.refinements)
+    if asked is None:
+        # Of an older record: what was made small is a limit.
+        limits = {budget.resource: budget.limit for budget in result.problem.budgets}
+        return call_for(limits, methods, is_safe=True, rounds=rounds)
+    # A recipe says by itself whether there is one.
+    is_safe = asked.safeguard or "recipe" in methods
+    return call_for(
+        asked.limits, methods, is_safe, rounds, asked.objective and asked.objective.call
+    )
+
+
+def _call_of_point(result: Searched, point: FrontierPoint, frontier: Frontier) -> str:
+    limits = {budget.resource: budget.limit for budget in result.problem.budgets}
+    own = {frontier.resource: point.cost}
+    return call_for({**limits, **own}, _methods(result), is_safe=False)
+
+
+def _uniform_call(result: Searched, point: FrontierPoint, frontier: Frontier) -> str:
+    """With one candidate, and without what rules say of candidates."""
+    held = result.problem.constraints
+    is_ruled = held.fixed or len(set(map(frozenset, held.candidates.values()))) > 1
+    rules = (
+        ", rules=dataclasses.replace(task.rules, fix=(), allow=(), ends=None)" if is_ruled else ""
+    )
+    task = f'dataclasses.replace(task, candidates=["{point.label}"]{rules})'
+    limits = {frontier.resource: point.cost}
+    return call_for(limits, _methods(result), is_safe=False, task=task)
+
+
+def _is_uniform(point: FrontierPoint) -> bool:
+    return point.label != "result" and not point.label.startswith("frontier")
 
 
 def _methods(result: Searched) -> dict[str, str]:
@@ -51,52 +118,83 @@ def _methods(result: Searched) -> dict[str, str]:
 
 
 def command_for(command: Sequence[str], limit: str, label: str) -> str:
-    """The search's command with another limit, or nothing where it finds no other points.
+    """The search's command with another limit.
 
     Without a safeguard, which may take another answer than the point.
 
     Args:
         command: Words of the search, whose limit of the same resource is replaced.
-        limit: On what the point uses, as ``written_limit`` has it; empty: it cannot be written.
+        limit: On what the point uses, as ``written_limit`` has it.
         label: A word for the folder, so that nothing is overwritten.
     """
-    program, verb, *rest = command
-    # A tuning of a saved answer has no other points.
-    if verb not in _SEARCHING or not limit:
-        return ""
-    words = [program, "search", *_without(rest, limit.partition("=")[0])]
+    program, _, *rest = command
+    words = [program, "search", *_without(rest, _OF_THE_ANSWER, limit.partition("=")[0])]
     return shlex.join(_elsewhere([*words, "--no-safeguard", "--limit", limit], label))
 
 
+def command_for_uniform(
+    command: Sequence[str], limit: str, precision: str, has_recipe: bool = False
+) -> str:
+    """The search's command with one candidate, whatever else it limits or fixes.
+
+    Args:
+        command: As of ``command_for``; its limits are left out.
+        limit: As of ``command_for``: a search has to have one.
+        precision: The candidate, and the word for the folder.
+        has_recipe: Whether what layers may take could be a recipe's.
+    """
+    program, _, *rest = command
+    left = _OF_THE_ANSWER | _OF_CANDIDATES | {"--limit"}
+    words = [program, "search", *_without(rest, left), "--precisions", precision]
+    words += ["--ends", "none", "--allow", "none"] if has_recipe else []
+    return shlex.join(_elsewhere([*words, "--no-safeguard", "--limit", limit], precision))
+
+
 def call_for(
-    limits: Mapping[str, float], methods: Mapping[str, str], is_answer: bool, rounds: int = 0
+    limits: Mapping[str, float | str],
+    methods: Mapping[str, str],
+    is_safe: bool,
+    rounds: int = 0,
+    objective: str | None = None,
+    task: str = "task",
 ) -> str:
     """A search that was no command, as Python calls it again.
 
     Args:
-        limits: Resource to the amount that a point uses, or to its budget.
+        limits: Resource to the amount that a point uses, or to its limit.
         methods: Names of its other arguments to what they are, where they are not the defaults.
-        is_answer: Whether the answer is wanted, which a safeguard is a part of.
+        is_safe: With the safeguard, which is a part of the answer and of no point.
         rounds: Of refinement; points have none.
+        objective: What is made small; ``None``: the loss.
+        task: The task, as an expression.
     """
-    given = ", ".join(f'"{name}": {amount!r}' for name, amount in limits.items())
-    others = "".join(f', {name}="{text}"' for name, text in methods.items())
-    others += f", refine={rounds}" if rounds else ""
-    return f"mpq.search(task, {{{given}}}{others}{'' if is_answer else ', safeguard=False'})"
+    others = [f'{name}="{text}"' for name, text in methods.items()]
+    others += [f"objective={objective}"] if objective else []
+    others += [f"refine={rounds}"] if rounds else []
+    others += [] if is_safe else ["safeguard=False"]
+    return f"mpq.search({', '.join((task, _spelled(limits), *others))})"
 
 
-def _without(command: Sequence[str], resource: str) -> Iterator[str]:
-    """Without ``--limit`` of this resource, and without what is the answer's alone."""
+def _spelled(limits: Mapping[str, float | str]) -> str:
+    amounts = (
+        f'"{name}": ' + (f'"{amount}"' if isinstance(amount, str) else repr(amount))
+        for name, amount in limits.items()
+    )
+    return f"{{{', '.join(amounts)}}}"
+
+
+def _without(command: Sequence[str], left: Collection[str], resource: str = "") -> Iterator[str]:
+    """Without the safeguard, options with a value that are left, and a limit of this resource."""
     words = iter(command)
     for word in words:
         option, separator, value = word.partition("=")
         if option in _SAFEGUARD:
             continue
-        if option != "--limit" and option not in _OF_THE_ANSWER:
+        if option != "--limit" and option not in left:
             yield word
             continue
         given = value if separator else next(words, "")
-        if option == "--limit" and given.partition("=")[0].strip() != resource:
+        if option not in left and given.partition("=")[0].strip() != resource:
             yield from (option, given)
 
 

@@ -16,7 +16,7 @@ from mpq.quantization.precision import Precision
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.page.facts import DeviceFacts, Facts, NetworkFacts, PointFacts, Resource
 from mpq.workflows.page.accounts import Accounts
-from mpq.workflows.page.commands import command_of
+from mpq.workflows.page.commands import call_of, command_of, why_no_command
 from mpq.workflows.page.files import file_note, metadata_of, shared_file, why_no_file
 from mpq.workflows.page.known import known_costs
 from mpq.workflows.page.layers import Choices, layer_facts
@@ -89,6 +89,7 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
         made=tuple(_made(result)),
         phases=made.phases,
         command=shlex.join(made.command),
+        call="" if made.command or result.provenance.asked is None else call_of(result),
         assignment=shared_file(result, choices.precisions),
     )
 
@@ -166,10 +167,11 @@ def _points(
             costs=accounts.costs(columns),
             choices=choices.of(point.precisions, columns),
             measured=point.measured,
-            status="" if point.status is None else point.status.value,
+            status="" if point.status is None else point.status.in_short,
             is_within=point.meets_others,
             pairs=strongest_pairs(result.problem, columns),
-            command="" if kind == "uniform" else command_of(result, point, frontier),
+            command=command_of(result, point, frontier),
+            why_no_command=why_no_command(result, point, frontier),
             metadata=metadata_of(result, point),
             why_no_file=_why_no_answer(result)
             if is_answer
@@ -209,6 +211,7 @@ def _made(result: Searched) -> Iterator[tuple[str, str]]:
     yield "estimator", made.estimator if named else f"{made.estimator} ({table})"
     yield "solver", f"{made.solver} ({solution.solver})"
     yield "time of the solver", "" if isnan(solution.seconds) else f"{solution.seconds:.3g} s"
+    yield from () if made.asked is None else made.asked.sentences
     yield "seed", str(made.seed)
     yield "rounding of weights", made.rounding
     yield "ranges of weights", result.assignment.weight_range

@@ -163,6 +163,7 @@
     byId("copy-command").disabled = !point.command;
     byId("command-shown").hidden = !point.command;
     byId("command-shown").firstElementChild.textContent = point.command;
+    byId("command-note").textContent = point.whyNoCommand ? "No command: " + point.whyNoCommand + "." : "";
     byId("download").disabled = Boolean(point.whyNoFile);
     byId("file-note").textContent = point.whyNoFile ? "No assignment.json here: " + point.whyNoFile + "." : point.fileNote;
   }

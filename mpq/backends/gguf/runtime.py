@@ -58,19 +58,11 @@ class LlamaCpp:
 
     @cached_property
     def server(self) -> Any:
-        """llama.cpp's server, with everything in float32 that it lets one have so."""
+        """llama.cpp's server."""
         import xllamacpp
 
-        params = xllamacpp.CommonParams()
-        params.model.path = str(self.folder / FILE)
-        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.n_gpu_layers = 0
-        params.n_ctx = min(self.context_length, LONGEST)
-        params.n_parallel = 1
-        params.cpuparams.poll = 0  # waits without turning, which takes the time of others
-        params.warmup = params.fit_params = params.ui = False
-        server = xllamacpp.Server(params)
+        num_tokens = min(self.context_length, LONGEST)
+        server = xllamacpp.Server(server_settings(self.folder / FILE, num_tokens))
         # One that is dropped before its loop has begun waits for it for ever: this goes through it.
         _ask(server, "completion", {"prompt": [self.letter], "n_predict": 1})
         return server
@@ -154,6 +146,25 @@ class LlamaCpp:
         except (KeyError, IndexError, TypeError) as error:
             raise ModelError(f"gguf: llama.cpp answers {str(answer)[:200]}") from error
         return found
+
+
+def server_settings(file: Path, num_tokens: int) -> Any:
+    """``xllamacpp.CommonParams`` of the server: everything in float32 that can be."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(file)
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.n_gpu_layers = 0
+    params.n_ctx = num_tokens
+    params.n_parallel = 1
+    # Its threads turn while they wait for each other: with more of them than there are free
+    # processors, milliseconds take seconds.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
+    params.cpuparams.poll = 0  # waits without turning, which takes the time of others
+    params.warmup = params.fit_params = params.ui = False
+    return params
 
 
 def _ask(server: Any, what: str, question: Mapping[str, Any]) -> Any:

@@ -93,6 +93,8 @@ def run_traced(file: Path, tokens: Sequence[int], told: Told) -> None:
     if not context:
         raise ModelError("gguf: llama.cpp loads the file no second time, to look at its layers")
     try:
+        threads = torch.get_num_threads()
+        library.llama_set_n_threads(context, threads, threads)
         # All positions, and not the last alone.
         library.llama_set_embeddings(context, True)
         ids = (ctypes.c_int32 * len(tokens))(*tokens)
@@ -116,6 +118,7 @@ def _library() -> Any:
         ("llama_backend_init", None, []),
         ("llama_model_load_from_file", pointer, [ctypes.c_char_p, Opaque]),
         ("llama_init_from_model", pointer, [pointer, Opaque]),
+        ("llama_set_n_threads", None, [pointer, number, number]),
         ("llama_set_embeddings", None, [pointer, ctypes.c_bool]),
         ("llama_decode", number, [pointer, Opaque]),
         ("llama_free", None, [pointer]),

@@ -10,7 +10,7 @@ import torch
 
 from mpq.backends import shipping
 from mpq.backends.gguf import Gguf, tracing
-from mpq.backends.gguf.runtime import FILE
+from mpq.backends.gguf.runtime import FILE, server_settings
 from mpq.backends.shipping import ship
 from mpq.backends.target import Shipped
 from mpq.errors import ModelError
@@ -139,3 +139,25 @@ def test_of_a_padded_prompt_the_layers_are_looked_at_without_its_padding(
 
     with pytest.raises(ModelError, match="what it reads is 'model.norm',"):
         exported(tmp_path / "out", tokenizer, network("llama"), "w8g32", data=padded)
+
+
+@pytest.mark.usefixtures("same_process")
+@pytest.mark.parametrize("count", [1, 3])
+def test_as_many_threads_compute_as_torch_has(
+    count: int, tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own four of a trace turn while they wait: on two processors that takes seconds."""
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir():
+        pytest.skip("threads are counted in /proc")
+    exported(tmp_path / "out", tokenizer, network("llama"), "w8g32")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+    before, seen = len(list(tasks.iterdir())), set[int]()
+
+    tracing.run_traced(
+        tmp_path / "out" / FILE, [5, 6], lambda *_: seen.add(len(list(tasks.iterdir())) - before)
+    )
+
+    assert max(seen) == count - 1
+    settings = server_settings(tmp_path / "out" / FILE, 8)
+    assert settings.cpuparams.n_threads == settings.cpuparams_batch.n_threads == count

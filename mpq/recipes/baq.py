@@ -6,7 +6,7 @@ from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 
 BAQ: Final = Recipe(
     name="baq",
-    version=1,
+    version=2,
     summary="bits of every column so that all lose alike of what GPTQ leaves, in closed form",
     paper=Paper(
         "Zhang et al.",
@@ -17,7 +17,7 @@ BAQ: Final = Recipe(
     formula="b_j = round(-1/2 log2(12 L d_j^2)), d_j of the Cholesky factor of the inverse moment",
     sensitivity="column-loss",
     solver="ilp",
-    candidates=tuple(f"w{bits}a16" for bits in range(2, 9)),
+    candidates=("w0a16", "wbinarya16", *(f"w{bits}a16" for bits in range(2, 9))),
     constraint="a mean number of bits: effective_bits, or weight_bytes",
     rounding="gptq",
     split="columns",
@@ -25,7 +25,8 @@ BAQ: Final = Recipe(
         Choice("estimator", "steps^2 / 12 x what later inputs cannot make good",
                "on the objective"),
         Choice("parts", "a column: an input of all output channels", "on the algorithm"),
-        Choice("candidates", "2 to 8 bits", "whole numbers from 0 on; the most: not stated"),
+        Choice("candidates", "0 bits, signs, and 2 to 8 bits",
+               "whole numbers from 0 on; the most: not stated"),
         Choice("solver", "the optimum in whole bits, which is the rounded closed form, of all "
                "layers together", "on the closed form and equal losses"),
         Choice("weights", "by GPTQ, symmetric, a scale per output channel",
@@ -33,8 +34,8 @@ BAQ: Final = Recipe(
         Choice("ranges", "from the least to the largest number", NOT_STATED),
     ),
     departures=(
-        "No column has 0 bits: the fewest are 2. A number format here has a bit, a scale and "
-        "codes, which bytes, kept codes and exports count on; a column that is left out has none.",
+        "A column of 0 bits loses its squared numbers, and one of 1 bit the errors of its signs, "
+        "in place of a twelfth of a squared step: of the closed form's it is neither.",
         "Steps are those of each format's own scales, which one bit more does not halve exactly.",
         "Within a layer the moment by which columns are compared is that of GPTQ here, half of it "
         "weighted by squared gradients.",

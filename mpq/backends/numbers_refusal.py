@@ -19,8 +19,8 @@ OF_INPUTS: Final = (
 )
 
 OF_FEW_BITS: Final = (
-    "its kernels read integers of 2 bits and more, and channels of 1 bit are signs, of 0 bits none: "
-    "write all in the widest (--channels widen)"
+    "its kernels read integers of 2 bits and more, and channels of 1 bit are signs, of 0 bits "
+    "none: write all in the widest (--channels widen)"
 )
 
 

@@ -30,8 +30,9 @@ class NumberFormat:
     """How one number is stored and rounded.
 
     Integers have evenly spaced levels: every code of ``bits`` bits, signed around 0, or from 0 with
-    a zero point; of 0 bits they are the number 0 alone. Floating-point numbers have a sign, an exponent of bias ``2**(E - 1) - 1`` with
-    subnormals, a mantissa, and saturate at ``max_value``; or they are those of a table. Values are
+    a zero point; of 0 bits there is the number 0 alone. Floating-point numbers have a sign, an
+    exponent of bias ``2**(E - 1) - 1`` with subnormals, a mantissa, and saturate at ``max_value``;
+    or they are those of a table. Values are
     scaled first, except those of floating-point formats of 16 bits or more. A microscaling format
     says itself how many numbers share a scale, and how that is stored.
 

@@ -21,8 +21,8 @@ Spelling, for example ``w4g128a8``:
 ``dg128``    dynamic: one scale for every token and 128 consecutive input channels
 ``c``        static, one scale per input channel
 ``f``        static, the first position of a sequence with a scale of its own
-``[2,4]``    integers with bits for each output channel (``1``: signs, ``0``: none); behind all else of the
-             weight a colon and a digit for each, which of these it has: ``w[2,4]g64:0110a16``;
+``[2,4]``    integers with bits for each output channel (``1``: signs, ``0``: none); behind all
+             else of the weight a colon and a digit for each, which it has: ``w[2,4]g64:0110a16``;
              ``:i512/128x0110`` is of blocks of 128 inputs, ``:g128/64x0110`` of every group of two
              rows of 128. Of what is read: ``a[4,8]dg128:512/128x0010`` has a digit for every 128
              input channels; ``a[4,8]:t64/70x10`` one for every cluster of steps, behind its

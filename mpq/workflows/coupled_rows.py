@@ -34,8 +34,8 @@ def shares_of_inputs(
     .. math:: \Delta_{o k}^2 / u_k^2
 
     with the steps of the format's scales and ``u`` of ``column_losses``: what GPTQ's order makes of
-    an error. Errors of signs, and of 0 bits, are no parts of a step, as they grow with the weight: of
-    these they stand in the step's place. Takes the pass that second moments take.
+    an error. Errors of signs and of 0 bits are no parts of a step, as they grow with the weight:
+    they stand in the step's place. Takes the pass that second moments take.
 
     Args:
         prepared: The network, its examples, and the codes of all formats.

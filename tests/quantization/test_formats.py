@@ -553,8 +553,8 @@ def test_the_largest_number_is_that_of_the_dtype(number: NumberFormat) -> None:
     assert 2.0**number.min_exponent == told.smallest_normal
 
 
-@pytest.mark.parametrize(("bits", "is_one"), [(0, True), (1, False), (2, True), (16, True), (17, False)])
-def test_integers_have_2_to_16_bits(bits: int, is_one: bool) -> None:
+@pytest.mark.parametrize(("bits", "is_one"), [(0, 1), (1, 0), (2, 1), (16, 1), (17, 0)])
+def test_integers_have_2_to_16_bits(bits: int, is_one: int) -> None:
     """All of them have a scale: one bit has no code above 0, float32 no digits for many more."""
     if is_one:
         assert NumberFormat("int", bits).needs_scale

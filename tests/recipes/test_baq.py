@@ -72,7 +72,7 @@ def best(common: float) -> list[list[tuple[int, int]]]:
 
 @pytest.mark.parametrize("common", [3e-2, 3e-3, 5e-4])
 def test_bits_of_columns(common: float) -> None:
-    """Within the bits that a common loss takes: the closed form, but where 0 or 1 bits lose less."""
+    """Within the bits of a common loss: the closed form, but where 0 or 1 bits lose less."""
     expected = [[bits for bits, _ in layer] for layer in best(common)]
     assert {0, 1} < {bits for layer in expected for bits in layer}
     assert all(bits in (0, 1, closed) for layer in best(common) for bits, closed in layer)

@@ -45,10 +45,10 @@ def data() -> Iterator[Tensor]:
 
 
 def best(common: float) -> list[list[tuple[int, int]]]:
-    """Of every column the bits that are worth it, and ``round(-1/2 log2(12 L d_j^2 / s))``.
+    """Of every column the bits that are worth it, and ``round(-1/2 log2(12 L d_j^2))``.
 
-    One bit more is worth 3/2 of the common loss ``L``: so much does it gain where both are even, as
-    each quarters the loss; ``s`` is the mean squared range.
+    With ranges and ``d`` in units of each layer's own. One bit more is worth 3/2 of the common loss
+    ``L``: so much does it gain where both are even, as each quarters the loss.
     """
     x, found = next(data()).double(), []
     for layer in Net().double().layers:
@@ -59,18 +59,21 @@ def best(common: float) -> list[list[tuple[int, int]]]:
         inverse = torch.linalg.inv(h[order][:, order])
         d = torch.empty(len(h)).double()
         d[order] = torch.linalg.cholesky(inverse, upper=True).diagonal()
+        d = d / d.log().mean().exp()
         top = w.abs().amax(1, keepdim=True)
-        s = (2 * top).square().mean()
+        ends = w.amax(1).clamp(min=0) - w.amin(1)
+        w, top = (x / ends.square().mean().sqrt() for x in (w, top))
         lost = [w, w - w.sign() * top, *(2 * top / 2**b / 12**0.5 + 0 * w for b in range(2, 9))]
-        worth = torch.stack([e.square().mean(0) / d**2 + 1.5 * common * b
-                             for b, e in enumerate(lost)])  # fmt: skip
+        worth = [e.square().mean(0) / d**2 + 1.5 * common * b for b, e in enumerate(lost)]
+        s = (2 * top).square().mean()
         closed = (-0.5 * torch.log2(12 * common * d.square() / s)).round().clamp(2, 8)
-        found.append([(int(b), int(c)) for b, c in zip(worth.argmin(0), closed, strict=True)])
+        bits = torch.stack(worth).argmin(0)
+        found.append([(int(b), int(c)) for b, c in zip(bits, closed, strict=True)])
         x = layer(x).tanh().detach()
     return found
 
 
-@pytest.mark.parametrize("common", [3e-2, 3e-3, 5e-4])
+@pytest.mark.parametrize("common", [1e-2, 3e-3, 1e-3])
 def test_bits_of_columns(common: float) -> None:
     """Within the bits of a common loss: the closed form, but where 0 or 1 bits lose less."""
     expected = [[bits for bits, _ in layer] for layer in best(common)]

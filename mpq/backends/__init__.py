@@ -239,8 +239,8 @@ def _check_numbers(built: Backend, assignment: Assignment) -> None:
         weight, read = layer.precision.weight, layer.precision.activation
         # A target says by itself whether it holds several widths.
         parts = None if isinstance(built, Target) else weight.channels
-        of_branch = "" if weight.branch is None else weight.why_simulated
-        why = refusal_of_parts(parts) if parts else of_branch or read.why_simulated
+        of_weight = "" if weight.channels else weight.why_simulated
+        why = refusal_of_parts(parts) if parts else of_weight or read.why_simulated
         if why:
             raise PrecisionError(
                 f"{built.name} cannot hold layer {layer.name!r} at "

@@ -6,6 +6,7 @@ from typing import Final, final
 import torch
 from torch import Tensor, nn
 
+from mpq.backends.left_out import check_has_zero, with_codes
 from mpq.backends.reordered import Reordered, order_of
 from mpq.backends.simulate import prepared, quantizer_of
 from mpq.backends.summed import Made, can_sum, summed
@@ -60,7 +61,8 @@ def of_whole_weights(
     Where ``divide`` cannot divide a layer (an embedding, a grouped or transposed convolution, a
     weight that several layers have, groups that differ in bits, or inputs that are not rounded
     alike apart), its channels are stored in the width of the widest. Inputs that shared a channel's
-    scale become groups then, each block of them one, with scales in fp32.
+    scale become groups then, each block of them one, with scales in fp32. Of 0 bits inputs of a
+    layer that is divided are left out, and others are stored in other bits, as codes of 0.
 
     Args:
         model: The network that the assignment was found for; it stays as it is.
@@ -72,6 +74,7 @@ def of_whole_weights(
     Raises:
         InputError: If there is no such way.
         MismatchError: If the assignment belongs to another network.
+        PrecisionError: If parts of 0 bits stand beside signs alone, which are never 0.
     """
     if way not in WAYS:
         told = "; ".join(f"{name}: {what}" for name, what in WAYS.items())
@@ -84,7 +87,7 @@ def of_whole_weights(
     layers, names = list[AssignedLayer](), _shared(module)
     plain = [n for n, m in module.named_modules() if _can_divide(m) and n not in names]
     example = batch if way == DIVIDE else None
-    by_width = Reordered.of(module, example, assignment.layers, plain)
+    by_width = Reordered.of(module, example, [*map(with_codes, assignment.layers)], plain)
     for layer in assignment.layers:
         if layer.name not in mixed | by_width.inputs.keys():
             layers.append(layer)
@@ -155,6 +158,9 @@ def _in_layers(
 ) -> tuple[nn.Module, Made]:
     """What takes the layer's place, each width being a layer, and what these are assigned."""
     if not layer.precision.weight.is_coupled:
+        layer = with_codes(layer)
+        if layer.precision.weight.channels is None:  # the others have all the same bits
+            return layer_module, [(layer, whole)]
         put = _side_by_side(layer_module, layer.precision.weight, is_sorted)
         return put, _divided(layer, whole)
     if can_sum(layer):
@@ -165,6 +171,7 @@ def _in_layers(
 def _widened(
     layer: AssignedLayer, layer_module: nn.Module, whole: StoredWeight
 ) -> tuple[nn.Module, Made]:
+    check_has_zero(layer)
     precision = layer.precision
     weight = precision.weight.by_channel[-1]
     if precision.weight.has_tied_scales and precision.weight.channels is not None:

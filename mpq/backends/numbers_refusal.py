@@ -18,9 +18,9 @@ OF_INPUTS: Final = (
     "in the widest (--channels widen)"
 )
 
-OF_SIGNS: Final = (
-    "its kernels read integers of 2 bits and more, and channels of 1 bit are signs: write all in "
-    "the widest (--channels widen)"
+OF_FEW_BITS: Final = (
+    "its kernels read integers of 2 bits and more, and channels of 1 bit are signs, of 0 bits "
+    "none: write all in the widest (--channels widen)"
 )
 
 
@@ -42,10 +42,10 @@ def numbers_refusal(
     weight, read = precision.weight, precision.activation
     if weight.channels is not None and not (holds_channels and weight.channels.axis == OUTPUTS):
         return refusal_of_parts(weight.channels)
-    if weight.channels is not None and any(number.is_float for number in weight.channels.numbers):
-        return OF_SIGNS
-    of_branch = "" if weight.branch is None else weight.why_simulated
-    return of_branch or _of_scales(weight, numerics) or read.why_simulated
+    if weight.channels is not None and any(number.bits < 2 for number in weight.channels.numbers):
+        return OF_FEW_BITS
+    of_weight = "" if weight.channels else weight.why_simulated
+    return of_weight or _of_scales(weight, numerics) or read.why_simulated
 
 
 def _of_scales(weight: TensorFormat, numerics: Numerics | None) -> str:

@@ -60,7 +60,7 @@ Made = list[tuple[AssignedLayer, StoredWeight]]
 def summed(
     layer: AssignedLayer, layer_module: nn.Module, whole: StoredWeight
 ) -> tuple[Summed, Made]:
-    """The layers of each width, and what they are assigned.
+    """The layers of each width, and what they are assigned; inputs of 0 bits are read by none.
 
     Args:
         layer: One of ``can_sum``.
@@ -72,9 +72,10 @@ def summed(
     cells = weight.channels.columns
     of_scales = weight.channels.of_scales(weight.numbers_per_scale(len(cells)))[0]
     parts, inputs, made = list[nn.Module](), list[Tensor](), Made()
-    for column, own in enumerate(weight.by_channel):
+    widths = [(i, own) for i, own in enumerate(weight.by_channel) if own.number.has_codes]
+    for place, (column, own) in enumerate(widths):
         some = torch.from_numpy((cells[::size] == column).nonzero()[0])
-        part = _with_inputs(layer_module, some, has_bias=column == 0)
+        part = _with_inputs(layer_module, some, has_bias=place == 0)
         scales = (of_scales == column).nonzero()[0]
         # Blocks of one width have one scale, where groups have none.
         scales = scales[:1] if weight.has_tied_scales else scales
@@ -86,7 +87,7 @@ def summed(
         )
         each = replace(
             layer,
-            name=f"{layer.name}.parts.{column}",
+            name=f"{layer.name}.parts.{place}",
             weight_shape=(layer.weight_shape[0], len(some), *layer.weight_shape[2:]),
             precision=replace(layer.precision, weight=own),
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Self, final
 
 from mpq._support.json_object import quoted
 from mpq.errors import PrecisionError
-from mpq.quantization.formats import spelled_format, spellings
+from mpq.quantization.formats import spelled_format
 from mpq.quantization.number_format import NumberFormat
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ MOST_CHANNELS: Final = 2**24
 @final
 @dataclass(frozen=True)
 class ChannelBits:
-    """Which of several formats, integers and signs, every part of a weight is stored in.
+    """Which of several formats, integers, signs or 0 bits, every part of a weight is stored in.
 
     The weight is ``[O, K]``.
 
@@ -52,7 +52,7 @@ class ChannelBits:
 
     Raises:
         PrecisionError: If the parts contradict each other, a format is neither signs nor integers
-            of up to 8 bits, or there are more channels than any weight has.
+            of up to 8 bits (of 0 bits: 0 alone), or there are more channels than any weight has.
     """
 
     numbers: tuple[NumberFormat, ...]
@@ -123,16 +123,17 @@ class ChannelBits:
     ) -> Self:
         """Inverse of ``str``, from its parts.
 
+        Args:
+            bits: A digit for each format: ``1`` for signs, others as ``spelled_format`` has them.
+            codes: As digits.
+            num_channels: See the class.
+            block: See the class.
+            axis: See the class.
+
         Raises:
-            PrecisionError: If they contradict each other, or a format is unknown.
+            PrecisionError: If they contradict each other.
         """
         texts = [SIGNS if text == _SPELLED else text for text in bits.split(",")]
-        unknown = [text for text in texts if text not in spellings()]
-        if unknown:
-            raise PrecisionError(
-                f"channels have signs, of 1 bit, and integers of 2 to {MOST_BITS} bits; got "
-                f"w[{bits}], in which {unknown[0]} is none"
-            )
         numbers = tuple(map(spelled_format, texts))
         return cls(numbers, bytes(map(int, codes)), num_channels, block, axis)
 
@@ -237,5 +238,5 @@ class ChannelBits:
 
 
 def is_of_parts(number: NumberFormat) -> bool:
-    """Whether parts of one weight may be in this format and others: integers, or signs."""
+    """Whether parts of one weight may be in this format and others: integers, signs, or 0."""
     return number.name == SIGNS or (not number.is_float and number.bits <= MOST_BITS)

@@ -81,7 +81,7 @@ class Codes:
         scale, point = torch.from_numpy(stored.scale), torch.from_numpy(stored.zero_point)
         number, codes = tensor_format.number, torch.from_numpy(stored.codes)
         levels = None if stored.levels is None else torch.from_numpy(stored.levels).float()
-        if number.table:
+        if tensor_format.table:
             codes = torch.tensor(number.table, dtype=torch.float32)[codes.int()]
         elif levels is not None:
             codes = levels.gather(1, codes.long())
@@ -116,7 +116,7 @@ class Codes:
             rows: ``[O, K]`` that the codes are of.
         """
         codes = self.codes[:, : self.num_inputs]
-        if self.tensor_format.number.table:
+        if self.tensor_format.table:
             codes = places(codes, self.tensor_format.number)
         if self.levels is not None:
             codes = places_of_levels(codes, self.levels)
@@ -196,7 +196,7 @@ def _filled(codes: Tensor, point: Tensor, length: int, tensor_format: TensorForm
     """Codes ``[O, K]`` with what fills up the last group, see ``Codes``; ``point [O, 1]``."""
     number = tensor_format.number
     filling = (torch.zeros_like(point) if tensor_format.float_zero else point).float()
-    if number.table and not number.has_zero:
+    if tensor_format.table and not number.has_zero:
         filling = torch.full_like(filling, number.max_value)
     last = filling.expand(len(codes), length - codes.shape[1])
     return torch.cat([codes.float(), last], dim=1)

@@ -119,6 +119,9 @@ _OWN = (
         summary="floating point of 8 bits with more range than digits (OCP OFP8)",
     ),
     *_minifloats(),
+    NumberFormat(
+        "zero", 0, spelled=("0", "zero"), summary="0 alone, for weights that are left out: w0a16"
+    ),
     _tabulated(
         "binary", 1, BINARY, "-1 and 1, for weights: at best their mean magnitude (XNOR-Net)",
         digits=1,

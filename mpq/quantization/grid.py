@@ -123,7 +123,8 @@ def integer_range(number: NumberFormat, symmetric: bool) -> tuple[int, int]:
     """Smallest and largest code: signed if symmetric, from 0 if affine."""
     levels = 2**number.bits
     # All codes, though the signed ones reach one further below 0: at 2 bits it is one of four.
-    return (-(levels // 2), levels // 2 - 1) if symmetric else (0, levels - 1)
+    lowest = -(levels // 2) if symmetric else 0
+    return lowest, lowest + levels - 1
 
 
 def make_grid(number: NumberFormat, symmetric: bool, low: Tensor, high: Tensor) -> Grid:

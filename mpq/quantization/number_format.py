@@ -30,8 +30,9 @@ class NumberFormat:
     """How one number is stored and rounded.
 
     Integers have evenly spaced levels: every code of ``bits`` bits, signed around 0, or from 0 with
-    a zero point. Floating-point numbers have a sign, an exponent of bias ``2**(E - 1) - 1`` with
-    subnormals, a mantissa, and saturate at ``max_value``; or they are those of a table. Values are
+    a zero point; of 0 bits there is the number 0 alone. Floating-point numbers have a sign, an
+    exponent of bias ``2**(E - 1) - 1`` with subnormals, a mantissa, and saturate at ``max_value``;
+    or they are those of a table. Values are
     scaled first, except those of floating-point formats of 16 bits or more. A microscaling format
     says itself how many numbers share a scale, and how that is stored.
 
@@ -102,10 +103,13 @@ class NumberFormat:
             self._check_codebook()
         elif self.is_float:
             self._check_float()
-        elif not 2 <= self.bits <= 16:
+        elif self.bits and not 2 <= self.bits <= 16:
             # One bit has no code above 0; codes are computed in float32, whose digits are used up
             # a few bits further.
-            raise InputError(f"number format {self.name}: integers have 2 to 16 bits")
+            raise InputError(
+                f"number format {self.name}: integers have 2 to 16 bits, or 0, which leave weights "
+                "out"
+            )
 
     def _check_float(self) -> None:
         if self.bits != 1 + self.exponent_bits + self.mantissa_bits or self.exponent_bits < 1:
@@ -153,15 +157,20 @@ class NumberFormat:
         return not self.is_float or self.bits < 16
 
     @property
+    def has_codes(self) -> bool:
+        """Whether there are codes with scales: not where all weights are 0, of 0 bits."""
+        return self.needs_scale and self.bits > 0
+
+    @property
     def is_microscaling(self) -> bool:
         """Whether its blocks and their scales belong to the format."""
         return self.block > 0
 
     @property
     def is_for_weights(self) -> bool:
-        """Whether inputs are never in it: microscaling, codebooks, and tables of weights."""
+        """Whether inputs are never in it: microscaling, codebooks, tables of weights, 0 bits."""
         is_tabulated = bool(self.table) and not self.is_for_inputs
-        return self.is_microscaling or is_tabulated or self.has_codebook
+        return self.is_microscaling or is_tabulated or self.has_codebook or not self.bits
 
     @property
     def is_twin(self) -> bool:

@@ -63,5 +63,6 @@ def _reach(tensor_format: TensorFormat) -> tuple[float, float]:
         return 0, 2**number.bits - 1
     if number.is_float:
         return -number.max_value, number.max_value
-    half = 2 ** (number.bits - 1)
-    return (-half, half - 1) if tensor_format.symmetric else (0, 2 * half - 1)
+    levels = 2**number.bits
+    lowest = -(levels // 2) if tensor_format.symmetric else 0
+    return lowest, lowest + levels - 1

@@ -5,7 +5,7 @@ Spelling, for example ``w4g128a8``:
 ===========  =======================================================================
 ``w4``       weight: a number format as ``mpq.quantization.formats`` spells it: ``2`` to ``8``
              is an integer format, ``16`` is fp16, ``32`` is fp32, or a name such as ``fp8`` or
-             ``int16`` (``w8aint16``)
+             ``int16`` (``w8aint16``); ``0``: all weights are 0, and have no codes
 ``t``        one scale for the whole weight tensor (default: one per output channel)
 ``z``        affine, with a zero point (default for weights: symmetric)
 ``zf``       affine, with a zero point that is a fraction, as HQQ has it (``z``: one of the codes)
@@ -21,8 +21,8 @@ Spelling, for example ``w4g128a8``:
 ``dg128``    dynamic: one scale for every token and 128 consecutive input channels
 ``c``        static, one scale per input channel
 ``f``        static, the first position of a sequence with a scale of its own
-``[2,4]``    integers with bits for every output channel (``1``: signs); behind all else of the
-             weight a colon and a digit for each, which of these it has: ``w[2,4]g64:0110a16``;
+``[2,4]``    integers with bits for each output channel (``1``: signs, ``0``: none); behind all
+             else of the weight a colon and a digit for each, which it has: ``w[2,4]g64:0110a16``;
              ``:i512/128x0110`` is of blocks of 128 inputs, ``:g128/64x0110`` of every group of two
              rows of 128. Of what is read: ``a[4,8]dg128:512/128x0010`` has a digit for every 128
              input channels; ``a[4,8]:t64/70x10`` one for every cluster of steps, behind its

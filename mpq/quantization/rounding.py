@@ -43,6 +43,8 @@ def weight_grid(
     if tensor_format.number.has_codebook:
         return codebook_grid(rows, tensor_format.number)
     shared = sharing_scale(rows, tensor_format)
+    if not tensor_format.number.has_codes:
+        return _with_stored_scale(_zero_grid(shared, tensor_format), tensor_format, numerics)
     if tensor_format.number.is_microscaling:
         return _block_grid(shared, tensor_format.number, method, numerics)
     if tensor_format.float_zero:
@@ -51,6 +53,13 @@ def weight_grid(
     low, high = _in_tiles(shared, lambda some: method.ends(some, number, symmetric))
     grid = make_grid(tensor_format.number, tensor_format.symmetric, low, high)
     return _with_stored_scale(grid, tensor_format, numerics)
+
+
+def _zero_grid(shared: Tensor, tensor_format: TensorFormat) -> Grid:
+    """Where 0 is the one number: any scale will do, and 1 divides by nothing."""
+    scale = torch.ones(len(shared), device=shared.device, dtype=torch.float32)
+    zero = torch.zeros(len(shared), device=shared.device, dtype=torch.int32)
+    return Grid(tensor_format.number, scale, zero, tensor_format.symmetric)
 
 
 def _in_tiles(

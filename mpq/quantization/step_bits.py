@@ -38,7 +38,7 @@ class StepBits:
 
     def __post_init__(self) -> None:
         bits = [number.bits for number in self.numbers]
-        if any(x.is_float or not x.needs_scale for x in self.numbers):
+        if any(x.is_float or not x.has_codes for x in self.numbers):
             names = ", ".join(number.name for number in self.numbers)
             raise PrecisionError(f"clusters of steps have integers; got {names}")
         if len(bits) < 2 or bits != sorted(set(bits)):

@@ -368,9 +368,9 @@ class StoredWeights:
 def code_type(tensor_format: TensorFormat) -> str:
     """The one of ``CODE_TYPES`` that holds every code of a format that needs a scale."""
     number = tensor_format.number
-    if number.table or number.has_codebook:
+    if tensor_format.table or number.has_codebook:
         return "uint8"
-    if number.is_float:
+    if number.is_float and tensor_format.channels is None:
         finest = 2.0 ** (number.min_exponent - number.mantissa_bits)
         half = SCALE_FORMATS["fp16"]
         is_half = number.max_value <= half.largest and finest >= half.smallest

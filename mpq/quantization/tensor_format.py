@@ -98,7 +98,8 @@ class TensorFormat:
                 f"{self.number.name} has levels for every output channel, and no scales: write "
                 f"w{self.number.name}"
             )
-        if self.float_zero and (self.symmetric or self.number.is_float or self.number.bits > 8):
+        is_small = self.number.has_codes and self.number.bits <= 8
+        if self.float_zero and (self.symmetric or self.number.is_float or not is_small):
             raise PrecisionError(
                 f"zero points that are fractions are those of affine integers of up to 8 bits; got "
                 f"{self.number.name}"
@@ -112,7 +113,7 @@ class TensorFormat:
                 f"inputs with bits by step are as wide as the widest, and have no other parts; got "
                 f"{self.number.name}"
             )
-        if self.branch is not None and not self.number.needs_scale:
+        if self.branch is not None and not self.number.has_codes:
             raise PrecisionError(
                 f"a branch stands beside codes, and {self.number.name} has none: leave "
                 f"+{self.branch} out"
@@ -132,6 +133,9 @@ class TensorFormat:
     def _check_channels(self, channels: ChannelBits) -> None:
         if self.granularity is Granularity.TOKEN_BLOCK and channels.axis != INPUTS:
             raise PrecisionError(f"what a layer reads has blocks of inputs, and no {channels.axis}")
+        of_weights = [x.name for x in channels.numbers if x.is_for_weights]
+        if self.granularity is Granularity.TOKEN_BLOCK and of_weights:
+            raise PrecisionError(f"what a layer reads has integers of 2 bits on: {of_weights[0]}")
         if not self.has_channels:
             raise PrecisionError(
                 "channels with bits of their own have scales of their own, which nothing else is "
@@ -193,6 +197,8 @@ class TensorFormat:
             return "its inputs have other bits at other steps: take one cluster (--cluster)"
         if self.channels is not None:
             return f"no device says how fast {self._parted} of different bits are"
+        if not self.number.bits:
+            return "no tool here leaves a whole weight out (0 bits)"
         if self.branch is not None:
             return f"no tool here has a branch beside a weight's codes (+{self.branch})"
         if self.number.is_for_inputs:
@@ -219,6 +225,11 @@ class TensorFormat:
     def is_coupled(self) -> bool:
         """Whether numbers of one row differ in bits: a rounding that fits data sees all of them."""
         return self.channels is not None and self.channels.axis != OUTPUTS
+
+    @property
+    def table(self) -> tuple[float, ...]:
+        """The numbers that codes are places of; empty: codes are numbers, as of parts."""
+        return self.number.table if self.channels is None else ()
 
     def numbers_per_scale(self, num_inputs: int) -> int:
         """Consecutive weights of a channel of ``num_inputs`` whose scale is kept once.
@@ -289,13 +300,15 @@ class TensorFormat:
     @property
     def is_scaled_integer(self) -> bool:
         """Whether codes are integers with scales."""
-        return self.number.needs_scale and not self.number.is_float
+        return self.number.has_codes and not self.number.is_float
 
     def num_scales(self, num_elements: int, num_channels: int) -> int:
         """How many scales a weight of so many elements and output channels has."""
         if self.number.has_codebook:
             return 0
         if self.granularity is Granularity.GROUP:
+            if not self.number.bits:  # a channel's scale may be that of other inputs, too
+                return 0
             assert self.group_size is not None
             per_channel = num_elements // num_channels
             # Rounded up: the last group of a channel may be short, and has a scale all the same.
@@ -351,13 +364,14 @@ class TensorFormat:
         codes = sum(x.bits * n for x, n in zip(channels.numbers, cells, strict=True))
         own = SCALE_FORMATS[self.scale or self._usual_scale]
         if self.has_tied_scales:
-            factors = tied_bits(len(channels.numbers), count)
+            factors = tied_bits(sum(x.has_codes for x in channels.numbers), count)
             return channels.code_bits + codes + own.stored_bits(count) + factors
         assert self.group_size is not None
         if channels.axis == GROUPS:
             scales = list(channels.counts_of_blocks)
         else:
             scales = [count * -(-n // self.group_size) for n in channels.counts]
+        scales = [n * x.has_codes for x, n in zip(channels.numbers, scales, strict=True)]
         pairs = zip(self.by_channel, scales, strict=True)
         points = 0 if self.symmetric else sum(x._zero_point_bits * n for x, n in pairs)
         return channels.code_bits + codes + own.stored_bits(sum(scales)) + points
@@ -373,5 +387,10 @@ class TensorFormat:
 
 
 def tied_bits(num_widths: int, num_channels: int) -> int:
-    """What the scales of inputs take beside those of channels; the widest has these."""
+    """What the scales of inputs take beside those of channels; the widest has these.
+
+    Args:
+        num_widths: That have codes.
+        num_channels: ``O``.
+    """
     return (num_widths - 1) * (SCALE_BITS + FACTOR_BITS * num_channels)

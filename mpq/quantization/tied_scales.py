@@ -45,9 +45,10 @@ def channel_scales(
 
     .. math:: r_{f o} = m_f \, \phi_{q_{f o}}, \quad m_f = \mathrm{median}_o \, s_{f o} / s_o
 
-    with the nearest :math:`\phi` of ``FACTORS``. Arguments are those of ``tied_grids``.
+    with the nearest :math:`\phi` of ``FACTORS``; of 0 bits with none. Arguments are those of
+    ``tied_grids``.
     """
-    scales = torch.stack([grid.scale for grid in grids])
+    scales = torch.stack([(x if x.number.has_codes else grids[-1]).scale for x in grids])
     row = stored_scale(scales[-1], scale_type_of(tensor_format, numerics), None)
     ratios = scales.double() / row.double()
     medians = ratios.median(dim=1, keepdim=True).values.float()

@@ -6,7 +6,7 @@ from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
 
 BAQ: Final = Recipe(
     name="baq",
-    version=1,
+    version=2,
     summary="bits of every column so that all lose alike of what GPTQ leaves, in closed form",
     paper=Paper(
         "Zhang et al.",
@@ -15,26 +15,27 @@ BAQ: Final = Recipe(
         "2506.05664",
     ),
     formula="b_j = round(-1/2 log2(12 L d_j^2)), d_j of the Cholesky factor of the inverse moment",
-    sensitivity="column-loss",
+    sensitivity="column-loss:by_layer=true",
     solver="ilp",
-    candidates=tuple(f"w{bits}a16" for bits in range(2, 9)),
+    candidates=("w0a16", "wbinarya16", *(f"w{bits}a16" for bits in range(2, 9))),
     constraint="a mean number of bits: effective_bits, or weight_bytes",
     rounding="gptq",
     split="columns",
     choices=(
-        Choice("estimator", "steps^2 / 12 x what later inputs cannot make good",
-               "on the objective"),
+        Choice("estimator", "steps^2 / 12 x what later inputs cannot make good, in units of each "
+               "layer's own", "on the objective, and a loss that columns of one layer share"),
         Choice("parts", "a column: an input of all output channels", "on the algorithm"),
-        Choice("candidates", "2 to 8 bits", "whole numbers from 0 on; the most: not stated"),
-        Choice("solver", "the optimum in whole bits, which is the rounded closed form, of all "
-               "layers together", "on the closed form and equal losses"),
+        Choice("candidates", "0 bits, signs, and 2 to 8 bits",
+               "whole numbers from 0 on; the most: not stated"),
+        Choice("solver", "the optimum in whole bits, which is the rounded closed form, with the "
+               "same mean bits in each layer", "on the closed form and equal losses"),
         Choice("weights", "by GPTQ, symmetric, a scale per output channel",
                "GPTQ on the algorithm; scales: not stated"),
         Choice("ranges", "from the least to the largest number", NOT_STATED),
     ),
     departures=(
-        "No column has 0 bits: the fewest are 2. A number format here has a bit, a scale and "
-        "codes, which bytes, kept codes and exports count on; a column that is left out has none.",
+        "A column of 0 bits loses its squared numbers, and one of 1 bit the errors of its signs, "
+        "and no twelfth of a squared step, so that layers differ in mean bits where these occur.",
         "Steps are those of each format's own scales, which one bit more does not halve exactly.",
         "Within a layer the moment by which columns are compared is that of GPTQ here, half of it "
         "weighted by squared gradients.",

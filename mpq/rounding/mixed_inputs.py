@@ -49,8 +49,9 @@ class MixedInputs:
         own = tensor_format.by_channel
         ends = torch.tensor([_ends(x) for x in own])
         low, high = (ends[:, i].float()[cells] for i in range(2))
-        # The fewest bits come first, and of one bit there are signs alone.
-        signs = cells == 0 if own[0].number.is_float else None
+        # Of one bit there are signs alone.
+        of_signs = [place for place, x in enumerate(own) if x.number.is_float]
+        signs = cells == of_signs[0] if of_signs else None
         pairs = zip(own, grids, strict=True)
         start = Codes.of_channels([Codes.of(rows, *each) for each in pairs], tensor_format)
         if not tensor_format.has_tied_scales:

@@ -86,7 +86,8 @@ class Stack:
             levels: Codebooks of the rows of each, ``[..., O, N]``.
         """
         first, (num_rows, num_inputs) = formats[0], rows.shape[-2:]
-        number = first.number if first.number.is_float else None
+        # Beside other parts signs are integers (``signs``), even where they are the widest.
+        number = first.number if first.number.is_float and first.channels is None else None
         ends = [(0, 0) if number else integer_range(f.number, f.symmetric) for f in formats]
         low, high = (
             torch.tensor([end[i] for end in ends], dtype=torch.float32).repeat_interleave(num_rows)

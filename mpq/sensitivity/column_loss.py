@@ -36,17 +36,29 @@ class ColumnLoss(SensitivityEstimator):
     arXiv:2506.05664) allocates bits, whose optimum gives every column the same one,
     :math:`-\tfrac12 \log_2 (12 L d_k^2)` bits for weights in a unit range. Formats without even
     steps, or with a branch, have the squared error of rounding to nearest in place of a twelfth of
-    the squared step; channels that a format holds as they are cost nothing. An embedding's rows
-    are looked up alone: each of its numbers counts as often as a row is read.
+    the squared step, so have 0 bits all squared numbers; channels that a format holds as they are
+    cost nothing. An embedding's rows are looked up alone: each of its numbers counts as often as a
+    row is read.
 
     In squared output of each layer per example: how much a layer's error matters to the network is
-    not known. Inputs cost nothing. Takes one forward pass, and a second moment ``[K, K]`` for every
-    layer.
+    not known. ``by_layer`` has every layer in units of its own, in which as many bits lose as much
+    in each:
+
+    .. math:: \frac{s_{\ell b}}{\bar r_\ell^2 \prod_k d_{\ell k}^{-2 / K}}
+
+    with the mean squared range of its channels and the geometric mean over inputs, so that columns
+    of one layer share a loss, as in the paper, and layers the mean of their bits. Inputs cost
+    nothing. Takes one forward pass, and a second moment ``[K, K]`` for every layer.
+
+    Args:
+        by_layer: Whether each layer's losses are in units of its own.
     """
 
     name: ClassVar[str] = "column-loss"
     summary: ClassVar[str] = "steps x what follows cannot make good (BAQ), forward only"
     prices_channels: ClassVar[bool] = True
+
+    by_layer: bool = False
 
     def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
@@ -56,19 +68,22 @@ class ColumnLoss(SensitivityEstimator):
         """
         moments = second_moments(on, guidance=0.0)
         layers = {layer.name: layer for layer in on.network.layers}
-        found = {name: _losses(on, layers[name], moments) for name in on.names}
+        found = {name: _losses(on, layers[name], moments, self.by_layer) for name in on.names}
         channels = {name: on.weights.by_candidate(losses) for name, losses in found.items()}
         values = torch.stack([torch.from_numpy(x).sum(dim=0) for x in channels.values()])
-        table = on.table(values.numpy(), self.name, "squared_output")
+        unit = "relative" if self.by_layer else "squared_output"
+        table = on.table(values.numpy(), self.name, unit)
         return Sensitivity(table, channels=channels if on.divides else {})
 
 
-def _losses(on: Estimation, layer: Layer, moments: SecondMoments) -> Array:
+def _losses(on: Estimation, layer: Layer, moments: SecondMoments, by_layer: bool) -> Array:
     """``[U, F]`` of the parts of one layer's weight."""
     changes = WeightChanges.of_original(on, layer.name)
     # To nearest: codes that fit data are further away, and have made that good.
     changes = replace(changes, quantizer=replace(on.quantizer, stored={}))
     counted = _counted(layer, moments).to(changes.rows.device)  # [G, K]
+    if by_layer:
+        counted = counted / _unit(changes.rows, counted)
     of_group = max(1, len(changes.rows) // len(counted))
     steps = [_steps(changes, tensor_format) for tensor_format in changes.formats]
     found = changes.no_squares()
@@ -81,6 +96,14 @@ def _losses(on: Estimation, layer: Layer, moments: SecondMoments) -> Array:
             changes.add(found[:, column], some, changes.units.sums(squares * counted[groups]))
     release([changes.original])
     return np.asarray(found.cpu().numpy())
+
+
+def _unit(rows: Tensor, counted: Tensor) -> Tensor:
+    """Mean squared range of channels, times what an input's error costs in the geometric mean."""
+    low, high = rows.amin(dim=1).clamp(max=0), rows.amax(dim=1).clamp(min=0)
+    squares = (high - low).double().square().mean()
+    # A layer of zeros loses nothing in any unit.
+    return torch.where(squares > 0, squares, 1.0) * counted.log().mean().exp()
 
 
 def _even(steps: Tensor, change: Tensor) -> Tensor:

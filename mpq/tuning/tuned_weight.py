@@ -142,7 +142,7 @@ class TunedWeight:
         """The weight as it is now, as an assignment keeps it."""
         scale = self.scale().expand(len(self._fixed), -1)
         codes = self._fixed if self.latent is None else self.latent.codes()
-        if self.format.number.table:
+        if self.format.table:
             codes = places(codes.cpu(), self.format.number)
         return replace(
             self._start,

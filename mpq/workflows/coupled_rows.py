@@ -34,8 +34,8 @@ def shares_of_inputs(
     .. math:: \Delta_{o k}^2 / u_k^2
 
     with the steps of the format's scales and ``u`` of ``column_losses``: what GPTQ's order makes of
-    an error. Errors of signs are no parts of a step, as they grow with the weight: of these they
-    stand in the step's place. Takes the pass that second moments take.
+    an error. Errors of signs and of 0 bits are no parts of a step, as they grow with the weight:
+    they stand in the step's place. Takes the pass that second moments take.
 
     Args:
         prepared: The network, its examples, and the codes of all formats.
@@ -84,7 +84,7 @@ def _shares(
     if not tensor_format.has_parts(split.axis):
         return np.full((num_channels, count), 1 / count)
     group = tensor_format.group_size or size
-    if tensor_format.number.is_float:
+    if not tensor_format.is_scaled_integer:
         every = np.repeat(counted, num_channels // len(counted), axis=0)
         parts = _in_blocks(every * _squared_errors(on, name, tensor_format), size)
     else:

@@ -142,7 +142,7 @@ class FirstBatch:
         """Of second moments, codes of all weights, and the trial of ``auto``; 0: to nearest."""
         prepared, rounding = self.prepared, self.prepared.task.weight_rounding
         on = Estimation(prepared.network, self._calibration, prepared.nearest, prepared.candidates)
-        formats = [f for f in on.weights.formats if f.number.needs_scale]
+        formats = [f for f in on.weights.formats if f.number.has_codes]
         if not rounding.reads_inputs or not formats:
             return 0.0
         seed = prepared.task.seed

@@ -318,7 +318,9 @@ class Dividing:
             open_to: See there.
             most_widths: In a layer, that are counted; ``None``: all that it may use.
         """
-        widths = open_to.sum(axis=1)
+        has_codes = [p.weight.number.has_codes for p in self.problem.loss.precisions]
+        # How many formats are named, and how many have scales.
+        widths = np.stack([open_to.sum(axis=1), open_to[:, has_codes].sum(axis=1)], axis=1)
         counted = widths if most_widths is None else np.minimum(widths, most_widths)
         code_bits = self._code_bits(counted.tolist())
         parts, layers = replace(self.parts, code_bits=code_bits), self._layers
@@ -345,16 +347,16 @@ class Dividing:
     def _layers(self) -> tuple[Layer, ...]:
         return tuple(self.prepared.pricing.layers)
 
-    def _code_bits(self, num_widths: Sequence[int]) -> int:
-        """If each layer uses so many; a target stores a byte for every channel."""
+    def _code_bits(self, num_widths: Sequence[tuple[int, int]]) -> int:
+        """If each layer uses so many, and so many with codes; a target stores a byte a channel."""
         divided = self.parts.divided
         if self.prepared.task.target is not None:
             return 8 * sum(len(parts.units) for parts in divided.values())
         total = 0
-        for layer, widths in zip(self._layers, num_widths, strict=True):
+        for layer, (widths, with_codes) in zip(self._layers, num_widths, strict=True):
             if layer.name in divided:
                 total += divided[layer.name].num_codes * (widths - 1).bit_length()
-                total += self._scale_bits(layer, widths)
+                total += self._scale_bits(layer, with_codes)
         return total
 
     def _scale_bits(self, layer: Layer, widths: int) -> int:

@@ -304,7 +304,7 @@ class _Rehearsal:
 
     def _rounding(self) -> Iterator[Phase]:
         rounding = self.whole.task.weight_rounding
-        formats = [f for f in self._on.weights.formats if f.number.needs_scale]
+        formats = [f for f in self._on.weights.formats if f.number.has_codes]
         if not rounding.reads_inputs or not formats:
             return
         passes: list[tuple[float, int | None]] = []

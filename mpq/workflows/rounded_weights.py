@@ -89,7 +89,7 @@ def rounded_weights(
         most_bytes: That second moments of some layers may take, for which passes are made then;
             default: one pass is for all.
     """
-    formats = [f for f in on.weights.formats if f.number.needs_scale]
+    formats = [f for f in on.weights.formats if f.number.has_codes]
     if isinstance(rounding, Nearest) or not formats:
         return RoundedWeights()
     if not isinstance(rounding, AutoRounding):

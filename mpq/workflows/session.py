@@ -170,7 +170,7 @@ class Session:
         transformed, plan = self.prepared.transformed, self.prepared.step_plan
         score = self.prepared.task.own_score
         # What is not rounded at all is not rounded to nearest.
-        is_rounded = {name for name, p in chosen.items() if p.weight.number.needs_scale}
+        is_rounded = {name for name, p in chosen.items() if p.weight.number.has_codes}
         return Provenance(
             estimator=estimator,
             solver=SOLVERS.spell(solver),

@@ -148,6 +148,9 @@ def test_every_tool_refuses_channels_of_different_bits(name: str, tmp_path: Path
         ("w[2,4,8]zg2:g6/2x010212102001020102012012012a32", "w8zg2a32"),
         ("w[2,8]:i6/2x010a32", "w8g2sfp32a32"),
         ("w[1,8]:i6/2x010a32", "w8g2sfp32a32"),
+        ("w[0,1,8]:i6/2x012a32", "w8g2sfp32a32"),
+        ("w[0,4]zg2:g6/2x" + "010" * 9 + "a32", "w4zg2a32"),
+        ("w[0,1,4]:010120102a32", "w4a32"),
     ],
 )
 def test_inputs_of_different_bits_are_written_in_the_widest(text: str, expected: str) -> None:
@@ -182,6 +185,10 @@ def test_inputs_of_different_bits_are_written_in_the_widest(text: str, expected:
         ("head", "w[2,8]g2:i6/4x01a32", {"head.parts.0": (9, 4), "head.parts.1": (9, 2)}),
         ("head", "w[1,8]g2:i6/4x01a32", {"head.parts.0": (9, 4), "head.parts.1": (9, 2)}),
         ("head", "w[1,8]:101010010a32", {"head.parts.0": (5, 6), "head.parts.1": (4, 6)}),
+        ("conv", "w[0,4]:i24/3x01100010a32", {"conv.parts.0": (6, 3, 3)}),
+        ("head", "w[0,1,8]g2:i6/2x012a32", {"head.parts.0": (9, 2), "head.parts.1": (9, 2)}),
+        ("head", "w[0,2,8]z:110120110a32", {"head.parts.0": (8, 6), "head.parts.1": (1, 6)}),
+        ("head", "w[0,8]:101010010a32", {"head": (9, 6)}),
     ],
 )
 def test_inputs_of_different_bits_are_added_up(

@@ -19,11 +19,15 @@ SPELLED = [
     "w[2,4]g64:01a16",
     "w[3,8]zg32sbf16:100a32",
     "w[2,4]:10/4x010a8",
+    "w[0,1,4]:0120a16",
+    "w[0,4]zg16:01a16",
+    "w[0,1]g16:01a16",
 ]
 OF_INPUTS = [
     "w[2,4]:i40/16x010a16", "w[2,3,8]g8:i40/16x021a8", "w[2,4]zfg8:i40/24x10a16",
     "w[2,4,8]zg16:g40/16x010012210100a16", "w[1,2,8]g8:i40/16x021a8",
-    "w[1,4]g16:g40/16x010110110100a16", "w[1,2]:i40/16x010a16", "w[2,4]:i0101a32",
+    "w[1,4]g16:g40/16x010110110100a16", "w[1,2]:i40/16x010a16", "w[0,1,4]:i40/16x210a16",
+    "w[0,1]:i40/16x010a16", "w[0,4]zg16:g40/16x010110110100a16", "w[2,4]:i0101a32",
 ]  # fmt: skip
 SPELLED += OF_INPUTS
 INTEGERS = [NUMBER_FORMATS[f"int{bits}"] for bits in (2, 3, 4, 8)]
@@ -50,7 +54,9 @@ def test_what_is_written_is_read(text: str) -> None:
         ("w[4,2]:01", "rising"),
         ("w[2,9]:01", "up to 8 bits"),
         ("w[2,4]:9/4x01", "9 channels in blocks of 4"),
-        ("w[0,4]:01", "0 is none"),
+        ("w4a[0,4]dg8:i01", "is not a precision"),
+        ("w4a[0,4]dg8:20/10x01", "integers of 2 bits on: zero"),
+        ("w4a[1,4]dg8:20/10x01", "integers of 2 bits on: binary"),
         ("w[1,4]z:01", "signs have no zero point"),
         ("w[1,4]zfg8:01", "signs have no zero point"),
         ("w[2,4]:40000000000/20000000000x01", "at most 16777216 output channels"),

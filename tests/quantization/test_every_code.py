@@ -21,8 +21,8 @@ TABLE = tuple(NUMBER_FORMATS.values())
 BY_NAME: dict[str, Any] = {"ids": lambda number: number.name}
 WIDE = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 """Formats of 16 bits without a scale."""
-TABLES = {"binary", "ternary", "nf3", "nf4", "mxint8"}
-"""Formats of a table, whose levels ``test_formats.py`` and ``test_signs.py`` compute anew."""
+TABLES = {"zero", "binary", "ternary", "nf3", "nf4", "mxint8"}
+"""Formats of a table, or of 0, whose levels ``test_formats.py`` and ``test_signs.py`` have anew."""
 EXPONENTS = {"fp4_e2m1", "fp8_e4m3", "fp8_e5m2", "mxfp4", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp8",
              "mxfp8_e5m2", "nvfp4"}  # fmt: skip
 """Those with an exponent that are in no family; ``test_formats.py`` holds them to ml_dtypes."""

@@ -52,6 +52,7 @@ NF4 = [
 ]  # fmt: skip
 """Appendix E of arXiv:2305.14314."""
 TABLES: dict[str, Any] = {
+    "zero": [0],
     "binary": [-1, 1],
     "ternary": [-1, 0, 1],
     "mxint8": np.arange(-128, 128) / 64,
@@ -164,8 +165,8 @@ def test_all_codes_are_reached_and_no_other_numbers(number: NumberFormat, symmet
 
     np.testing.assert_array_equal(found[: len(values)], values)
     assert set(found.tolist()) == set(values.tolist())
-    above = np.searchsorted(values, between).clip(1, len(values) - 1)
-    distance = np.abs(between - values[[above - 1, above]]).min(axis=0)
+    above = np.searchsorted(values, between).clip(0, len(values) - 1)
+    distance = np.abs(between - values[[(above - 1).clip(0), above]]).min(axis=0)
     np.testing.assert_allclose(np.abs(found[len(values) :] - between), distance, atol=1e-4)
 
 
@@ -552,13 +553,13 @@ def test_the_largest_number_is_that_of_the_dtype(number: NumberFormat) -> None:
     assert 2.0**number.min_exponent == told.smallest_normal
 
 
-@pytest.mark.parametrize(("bits", "is_one"), [(1, False), (2, True), (16, True), (17, False)])
-def test_integers_have_2_to_16_bits(bits: int, is_one: bool) -> None:
+@pytest.mark.parametrize(("bits", "is_one"), [(0, 1), (1, 0), (2, 1), (16, 1), (17, 0)])
+def test_integers_have_2_to_16_bits(bits: int, is_one: int) -> None:
     """All of them have a scale: one bit has no code above 0, float32 no digits for many more."""
     if is_one:
         assert NumberFormat("int", bits).needs_scale
         return
-    with pytest.raises(InputError, match="^number format int: integers have 2 to 16 bits$"):
+    with pytest.raises(InputError, match="^number format int: integers have 2 to 16 bits, or 0"):
         NumberFormat("int", bits)
 
 

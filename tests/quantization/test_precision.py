@@ -208,7 +208,7 @@ def test_defaults_are_those_that_the_table_of_spellings_states(
             "w4g128z",
             "w4a8ds",
         ),
-        *("w4a8x", "xw4a8", "w4a8w4", "fp8a8", "w4a8g128", "w4a8t", "w4a8z", "é", "w0", "w08"),
+        *("w4a8x", "xw4a8", "w4a8w4", "fp8a8", "w4a8g128", "w4a8t", "w4a8z", "é", "w00", "w08"),
     ],
 )
 def test_what_is_no_precision_is_refused_with_help(text: str) -> None:

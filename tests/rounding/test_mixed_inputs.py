@@ -18,6 +18,7 @@ from tests.rounding.cases import Array, grids_of, layer
 MIXED = [
     "w[2,4]:i8/3x010", "w[2,4]:i01110010", "w[2,8]zg2:i8/4x01", "w[2,4,8]g3:g8/3x012210121212",
     "w[1,4]:i8/3x010", "w[1,2]:i00110010", "w[1,2,8]g3:g8/3x012210121212",
+    "w[0,4]:i8/3x010", "w[0,1]:i00110010", "w[0,8]zg2:i8/4x01", "w[0,1,8]g3:g8/3x012210121212",
 ]  # fmt: skip
 
 
@@ -64,6 +65,8 @@ def one_after_another(target: Array, form: Array, steps: Array, ends: Array) -> 
         "w[2,4]g2:i8/4x10",
         "w[1,4]:i8/3x010",
         "w[1,3]g2:i8/4x10",
+        "w[0,1,4]:i01210012",
+        "w[0,3]g2:i8/4x10",
     ],
 )
 def test_gptq_is_that_of_each_column_at_its_bits(text: str) -> None:
@@ -80,7 +83,8 @@ def test_gptq_is_that_of_each_column_at_its_bits(text: str) -> None:
     size = weight.group_size or 8
     widths = weight.channels.columns
     bits = [number.bits for number in weight.channels.numbers]
-    ends = np.array([(-(2 ** (bits[w] - 1)), max(2 ** (bits[w] - 1) - 1, 1)) for w in widths])
+    by_bits = {b: (-(2 ** (b - 1)), max(2 ** (b - 1) - 1, 1)) for b in bits if b} | {0: (0, 0)}
+    ends = np.array([by_bits[bits[w]] for w in widths])
     for row in range(4):
         scales = [grid.scale.reshape(4, -1)[row].double().numpy() for grid in grids]
         steps = np.array([scales[w][k // size] for k, w in enumerate(widths)])

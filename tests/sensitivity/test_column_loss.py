@@ -13,10 +13,12 @@ from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import ColumnLoss, Estimation, Sensitivity
 
-CANDIDATES = tuple(map(Precision.parse, ("w3", "w5", "w4g3", "fp4")))
+CANDIDATES = tuple(map(Precision.parse, ("w3", "w5", "w4g3", "fp4", "w0")))
 
 
-def estimated(model: nn.Module, data: list[torch.Tensor], split: str = "none") -> Sensitivity:
+def estimated(
+    model: nn.Module, data: list[torch.Tensor], split: str = "none", by_layer: bool = False
+) -> Sensitivity:
     """By ranges from the least to the largest number."""
     calibration = Calibration(data)
     network = Network.of(model.eval(), calibration)
@@ -24,7 +26,7 @@ def estimated(model: nn.Module, data: list[torch.Tensor], split: str = "none") -
     quantizer = Quantizer(ranges, weight_range="minmax")
     parts = Split.parse(split)
     on = Estimation(network, calibration, quantizer, CANDIDATES, split=parts)
-    return ColumnLoss().estimate(on)
+    return ColumnLoss(by_layer).estimate(on)
 
 
 def lengths(x: torch.Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -55,8 +57,23 @@ def test_steps_and_what_others_cannot_make_good() -> None:
     step = np.maximum.reduceat(np.maximum(-w / 8, w / 7), [0, 3], axis=1)
     expected = step.repeat([3, 2], axis=1) ** 2 / 12 / squares
     assert found.channels[""][:, 2] == pytest.approx(expected.sum(axis=1), rel=3e-3)  # fp16
+    assert found.channels[""][:, 4] == pytest.approx((w**2 / squares).sum(axis=1), rel=1e-4)
     assert found.table.values == pytest.approx(found.channels[""].sum(axis=0)[None])
     assert found.table.unit == "squared_output"
+
+
+def test_layers_in_units_of_their_own() -> None:
+    """As many bits lose as much, by the mean squared range and the geometric mean of inputs."""
+    torch.manual_seed(3)
+    layer, x = nn.Linear(5, 4, bias=False), torch.randn(40, 5) @ torch.randn(5, 5)
+
+    own, found = (estimated(layer, [x], by_layer=how).table for how in (False, True))
+
+    w = layer.weight.detach().double().numpy()
+    ranges = np.maximum(w.max(axis=1), 0) - np.minimum(w.min(axis=1), 0)
+    unit = (ranges**2).mean() / np.exp(np.log(lengths(x)).mean())
+    assert found.values == pytest.approx(own.values / unit, rel=1e-4)
+    assert found.unit == "relative"
 
 
 def test_inputs_that_are_parts() -> None:
@@ -67,7 +84,7 @@ def test_inputs_that_are_parts() -> None:
     by_part = estimated(layer, [x], "columns:2")
     whole = estimated(layer, [x]).table.values
 
-    assert by_part.channels[""].shape == (3, 4)
+    assert by_part.channels[""].shape == (3, 5)
     assert by_part.channels[""].sum(axis=0)[None] == pytest.approx(whole)
     ratio = by_part.channels[""][:, 0] / (1 / lengths(x)).reshape(3, 2).sum(axis=1)
     assert ratio == pytest.approx(np.full(3, ratio[0]), rel=1e-4)

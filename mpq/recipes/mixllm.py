@@ -24,7 +24,7 @@ MIXLLM: Final = Recipe(
     rounding="nearest",
     choices=(
         Choice("estimator", "rise of the loss with one output feature quantized, by gradients",
-               "on salience; which of its terms: not stated"),
+               "on salience; which of its terms: from memory"),
         Choice("labels", "those of the data; drawn ones: --sensitivity fisher", NOT_STATED),
         Choice("candidates", "weights of 4 bits or 8, inputs of 8", "abstract"),
         Choice("parts", "output features, compared across all layers", "abstract"),
@@ -37,7 +37,8 @@ MIXLLM: Final = Recipe(
     ),
     departures=(
         "Numbers of a feature do not interact in its price (diagonal Fisher information), and the "
-        "gradient itself, whose mean is near 0, is left out.",
+        "gradient itself, whose mean is near 0, is left out; the paper's salience has both, as far "
+        "as its ablations are known to us (the formula is from memory).",
         "A feature costs what its weights take, so that long ones have to gain more.",
         "Weights of 8 bits have zero points as those of 4 have.",
     ),

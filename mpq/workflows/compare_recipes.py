@@ -18,6 +18,7 @@ from mpq.report.recipes import RecipeComparison
 from mpq.workflows.comparison_forecast import RECIPES, tell_recipes
 from mpq.workflows.follow import Way, follow
 from mpq.workflows.outcome import announced
+from mpq.workflows.recipe_calls import recipe_calls
 from mpq.workflows.result import SearchResult
 from mpq.workflows.search import searched
 from mpq.workflows.setup import Prepared
@@ -60,7 +61,9 @@ def compare_recipes(
         calibration, held_out = prepared.calibration, prepared.held_out
         task = replace(task, calibration=calibration, held_out=held_out)
         asked = [(text, name) for text in parsed for name in (DEFAULT, *recipes)]
-        tell_recipes(prepared, parsed[asked[0][0]], Way(task).method(), len(asked))
+        kinds: list[str | None] = [None, *recipes]
+        calls = recipe_calls(prepared, task, kinds, list(parsed.values()), keep)
+        tell_recipes(prepared, parsed[asked[0][0]], Way(task).method(), len(asked), calls)
         with planned_as_whole():
             rows = [
                 _row(task, text, parsed[text], name, keep) for text, name in track(asked, RECIPES)

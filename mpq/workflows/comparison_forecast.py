@@ -6,7 +6,7 @@ from warnings import catch_warnings, simplefilter
 
 from mpq._support.events import unheard
 from mpq._support.phases import phase
-from mpq.callbacks.plans import PLANNING, is_long, is_plan_wanted, tell_plan
+from mpq.callbacks.plans import PLANNING, is_long, is_plan_wanted
 from mpq.errors import InfeasibleError, MpqError
 from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limit
@@ -15,7 +15,13 @@ from mpq.solvers import Solver
 from mpq.workflows.first_batch import FirstBatch
 from mpq.workflows.forecast import ALL_ELSE, Forecast, forecast, has_estimates
 from mpq.workflows.method import Method
-from mpq.workflows.score_calls import OF_PRICES, PlannedCalls, num_cells
+from mpq.workflows.score_calls import (
+    OF_ANSWERS,
+    OF_PRICES,
+    OF_TRIALS,
+    PlannedCalls,
+    num_cells,
+)  # fmt: skip
 from mpq.workflows.setup import Prepared
 
 DRAWN: Final = "random assignments"
@@ -136,7 +142,9 @@ def _score(
         told.add(CELLS, None, most_s)
 
 
-def tell_recipes(prepared: Prepared, limit: Limit, method: Method, count: int) -> None:
+def tell_recipes(
+    prepared: Prepared, limit: Limit, method: Method, count: int, calls: PlannedCalls | None = None
+) -> None:
     """Tells ``Planned`` of searches by recipes, each as long as the first one, by default.
 
     It is corrected as they end: a recipe that measures takes much longer.
@@ -146,18 +154,28 @@ def tell_recipes(prepared: Prepared, limit: Limit, method: Method, count: int) -
         limit: Of the first search.
         method: The default's.
         count: Of the searches.
+        calls: Of the user's own score, which are planned of short searches, too.
     """
+    told = _of_recipes(prepared, limit, method, count)
+    if told is None and calls is not None:
+        told = Forecast(besides=[ALL_ELSE])
+    if told is not None:
+        told.tell(calls, dict.fromkeys((OF_PRICES, OF_TRIALS, OF_ANSWERS), RECIPES))
+
+
+def _of_recipes(prepared: Prepared, limit: Limit, method: Method, count: int) -> Forecast | None:
+    """Without calls of a score; ``None`` of what is over soon."""
     first = FirstBatch(prepared)
     if not is_plan_wanted() or not first.is_small or has_estimates(prepared):
-        return
+        return None
     with unheard():
         if not is_long(_LEAST_MEASURED * count * first.held_out_s):
-            return
+            return None
     with phase(PLANNING), unheard(), catch_warnings():
         simplefilter("ignore")  # of the limit, of which the search itself warns
         try:
             each = forecast(first, method, prepared.constraints([limit]))
         except InfeasibleError:  # which the search says itself
-            return
+            return None
     at_most = {"solving": count * sum(each.at_most.values())} if each.at_most else {}
-    tell_plan({RECIPES: count * sum(each.phases.values())}, at_most, each.besides)
+    return Forecast({RECIPES: count * sum(each.phases.values())}, at_most, each.besides)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import mpq
 from mpq.callbacks import Callback
+from mpq.workflows.compare_recipes import compare_recipes
 from mpq.workflows.score import Score
 
 Heard = Sequence[Callback]
@@ -74,6 +75,13 @@ def compared(asked: mpq.Task, heard: Heard) -> Any:
     return [score.predicted for score in found.scores], [x.divergence for x in found.trials]
 
 
+def recipes(asked: mpq.Task, heard: Heard) -> Any:
+    """What they lose beside the default; one of them cannot be."""
+    names, limits = ["layer-wise-quantization", "hawq"], ["weight_bytes=0.85x:w8"]
+    found = compare_recipes(asked, limits, names, heard)
+    return [(row.recipe, row.divergence, row.error) for row in found.rows]
+
+
 ASKING: dict[str, Callable[[mpq.Task, Heard], Any]] = {
     "prices": lambda x, heard: search(x, heard, sensitivity="measured:score=own"),
     "a group": lambda x, heard: search(x, heard, sensitivity="decoupled:groups=0=own;*=decibels"),
@@ -88,5 +96,6 @@ ASKING: dict[str, Callable[[mpq.Task, Heard], Any]] = {
     "refinement": lambda x, heard: search(x, heard, sensitivity="sketch", refine=2),
     "a frontier": frontier,
     "a comparison": compared,
+    "recipes": recipes,
 }
 """What asks a score, and what it finds."""

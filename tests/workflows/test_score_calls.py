@@ -1,6 +1,7 @@
 """How often a score is asked is planned, told first, and what is asked in the end."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import mpq.workflows.forecast as forecast
 from mpq.callbacks import Measured, Planned
 from mpq.cli.__main__ import app
 from mpq.errors import InputError
+from mpq.workflows.compare_recipes import compare_recipes
 from mpq.workflows.plan import plan
 from mpq.workflows.score import Score
 from mpq.workflows.within_time import within_time
@@ -20,7 +22,7 @@ from tests.workflows.asking import ASKING, CALLS, judge, task
 
 LIMITS = ["weight_bytes=0.85x:w8"]
 SPARE = {"prices": 1, "a group": 1, "a solver": 4, "a drop": 7, "biases": 1, "a tuning": 2,
-         "refinement": 5, "a frontier": 7, "a comparison": 4}  # fmt: skip
+         "refinement": 5, "a frontier": 7, "a comparison": 4, "recipes": 8}  # fmt: skip
 """Calls that may be planned and not needed: of what turns out to be the same network."""
 
 
@@ -33,10 +35,22 @@ def test_the_plan_is_told_first_and_is_kept_to(name: str) -> None:
     ASKING[name](task(call_s=1.0), [kept])
 
     (told,) = kept.of(Planned)
-    assert len(CALLS) <= told.seconds <= len(CALLS) + SPARE[name]
-    assert f"is asked at most {told.seconds:.0f} times, 1 s each (as told)" in told.calls
+    # Not by its seconds, in which a slow machine's other phases are as well.
+    (most,) = re.findall(r"is asked at most (\d+) times, 1 s each \(as told\)", told.calls)
+    assert len(CALLS) <= int(most) <= len(CALLS) + SPARE[name]
+    assert told.seconds >= int(most)
     kinds = [type(event) for event in kept.events]
     assert Measured not in kinds[: kinds.index(Planned)]
+
+
+def test_calls_of_recipes_that_measure_are_planned() -> None:
+    """What each tries within each limit, and its answers; the call that is clocked comes first."""
+    kept, limits = Kept(), ["weight_bytes=0.8x:w8", "weight_bytes=0.9x:w8"]
+
+    compare_recipes(task(), limits, ["layer-wise-quantization", "simq-nas"], [kept])
+
+    (told,) = kept.of(Planned)
+    assert "31 of answers, 200 of what the solver tries" in told.calls
 
 
 def test_without_a_cost_one_call_is_clocked() -> None:

@@ -34,7 +34,7 @@ def test_the_plan_is_told_first_and_is_kept_to(name: str) -> None:
 
     (told,) = kept.of(Planned)
     assert len(CALLS) <= told.seconds <= len(CALLS) + SPARE[name]
-    assert f"is asked at most {told.seconds:.0f} times, 1 s each (as told)" in told.calls
+    assert f"is asked at most {int(told.seconds)} times, 1 s each (as told)" in told.calls
     kinds = [type(event) for event in kept.events]
     assert Measured not in kinds[: kinds.index(Planned)]
 

@@ -108,7 +108,7 @@ def reporting_errors(command: Command) -> Command:
 
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **kwargs: Any) -> None:
-        from mpq._support.ranks import is_launched
+        from mpq._support.ranks import is_launched, is_other_rank
         from mpq.errors import CallbackError, InfeasibleError, MpqError
 
         if is_launched() and command.__name__ not in SHARED:
@@ -120,6 +120,8 @@ def reporting_errors(command: Command) -> Command:
         except KeyboardInterrupt as error:
             if debug:
                 raise
+            if is_other_rank():  # the first process of torchrun tells it
+                raise typer.Exit(130) from None
             # What the work has noted there of itself: see `watching`.
             told = "".join(f"\n{line}" for line in getattr(error, "__notes__", ()))
             # 128 + 2, as shells report a process that SIGINT ended.

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import isinf
+from math import ceil, isinf
 from time import perf_counter
 from typing import Final, TypeVar, final
 
@@ -113,6 +113,21 @@ class FirstBatch:
         """Of one network, on all calibration examples."""
         return self.measurement_s(self.prepared.calibration.num_examples)
 
+    @property
+    def _cells_s(self) -> float:
+        """Of every cell by itself, and what they are compared with.
+
+        A cell is passed on every batch, and its weight rounded anew for it: where layers are tiny
+        and batches many, that takes longer than the passes.
+        """
+        fixed_s, example_s = self._measurement
+        data, candidates = self.prepared.calibration, len(self.prepared.candidates)
+        num_batches = data.num_batches or ceil(data.num_examples / data.first().size)
+        num_cells = len(self.prepared.network.layers) * candidates
+        passes_s = (num_cells + 1) * data.num_examples * example_s
+        # One candidate of all layers is the whole network, rounded once.
+        return (passes_s + candidates * num_batches * fixed_s) / self.num_ranks
+
     def estimate(self, estimator: SensitivityEstimator) -> tuple[float, Sensitivity | None]:
         """Seconds on all examples, and what is found on few.
 
@@ -124,8 +139,7 @@ class FirstBatch:
         """
         prepared = self.prepared
         if estimator.is_measuring:
-            num_cells = len(prepared.network.layers) * len(prepared.candidates)
-            return num_cells * self.calibration_s / self.num_workers, None
+            return self._cells_s / self.num_workers, None
         on = Estimation(prepared.network, self._calibration, prepared.nearest, prepared.candidates)
         estimator = estimator.for_examples(prepared.calibration.num_examples)
         try:

@@ -4,16 +4,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, final
 
+from mpq._support.arrays import Columns
 from mpq._support.events import unheard
 from mpq._support.phases import phase
 from mpq.callbacks.plans import PLANNING, is_plan_wanted, tell_plan
 from mpq.errors import MpqError
 from mpq.problem.constraints import Constraints
+from mpq.quantization.precision import Precision
+from mpq.solvers.queries.least_cost import MAX_HALVINGS
 from mpq.workflows.first_batch import FirstBatch
 from mpq.workflows.method import Method
+from mpq.workflows.minimize import BISECTED, FRONTIER_POINTS
 from mpq.workflows.num_measured import NumMeasured
 from mpq.workflows.other_answers import is_mixed
-from mpq.workflows.points import repeatable
+from mpq.workflows.points import hurried, repeatable
 from mpq.workflows.score_calls import (
     OF_ANSWERS,
     OF_PRICES,
@@ -23,7 +27,7 @@ from mpq.workflows.score_calls import (
 )  # fmt: skip
 from mpq.workflows.setup import Prepared
 from mpq.workflows.uniform import uniform_within
-from mpq.workflows.unplanned import OF_SOLVER, unplanned
+from mpq.workflows.unplanned import OF_MINIMIZED, OF_SOLVER, unplanned
 
 SOON_S: Final = 1.0
 """A search whose layers are found sooner is over before a plan of it is read."""
@@ -168,12 +172,15 @@ def forecast(
         if method.rounds:
             told.add("refinement", None, method.rounds * (estimate_s + first.calibration_s))
     for name in unplanned(prepared.task, method):
-        if name != OF_SOLVER:
+        if name not in (OF_SOLVER, OF_MINIMIZED):
             told.add(name, None)
-    solve_s, most_s = first.solving(method.solver, constraints, found)
     if method.objective is None:
         count = 1 + is_mixed(prepared.candidates)  # that of integers alone, too
-        told.add(SOLVING, _times(solve_s, count), _times(most_s, count))
+        each = first.solving(method.solver, constraints, found)
+        told.add(SOLVING, *(_times(seconds, count) for seconds in each))
+    else:
+        each = first.solving(hurried(method.solver), constraints, found)
+        told.add(SOLVING, None, _minimizing_s(first, method, constraints, each))
     told.phases |= _compared(first, constraints)
     if curve is not None:
         each = first.solving(repeatable(method.solver, prepared.task.seed), constraints, found)
@@ -187,13 +194,40 @@ def forecast(
     return told
 
 
+def _minimizing_s(
+    first: FirstBatch,
+    method: Method,
+    constraints: Constraints,
+    each: tuple[float | None, float | None],
+) -> float | None:
+    """Seconds of making a resource small, at most; ``None``: not known of a solution.
+
+    Args:
+        each: Of one solution, known or at most.
+    """
+    assert method.objective is not None
+    known, at_most = each
+    one_s = at_most if known is None else known
+    if method.objective.max_loss is not None:
+        # A sum changes places with the cost; with interactions the cost is bisected.
+        return _times(one_s, 2 if known is not None else 2 + MAX_HALVINGS)
+    # Both ends of the frontier have solutions of their own. Beside its points the original is
+    # measured, and uniform precisions, as cheaper ones may do.
+    solving_s = _times(one_s, 2 + FRONTIER_POINTS)
+    count = 1 + BISECTED + (len(_uniform(first, constraints)) if method.safeguard else 0)
+    return None if solving_s is None else solving_s + count * first.held_out_s
+
+
 def _times(seconds: float | None, count: int | None) -> float | None:
     return None if seconds is None or count is None else seconds * count
 
 
+def _uniform(first: FirstBatch, constraints: Constraints) -> Mapping[Precision, Columns]:
+    return uniform_within(first.prepared.indifferent(constraints))
+
+
 def _compared(first: FirstBatch, constraints: Constraints) -> Iterator[tuple[str, float]]:
-    within = len(uniform_within(first.prepared.indifferent(constraints)))
-    count = NumMeasured.of(first.prepared, within)
+    count = NumMeasured.of(first.prepared, len(_uniform(first, constraints)))
     yield (
         COMPARING,
         count.compared * first.held_out_s + count.on_calibration * first.calibration_s,

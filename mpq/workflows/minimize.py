@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import inf
+from math import ceil, inf, log2
 from typing import Final
 
 from mpq._support.arrays import Columns
@@ -22,7 +22,8 @@ from mpq.workflows.score import Judge
 from mpq.workflows.uniform import uniform_within
 
 FRONTIER_POINTS: Final = 64
-"""Bisection over them takes six or seven measurements of the network."""
+BISECTED: Final = 1 + ceil(log2(FRONTIER_POINTS))
+"""Points of a frontier of so many that are measured at most: the last one, and bisection."""
 
 Accepts = Callable[[Columns], bool]
 

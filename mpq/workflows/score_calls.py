@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import ceil, isfinite, log2
+from math import ceil, isfinite
 from typing import Any, Final, Self, final
 
 from mpq._support.durations import in_words
@@ -10,7 +10,7 @@ from mpq.quantization.precision import ORIGINAL
 from mpq.sensitivity import SensitivityEstimator
 from mpq.sensitivity.weight_error import WeightError
 from mpq.workflows.method import Method
-from mpq.workflows.minimize import FRONTIER_POINTS
+from mpq.workflows.minimize import BISECTED
 from mpq.workflows.other_answers import is_mixed
 from mpq.workflows.score import Judge, Score
 from mpq.workflows.setup import Prepared
@@ -128,7 +128,7 @@ class ScoreCalls:
         if self.method.safeguard and not self.method.solver.is_measuring:
             calls += task.weight_rounding.reads_inputs + is_mixed(prepared.candidates)
         if objective is not None and objective.max_loss is None:
-            calls += 1 + ceil(log2(FRONTIER_POINTS))
+            calls += BISECTED
         # Codes and ranges of the answer alone are judged again.
         calls += task.sequential_rounding or task.recalibrate
         # With its biases corrected; before and after it is tuned.

@@ -9,6 +9,8 @@ from mpq.workflows.task import Task
 
 OF_SOLVER: Final = "measurements of the solver"
 """A phase, where it says how many there are."""
+OF_MINIMIZED: Final = "what is minimized"
+"""Known at most, once a measurement was clocked."""
 
 
 def unplanned(task: Task, method: Method) -> Iterator[str]:
@@ -20,7 +22,7 @@ def unplanned(task: Task, method: Method) -> Iterator[str]:
         "biases": task.bias_correction,
         "tuning": task.tune,
         OF_SOLVER: method.solver.is_measuring and isinf(method.solver.measuring_s(0.0)),
-        "what is minimized": method.objective is not None,
+        OF_MINIMIZED: method.objective is not None,
         "bits inside layers": task.parts is not None,
     }
     yield from (name for name, wanted in asked.items() if wanted)

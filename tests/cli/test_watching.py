@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from mpq.callbacks import plans
 from mpq.cli.__main__ import app
+from mpq.cli.app import reporting_errors
 from mpq.cli.watching import Kept
 from mpq.tuning.checkpoint import CHECKPOINT_FILE
 from mpq.workflows import forecast
@@ -187,6 +189,26 @@ def test_what_is_kept_of_a_kind_is_not_there_before_it_begins(tmp_path: Path) ->
         Kept("epochs", tmp_path / name).is_there
         for name in ("none", "empty.file", "folder", "full", ".")
     ] == [False, False, False, True, True]
+
+
+def test_the_first_process_of_torchrun_alone_tells_of_an_interruption(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others know nothing of what is kept."""
+
+    @reporting_errors
+    def search(**options: bool) -> None:
+        raise KeyboardInterrupt
+
+    told = []
+    for rank in ("0", "1"):
+        for name, value in {"RANK": rank, "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "a"}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(typer.Exit) as ended:
+            search()
+        told.append((ended.value.exit_code, capsys.readouterr().err))
+
+    assert told == [(130, "error: interrupted; no half-written file is left\n"), (130, "")]
 
 
 def test_a_process_that_is_interrupted_and_goes_on(folder: Path, root: Path) -> None:

@@ -10,6 +10,7 @@ import mpq
 import mpq.workflows.forecast as module
 from mpq.callbacks import Measured, PhaseBegan, PhaseEnded, Planned, Progressed, plans
 from mpq.workflows.compare_recipes import compare_recipes
+from mpq.workflows.first_batch import FirstBatch
 from tests.callbacks.listeners import Kept
 from tests.workflows.networks import Net, batches
 
@@ -72,6 +73,42 @@ def test_what_is_not_counted_is_named() -> None:
     (plan,) = kept.of(Planned)
     assert plan.besides == ("biases", "solving")
     assert list(plan.at_most) == ["estimate"]  # cells have parts of passes in common
+
+
+def test_every_cell_is_rounded_anew_in_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes longer than the passes where layers are tiny."""
+    kept, fixed_s, example_s = Kept(), 10.0, 0.5
+    monkeypatch.setattr(FirstBatch, "_measurement", (fixed_s, example_s))
+    mpq.search(task(), LIMITS, sensitivity="measured", callbacks=[kept])
+
+    (plan,) = kept.of(Planned)
+    num_layers, num_candidates, num_batches = 4, 3, 9  # a quarter of twelve is held out
+    passes = (num_layers * num_candidates + 1) * num_batches * 16 * example_s
+    assert plan.at_most["estimate"] == passes + num_candidates * num_batches * fixed_s
+
+
+@pytest.mark.parametrize(
+    ("criterion", "solutions", "measured"),
+    [("max_loss", 22, 0), ("max_measured_loss", 66, 1 + 7 + 3)],
+)
+def test_what_is_minimized_is_planned(
+    monkeypatch: pytest.MonkeyPatch, criterion: str, solutions: int, measured: int
+) -> None:
+    """With interactions, at two seconds for a solution: how many, and what is measured."""
+    kept, held_out_s = Kept(), 0.25
+    monkeypatch.setattr(FirstBatch, "held_out_s", held_out_s)
+    objective = mpq.Objective("weight_bytes", **{criterion: 0.5})
+    mpq.search(task(), objective=objective, callbacks=[kept])
+
+    (plan,) = kept.of(Planned)
+    began, ended = (
+        next(k for k, x in enumerate(kept.events) if isinstance(x, kind) and x.phase == "solving")
+        for kind in (PhaseBegan, PhaseEnded)
+    )
+    tried = [x for x in kept.events[began:ended] if isinstance(x, Measured)]
+    assert plan.at_most["solving"] == 2.0 * solutions + measured * held_out_s
+    assert plan.besides == ()
+    assert bool(measured) <= len(tried) <= measured
 
 
 def test_a_measuring_solver_has_a_number_of_measurements() -> None:

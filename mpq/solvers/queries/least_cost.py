@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Final, final
 
 from mpq._support.arrays import Columns
 from mpq.errors import InfeasibleError, SolverError
@@ -15,7 +15,7 @@ from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.frontier import solve_frontier
 
-_MAX_HALVINGS = 20
+MAX_HALVINGS: Final = 20
 """Each is a solution; 20 leave a millionth of the interval between the cheapest and the best."""
 
 
@@ -145,7 +145,7 @@ def _bisected(problem: Problem, table: CostTable, solver: Solver, max_loss: floa
         raise SolverError(f"{solver.name} found what the exact solver calls infeasible")
     low, tried = table.total(cheapest), 1
     high = table.total(best.columns)
-    for _ in range(_MAX_HALVINGS):
+    for _ in range(MAX_HALVINGS):
         if high - low <= EQUAL_SUMS * abs(high):
             break
         middle = 0.5 * (low + high)

@@ -42,8 +42,8 @@ KVQUANT: Final = Recipe(
     ),
     departures=(
         "Codes are evenly spaced, with a zero point; the paper's are spaced by weighted k-means.",
-        "Q-Norm, which normalizes the centroids of such codes so that means and deviations stay, is "
-        "not there: evenly spaced codes have no centroids.",
+        "Q-Norm, which normalizes the centroids of such codes, is not there: evenly spaced codes "
+        "have none.",
         "No outliers of a key or a value are kept apart, where the paper keeps 1 %.",
         "A token has a scale for every head.",
         "Keys and values may have different bits.",

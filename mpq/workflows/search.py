@@ -47,6 +47,7 @@ from mpq.workflows.never_worse import never_worse
 from mpq.workflows.objective import Objective
 from mpq.workflows.other_answers import INTEGERS, PRICES, best_answer
 from mpq.workflows.outcome import announced
+from mpq.workflows.prices_by_workers import ask_ahead
 from mpq.workflows.result import SearchResult
 from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
@@ -294,12 +295,6 @@ def _check_estimate(prepared: Prepared, method: Method) -> None:
     estimator, workers = method.estimator, prepared.task.built_workers
     check_prices_caches(estimator, prepared.task)
     is_by_workers = workers is not None and workers.kind == "ray"
-    if is_by_workers and estimator.asks_score and not method.solver.is_measuring:
-        raise InputError(
-            "a score is asked about single layers (measured:score=own) one after the other in this "
-            "process; leave --workers out, or take a solver that measures (is_measured=true), "
-            "whose assignments workers ask about"
-        )
     if is_by_workers and not (estimator.asks_workers or method.solver.is_measuring):
         able = ", ".join(part.name for part in ESTIMATORS if part.asks_workers)
         raise InputError(
@@ -316,6 +311,9 @@ def _estimate(prepared: Prepared, method: Method) -> Sensitivity:
 
     def made(on: Estimation) -> Sensitivity:
         with task_workers(workers if estimator.asks_workers else None) as tasks:
+            judge = prepared.judges.on_calibration
+            if tasks is not None and judge is not None and estimator.asks_score:
+                ask_ahead(tasks, judge, on)
             return in_memory(estimator.name, replace(on, workers=tasks), checked)
 
     def checked(on: Estimation) -> Sensitivity:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor
 import mpq
 from mpq._support.ray_workers import RayWorkers
 from mpq._support.workers import Workers
-from mpq.errors import InputError, MissingDependencyError, ModelError, WorkerError
+from mpq.errors import InputError, MissingDependencyError, ModelError, ScoreError, WorkerError
 from mpq.workflows.score import Score
 from mpq.workflows.shards import estimate_shard
 from tests.workflows.networks import Net, batches
@@ -393,6 +394,39 @@ def test_workers_ask_a_score(score: Any) -> None:
     )
     assert together.measured.score == alone.measured.score
     assert told(together) == told(alone)
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("score", [Score.of(spread, higher_is_better=True), "sqnr"])
+def test_workers_ask_a_score_of_single_layers(score: Any, tmp_path: Path) -> None:
+    """The prices of one process; what they were told is kept, so that nobody is asked again."""
+    alone = search(None, "measured:score=own", score=score)
+
+    together = search("ray", "measured:score=own", score=score, cache=tmp_path)
+
+    assert together.problem.loss.values.any()
+    assert told(together) == told(alone)
+    for estimate in tmp_path.glob("*.estimate"):
+        estimate.unlink()
+    kept = set(tmp_path.glob("*.score"))
+    assert told(search(None, "measured:score=own", score=score, cache=tmp_path)) == told(alone)
+    assert set(tmp_path.glob("*.score")) == kept
+
+
+def home_only(home: int, network: Any) -> Tensor:
+    """A score that finds its file in one process alone."""
+    if os.getpid() != home:
+        raise OSError("no such file")
+    return spread(network)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_error_of_a_score_on_a_worker_is_that_of_one_process() -> None:
+    """Which score, of which network, and what it raised."""
+    score = Score.of(partial(home_only, os.getpid()), higher_is_better=True, name="mine")
+
+    with pytest.raises(ScoreError, match=r"^the score mine .* with .* in w2a8: OSError: no such"):
+        search("ray", "measured:score=own", score=score)
 
 
 @pytest.mark.usefixtures("cluster")

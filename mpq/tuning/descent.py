@@ -83,10 +83,10 @@ class Descent:
         if kept is None:
             history.losses.append(self.measure())
         first = 0 if kept is None else kept["stage"]
-        total = len(stages) * self.tuning.epochs
         done = 0 if kept is None else first * self.tuning.epochs + kept["epoch"]
-        pace = Pace(total - done, perf_counter() - start)
-        epochs = track(self._epochs(stages, first, kept, history, pace), "tuning, epochs", total)
+        left = len(stages) * self.tuning.epochs - done  # of a tuning that goes on
+        pace = Pace(left, perf_counter() - start)
+        epochs = track(self._epochs(stages, first, kept, history, pace), "tuning, epochs", left)
         for _ in epochs:
             pass
         return history

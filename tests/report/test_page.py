@@ -393,7 +393,13 @@ def test_where_nothing_finds_a_point_the_page_says_why() -> None:
         "found": why_no_command(by["mpq search"], uniform, frontier),
     }
 
+    taking = replace(uniform, label="frontier (uniform w2a8)")
+
     assert written_limit("mine", 3.0, "cycles") == ""
+    # One that took the place of a point of the frontier is found as it is beside it.
+    assert command_of(by["mpq search"], taking, frontier) == (
+        command_of(by["mpq search"], uniform, frontier)
+    )
     assert found == {
         "cycles": "no limit can be written in cycles",
         "tuned": "mpq tune worked on one saved answer, and finds no others",

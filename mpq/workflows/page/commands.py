@@ -9,6 +9,7 @@ from typing import Final
 from mpq.problem.limits import written_limit
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
+from mpq.workflows.points import FRONTIER
 from mpq.workflows.searched import Searched
 
 _SEARCHING: Final = ("search", "frontier")
@@ -36,11 +37,12 @@ def command_of(result: Searched, point: FrontierPoint, frontier: Frontier) -> st
     if why_no_command(result, point, frontier):
         return ""
     limit = written_limit(frontier.resource, point.cost, frontier.unit)
-    if _is_uniform(point):
+    uniform = _uniform_of(point)
+    if uniform:
         if command:
             has_recipe = result.provenance.recipe is not None
-            return command_for_uniform(command, limit, point.label, has_recipe)
-        return _uniform_call(result, point, frontier)
+            return command_for_uniform(command, limit, uniform, has_recipe)
+        return _uniform_call(result, uniform, {frontier.resource: point.cost})
     if command:
         # The words have the other budgets already.
         return shlex.join(command) if is_answer else command_for(command, limit, "point")
@@ -59,14 +61,15 @@ def why_no_command(result: Searched, point: FrontierPoint, frontier: Frontier) -
         return f"mpq {command[1]} worked on one saved answer, and finds no others"
     if command and not written_limit(frontier.resource, point.cost, frontier.unit):
         return f"no limit can be written in {frontier.unit}"
-    if not _is_uniform(point):
+    uniform = _uniform_of(point)
+    if not uniform:
         return ""
     if result.problem.parts is not None:
         return "bits differ inside layers here, and a search for one precision would divide none"
-    if any(str(precision) != point.label for precision in point.precisions.values()):
-        return f"some layers may not take {point.label}, and have what is nearest to it"
+    if any(str(precision) != uniform for precision in point.precisions.values()):
+        return f"some layers may not take {uniform}, and have what is nearest to it"
     if isnan(point.cost):
-        return f"the device cannot run every layer at {point.label}"
+        return f"the device cannot run every layer at {uniform}"
     return ""
 
 
@@ -92,20 +95,22 @@ def _call_of_point(result: Searched, point: FrontierPoint, frontier: Frontier) -
     return call_for({**limits, **own}, _methods(result), is_safe=False)
 
 
-def _uniform_call(result: Searched, point: FrontierPoint, frontier: Frontier) -> str:
+def _uniform_call(result: Searched, precision: str, limits: Mapping[str, float]) -> str:
     """With one candidate, and without what rules say of candidates."""
     held = result.problem.constraints
     is_ruled = held.fixed or len(set(map(frozenset, held.candidates.values()))) > 1
     rules = (
         ", rules=dataclasses.replace(task.rules, fix=(), allow=(), ends=None)" if is_ruled else ""
     )
-    task = f'dataclasses.replace(task, candidates=["{point.label}"]{rules})'
-    limits = {frontier.resource: point.cost}
+    task = f'dataclasses.replace(task, candidates=["{precision}"]{rules})'
     return call_for(limits, _methods(result), is_safe=False, task=task)
 
 
-def _is_uniform(point: FrontierPoint) -> bool:
-    return point.label != "result" and not point.label.startswith("frontier")
+def _uniform_of(point: FrontierPoint) -> str:
+    """The precision that it is, also where that took a point's place; empty: it is none."""
+    if point.label in ("result", FRONTIER):
+        return ""
+    return point.label.removeprefix(f"{FRONTIER} (uniform ").removesuffix(")")
 
 
 def _methods(result: Searched) -> dict[str, str]:

@@ -298,6 +298,8 @@ def _small_list(key: str, value: list[Any], sizes: Sizes, specials: Iterator[int
         return [x if x < FIRST_SPECIAL else next(specials) for x in value]
     if sizes.is_narrow and MANY_WIDTHS.fullmatch(key):
         return [min(x, sizes.width) for x in value]
+    if sizes.is_narrow and key == "sr_ratios":  # a kernel of 8 x 8 over all channels
+        return [min(x, 2) for x in value]
     is_heads = sizes.is_narrow and HEADS.fullmatch(key)
     if is_heads:
         return [min(x, sizes.heads) for x in value]

@@ -4,7 +4,7 @@ import gc
 import os
 import random
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,9 +16,15 @@ import pytest
 import torch
 from hypothesis import settings
 from hypothesis.internal.conjecture import providers
+from safetensors.torch import save_file
 
 import mpq
 from mpq import demo
+from mpq.backends import shipping
+from mpq.backends.fresh import FreshRun, run_batches, run_otherwise
+from mpq.backends.runtime import Traceable
+from mpq.backends.target import Target
+from mpq.network.examples import Batch
 from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
 
@@ -107,10 +113,41 @@ def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(demo, name, partial(iter, few))
 
 
+def _here(
+    target: Target, spelled: str, folder: Path, batches: Sequence[Batch], exchange: Path
+) -> FreshRun:
+    """What ``run_fresh`` does, without another process."""
+    loaded = target.load(folder)
+    with torch.no_grad():
+        outputs, more = run_batches(loaded, batches)
+    file = exchange / "weights.safetensors"
+    save_file({name: t.float().contiguous().clone() for name, t in loaded.weights.items()}, file)
+    others = run_otherwise(target.load_otherwise(folder), batches)
+    return FreshRun(tuple(outputs), 0.5, loaded.versions, loaded.kinds, file, others, tuple(more))
+
+
+def _seen(
+    target: Target, spelled: str, folder: Path, batch: Batch, exchange: Path
+) -> Mapping[str, torch.Tensor]:
+    """What ``trace_fresh`` does, without another process."""
+    loaded = target.load(folder)
+    return loaded.traced(batch) if isinstance(loaded, Traceable) else {}
+
+
+@pytest.fixture
+def same_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports are run here: another process takes half a minute to import all that it needs."""
+    monkeypatch.setattr(shipping, "run_fresh", _here)
+    monkeypatch.setattr(shipping, "trace_fresh", _seen)
+
+
 def _seed_all() -> None:
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    # torch.manual_seed writes down the whole stack for each kind of device that is not there yet.
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 def pytest_collectstart() -> None:

@@ -107,7 +107,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("place", "small_demo")
+@pytest.mark.usefixtures("place", "small_demo", "same_process")
 @pytest.mark.parametrize("page", python_pages(), ids=lambda page: page.stem)
 def test_python_of_a_page_runs(page: Path) -> None:
     """The blocks of a page run in its order, each with the names of those before it."""
@@ -121,11 +121,13 @@ def test_python_of_a_page_runs(page: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("place", "small_demo")
 @pytest.mark.parametrize("page", TARGET_PAGES, ids=lambda page: page.stem)
-def test_a_page_of_a_target_runs(page: Path) -> None:
+def test_a_page_of_a_target_runs(page: Path, request: pytest.FixtureRequest) -> None:
     """Its commands and its Python, in its order; what is exported loads in the tool itself.
 
     Searches take the cheapest estimate: how losses are estimated is not the page's matter.
     """
+    if page.stem != "openvino":  # the others' tests have one each in a process of its own
+        request.getfixturevalue("same_process")
     for module in PACKAGES[page.stem]:
         pytest.importorskip(module)
     names: dict[str, Any] = {"__name__": "page"}

@@ -114,17 +114,18 @@ def test_codes_give_the_same_assignment(both: tuple[list[Any], Any], name: str) 
         assert found[name]["assignment"] == alone[name]["assignment"]
 
 
-def test_the_command_line_shares_and_one_rank_writes(tmp_path: Path) -> None:
+def test_the_command_line_shares_and_one_rank_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``torchrun -m mpq search``: the answer once, and the files of one search."""
     (tmp_path / "net.py").write_text(NET)
-    asked = ("-m", "mpq", "search", *ASKED, "--data", "net.py:calibration", "--json")
-    one = subprocess.run(
-        [sys.executable, *asked, "--output", "one"], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True,
-    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    asked = ("search", *ASKED, "--data", "net.py:calibration", "--json")
+    one = CliRunner().invoke(app, [*asked, "--output", "one"])
 
-    two = torchrun(tmp_path, *asked, "--output", "two")
+    two = torchrun(tmp_path, "-m", "mpq", *asked, "--output", "two")
 
+    assert one.exit_code == 0, one.output
     assert two.returncode == 0, two.stderr
     assert json.loads(two.stdout)["layers"] == json.loads(one.stdout)["layers"]
     names = [{path.name for path in (tmp_path / run).iterdir()} for run in ("one", "two")]

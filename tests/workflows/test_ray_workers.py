@@ -17,10 +17,12 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from torch import Tensor
+from typer.testing import CliRunner
 
 import mpq
 from mpq._support.ray_workers import RayWorkers
 from mpq._support.workers import Workers
+from mpq.cli.__main__ import app
 from mpq.errors import InputError, MissingDependencyError, ModelError, ScoreError, WorkerError
 from mpq.workflows.score import Score
 from mpq.workflows.shards import estimate_shard
@@ -359,23 +361,28 @@ def data():
 """
 
 
-def test_the_command_line_starts_workers_of_its_own(tmp_path: Path) -> None:
+def test_the_command_line_starts_workers_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For a network of a file, whose module is on no worker; and they end with the command."""
     pytest.importorskip("ray")
     (tmp_path / "net.py").write_text(NET)
     asked = (
-        sys.executable, "-m", "mpq", "search", "--model", "net.py:make_net", "--data",
+        "search", "--model", "net.py:make_net", "--data",
         "net.py:data", "--limit", "effective_bits=5", "--precisions", "w2a8,w4a8,w8a8",
         "--sensitivity", "measured", "--rounding", "nearest", "--json", "--quiet",
     )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    alone = CliRunner().invoke(app, asked)
 
-    def answer(*more: str) -> str:
-        return subprocess.run(
-            [*asked, *more], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, check=True, timeout=300,
-        ).stdout  # fmt: skip
+    shared = subprocess.run(
+        [sys.executable, "-m", "mpq", *asked, "--workers", "ray:2"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
 
-    assert json.loads(answer("--workers", "ray:2")) == json.loads(answer())
+    assert alone.exit_code == 0, alone.output
+    assert json.loads(shared.stdout) == json.loads(alone.stdout)
 
 
 def spread(network: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
     python benchmarks/left_out.py > benchmarks/inside/llama-left-out.json
 
-On the small Llama, at the bytes of uniform 3 to 5 bits and at 1.1 times those of 2: the recipe
+On the small Llama, at the bytes of uniform 3 bits and at 1.1 times those of 2: the recipe
 ``baq``, with and without 0 and 1 bits among its candidates, where columns of all layers are
 compared in units of each layer's own (``column-loss:by_layer=true``, the recipe's) and as they are.
 Losses are in nats, of fresh examples; shares are of weights that have so many bits. Networks,
@@ -24,7 +24,7 @@ from torch import nn
 import mpq
 from mpq.problem.assignment import AssignedLayer
 
-LIMITS: Final = ("1.1x:w2", "1x:w3", "1x:w4", "1x:w5")
+LIMITS: Final = ("1.1x:w2", "1x:w3")
 INTEGERS: Final = tuple(f"w{bits}a16" for bits in range(2, 9))
 WITHOUT: Final = {"0 to 8": ("w0a16", "wbinarya16", *INTEGERS), "2 to 8": INTEGERS}
 ESTIMATORS: Final = ("column-loss:by_layer=true", "column-loss")

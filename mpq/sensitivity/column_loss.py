@@ -102,8 +102,10 @@ def _unit(rows: Tensor, counted: Tensor) -> Tensor:
     """Mean squared range of channels, times what an input's error costs in the geometric mean."""
     low, high = rows.amin(dim=1).clamp(max=0), rows.amax(dim=1).clamp(min=0)
     squares = (high - low).double().square().mean()
-    # A layer of zeros loses nothing in any unit.
-    return torch.where(squares > 0, squares, 1.0) * counted.log().mean().exp()
+    # Inputs of a group that are always 0 lose nothing, and so does a layer of zeros, in any unit.
+    logs = torch.where(counted > 0, counted.log(), torch.nan)
+    unit = squares * logs.nanmean().exp()
+    return torch.where(unit > 0, unit, 1.0)
 
 
 def _even(steps: Tensor, change: Tensor) -> Tensor:

@@ -76,6 +76,18 @@ def test_layers_in_units_of_their_own() -> None:
     assert found.unit == "relative"
 
 
+@pytest.mark.parametrize("is_weight", [False, True])
+def test_a_layer_that_does_nothing_loses_nothing_in_any_unit(is_weight: bool) -> None:
+    """All that it reads is 0, or its weight: finite prices, and none of what was left out."""
+    layer, x = nn.Linear(5, 4, bias=False), torch.ones(8, 5)
+    nn.init.zeros_(layer.weight if is_weight else x)
+
+    found = estimated(layer, [x], by_layer=True).table.values
+
+    assert found[0, 4] == 0
+    assert np.isfinite(found).all()
+
+
 def test_inputs_that_are_parts() -> None:
     """Prices of two inputs each add up to the layer's."""
     torch.manual_seed(1)

@@ -92,7 +92,7 @@ def _marks(module: nn.Module) -> dict[str, tuple[object, ...]]:
 
     Other buffers may change in a call, such as those of a network with a state.
     """
-    kept = dict(module.named_parameters())
+    kept: dict[str, Tensor] = dict(module.named_parameters())
     for name, part in module.named_modules():
         if isinstance(part, _NORMS):
             kept |= {f"{name}.{buffer}": x for buffer, x in part.named_buffers()}

@@ -44,8 +44,8 @@ class DistilledInputs(DataSource):
     that stays in a local minimum is begun anew, at most twice, and the best is kept.
 
     Reference: Cai et al. (2020), ZeroQ, arXiv:2001.00281, on distilled data, whose formula,
-    optimiser, rate and number of steps these are. The published code takes the statistics of every image
-    alone, which makes images alike; here they are those of the batch, as BatchNorm's are.
+    optimiser, rate and number of steps these are. The published code takes the statistics of every
+    image alone, which makes images alike; here they are those of the batch, as BatchNorm's are.
 
     Args:
         shape: Shape of one example, such as ``3x32x32``.

@@ -44,7 +44,7 @@ class Measured(DivisibleEstimator):
     example, positions averaged by their weights:
 
     - ``divergence``: the network's metric, in its unit; with KL divergence as ZeroQ (Cai et al.
-      2020, arXiv:2001.00281, section 3.2), but on the calibration examples, not on distilled ones.
+      2020, arXiv:2001.00281), but on the calibration examples, not on distilled ones.
     - ``loss``: rise of the cross entropy on the targets, in nats, averaged over the targets of an
       example; as in CalibTIP and AdaQuant (Hubara et al. 2020, arXiv:2006.10518). A precision that
       lowers it costs 0: what a few calibration examples seem to gain is not to be bought.

@@ -17,6 +17,7 @@ from mpq.quantization.precision import ORIGINAL, Precision
 ORIGINAL_NETWORK: Final = "the original network"
 _NAMED: Final = 3
 """Layers that an error lists; further ones are counted."""
+_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _OURS: Final = str(Path(__file__).parents[1])
 
 
@@ -55,7 +56,8 @@ def asked_number(
     before = _marks(module)
     try:
         found = call()
-    except Exception as error:  # whatever the user's function does not handle
+    # Whatever the user's function does not handle, and a script's end, which would be ours.
+    except (Exception, SystemExit) as error:
         module.eval()
         if isinstance(error, MpqError) and not is_own:
             raise
@@ -86,10 +88,17 @@ def asked_number(
 
 
 def _marks(module: nn.Module) -> dict[str, tuple[object, ...]]:
-    """By which a parameter is known to be what it was; no pass over its numbers."""
+    """By which parameters, and what BatchNorm remembers, are known; no pass over their numbers.
+
+    Other buffers may change in a call, such as those of a network with a state.
+    """
+    kept: dict[str, Tensor] = dict(module.named_parameters())
+    for name, part in module.named_modules():
+        if isinstance(part, _NORMS):
+            kept |= {f"{name}.{buffer}": x for buffer, x in part.named_buffers()}
     return {
-        name: (id(p), p.dtype, p.device, None if p.is_inference() else p._version)
-        for name, p in module.named_parameters()
+        name: (id(x), x.dtype, x.device, None if x.is_inference() else x._version)
+        for name, x in kept.items()
     }
 
 
@@ -134,7 +143,7 @@ def _advice(found: Any) -> str:
     return "return a float"
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """Where in the user's code, as far as the call got there."""
     frames = [x for x in extract_tb(error.__traceback__) if not x.filename.startswith(_OURS)]
     if not frames:

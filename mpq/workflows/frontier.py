@@ -78,9 +78,9 @@ def searched_frontier(
     """
     if num_points is not None:
         check_whole("points", num_points)
-    _check_one_answer(way.task)
     parsed = parse_limits(limits)
     with way.naming():
+        _check_one_answer(way.task)
         # A whole search, for what lies beside the curve: the uniform precisions, measured.
         curve = Curve(num_points, measure)
         result, session = searched(way.task, parsed, way.method(), resource, curve=curve)

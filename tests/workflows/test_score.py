@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,29 @@ def test_a_score_that_changes_the_network_is_refused(change: Any) -> None:
     asked = Judge(Score.of(judge, True, "mine"), mpq.Calibration(data()), net())
 
     with pytest.raises(ScoreError, match=r"^the score mine .* changed the network \([04]\.[wb]"):
+        asked.of(net())
+
+
+def test_a_score_that_lets_norms_learn_is_refused() -> None:
+    """Though the network is in evaluation mode again, and its weights are what they were."""
+
+    def judge(network: nn.Module) -> float:
+        network.train()(torch.ones(2, 4))
+        network.eval()
+        return 1.0
+
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).eval()
+    asked = Judge(Score.of(judge, True, "mine"), mpq.Calibration(data()), model)
+
+    with pytest.raises(ScoreError, match=r"changed the network \(1\.num_batches_tracked\)"):
+        asked.of(model)
+
+
+def test_a_script_as_a_score_does_not_end_the_search() -> None:
+    """Its exit is an error like others."""
+    asked = Judge(Score.of(lambda _: sys.exit(0), True, "mine"), mpq.Calibration(data()), net())
+
+    with pytest.raises(ScoreError, match="mine .* failed .* the network: SystemExit: 0"):
         asked.of(net())
 
 

@@ -43,9 +43,9 @@ class DistilledInputs(DataSource):
     standard normal numbers, by Adam, whose rate falls tenfold when the sum stops falling. A batch
     that stays in a local minimum is begun anew, at most twice, and the best is kept.
 
-    Reference: Cai et al. (2020), ZeroQ, arXiv:2001.00281, section 3.1, whose formula, optimiser,
-    rate and number of steps these are. The published code takes the statistics of every image
-    alone, which makes images alike; here they are those of the batch, as BatchNorm's are.
+    Reference: Cai et al. (2020), ZeroQ, arXiv:2001.00281, on distilled data, whose formula,
+    optimiser, rate and number of steps these are. The published code takes the statistics of every
+    image alone, which makes images alike; here they are those of the batch, as BatchNorm's are.
 
     Args:
         shape: Shape of one example, such as ``3x32x32``.

@@ -28,6 +28,7 @@ class RecipeRow:
         seconds: Wall time of the whole search, measurements included.
         overrides: What was done otherwise than by the recipe.
         error: Why there is no answer; then the numbers are ``nan``.
+        score: What the task's own score says of the answer; ``None``: it has none.
     """
 
     recipe: str
@@ -39,6 +40,7 @@ class RecipeRow:
     seconds: float = float("nan")
     overrides: tuple[str, ...] = ()
     error: str | None = None
+    score: float | None = None
 
 
 class ComparedRecipes(Protocol):

@@ -41,6 +41,7 @@ class RecipeComparison:
         import pandas as pd
 
         default = {row.limit: row.divergence for row in self.rows if row.recipe == DEFAULT}
+        is_scored = any(row.score is not None for row in self.rows)
         return pd.DataFrame(
             [
                 {
@@ -50,6 +51,7 @@ class RecipeComparison:
                     "standard_error": row.standard_error,
                     "of_default": _share(row.divergence, default[row.limit]),
                     "measured_accuracy": row.accuracy,
+                    **({"measured_score": row.score} if is_scored else {}),
                     **row.costs,
                     "seconds": row.seconds,
                     "overrides": "; ".join(row.overrides),

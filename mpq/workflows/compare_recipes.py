@@ -88,7 +88,7 @@ def _row(task: Task, text: str, limit: Limit, name: str, keep: Collection[str]) 
     measured, used = result.measured, result.provenance.recipe
     return RecipeRow(
         name, text, measured.divergence, standard_error(measured.by_example), measured.accuracy,
-        _costs(result), seconds, () if used is None else used.overrides,
+        _costs(result), seconds, () if used is None else used.overrides, score=measured.score,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import mpq
@@ -11,6 +12,7 @@ from mpq.cli.__main__ import app
 from mpq.errors import InputError, UnknownNameError
 from mpq.report.recipes import RecipeComparison
 from mpq.workflows.compare_recipes import compare_recipes
+from mpq.workflows.score import Score
 from tests.recipes.reference import data, tiny
 
 NAMES = ["default", "hawq-v3", "hawq"]
@@ -44,6 +46,27 @@ def test_a_row_is_the_search_by_that_name(comparison: RecipeComparison) -> None:
     shares = comparison.table()["of_default"]
     assert shares[0] == 1
     assert shares[1] == pytest.approx(found.measured.divergence / comparison.rows[0].divergence)
+
+
+def test_the_users_score_stands_beside_what_answers_lose(tmp_path: Path) -> None:
+    """In the table, in the file that is read again, and on the page."""
+    limits, asked = ["bit_operations=12000"], Score.of(_largest_weight, higher_is_better=True)
+    task = mpq.Task(
+        tiny(), data, data, candidates=["w4a4", "w8a8"], rounding="nearest", score=asked
+    )
+
+    found = compare_recipes(task, limits, ["hawq-v3"])
+
+    for row, recipe in zip(found.rows, (None, "hawq-v3"), strict=True):
+        assert row.score == mpq.search(task, limits, recipe=recipe).measured.score
+    assert found.table()["measured_score"].tolist() == [row.score for row in found.rows]
+    page = next(file for file in found.save(tmp_path) if file.suffix == ".html").read_text()
+    assert all(f'<td class="n">{row.score:.4g}</td>' in page for row in found.rows)
+    assert RecipeComparison.from_json((tmp_path / "recipes.json").read_text()) == found
+
+
+def _largest_weight(network: torch.nn.Module) -> float:
+    return max(float(weight.detach().abs().max()) for weight in network.parameters())
 
 
 def test_what_it_saves(comparison: RecipeComparison, tmp_path: Path) -> None:

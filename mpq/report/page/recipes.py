@@ -43,6 +43,11 @@ class Within:
         """Whether there were targets."""
         return any(row.accuracy is not None for row in self.rows)
 
+    @property
+    def has_score(self) -> bool:
+        """Whether the task had a score of its own."""
+        return any(row.score is not None for row in self.rows)
+
     def sentence(self, unit: str) -> str:
         """Which search loses least, and by how much."""
         able = [row for row in self.rows if not isnan(row.divergence)]

@@ -703,8 +703,10 @@ def test_kept_losses_go_on_with_the_same_ones_alone(tmp_path: Path) -> None:
     solver.bind(MeasuredLosses(rugged, lambda: first)).solve(case.problem())
 
     solver.bind(MeasuredLosses(unasked, lambda: first)).solve(case.problem())
-    for other, named in (({"score": "accuracy"}, "score"), ({"metric": "l1", "examples": "2"},
-                                                             "metric, examples")):
+    for other, named in (
+        ({"score": "accuracy"}, "score"),
+        ({"metric": "l1", "examples": "2"}, "metric, examples"),
+    ):
         changed = MeasuredLosses(unasked, partial(dict, {**first, **other}))
         with pytest.raises(MismatchError, match=rf"measured with other {named}\)"):
             solver.bind(changed).solve(case.problem())

@@ -1,9 +1,10 @@
 """The interface of every solver."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
-from typing import ClassVar, Self
+from typing import ClassVar, Self, final
 
 from mpq._support.arrays import Array, Columns
 from mpq._support.bounds import Bounded
@@ -16,6 +17,24 @@ from mpq.problem.solution import Solution
 
 Losses = Callable[[Columns], Array]
 """Losses ``[P]`` of ``P`` assignments at once, ``[P, L]`` columns per layer."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MeasuredLosses:
+    """Losses that say what they depend on: kept ones go on with the same ones alone.
+
+    Args:
+        losses: Of a batch.
+        told: What they depend on, by name; asked where losses are kept.
+    """
+
+    losses: Losses
+    told: Callable[[], Mapping[str, str]]
+
+    def __call__(self, assignments: Columns) -> Array:
+        """Losses ``[P]`` of assignments ``[P, L]``."""
+        return self.losses(assignments)
 
 
 class Solver(Bounded, ABC):

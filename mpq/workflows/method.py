@@ -1,19 +1,25 @@
 """How one search is done: estimator, solver, objective, refinement, checked against each other."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self, final
+
+from torch import Tensor
 
 from mpq._support.bounds import check_whole
 from mpq._support.events import tell
 from mpq._support.workers import TaskWorkers
 from mpq.callbacks.results import Solved
 from mpq.errors import InputError
+from mpq.network.metrics import METRICS
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
+from mpq.quantization.fingerprint import checksum
 from mpq.report.measurement import Measurement
 from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
 from mpq.solvers import SOLVERS, Solver
+from mpq.solvers._base import Losses, MeasuredLosses
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.losses_by_workers import LossesByWorkers
 from mpq.workflows.minimize import Accepts, criterion, keeps, minimize
@@ -100,9 +106,11 @@ class Method:
         # Not the held-out examples: what is optimised on them can no longer be measured on them.
         evaluator, candidates = prepared.on_calibration, prepared.candidates
         if workers is None:
-            return replace(self, solver=self.solver.bind(evaluator.losses_of(candidates)))
-        losses = LossesByWorkers(workers, evaluator, candidates)
-        return replace(self, solver=self.solver.bind(losses))
+            losses: Losses = evaluator.losses_of(candidates)
+        else:
+            losses = LossesByWorkers(workers, evaluator, candidates)
+        told = MeasuredLosses(losses, partial(_depends, prepared))
+        return replace(self, solver=self.solver.bind(told))
 
     def solve(
         self, problem: Problem, table: CostTable | None, prepared: Prepared
@@ -139,3 +147,20 @@ class Method:
             self.estimator, self.solver, problem, solution,
             prepared.on_calibration, prepared.calibration, self.rounds,
         )  # fmt: skip
+
+
+def _depends(prepared: Prepared) -> dict[str, str]:
+    """What measured losses depend on, beside the problem: the same on every machine."""
+    task, data = prepared.task, prepared.calibration.uncut
+    score = task.own_score
+    held = (x for batch in data for x in (*batch.tensors, batch.targets) if isinstance(x, Tensor))
+    return {
+        "metric": METRICS.spell(prepared.network.metric),
+        "score": "" if score is None else score.drop_key,
+        "examples": checksum(held),
+        "rounding": task.rounding,
+        "ranges": repr(task.ranges),
+        "transforms": ",".join(task.transforms),
+        "activations": task.activations,
+        "target": "" if task.target is None else task.target.name,
+    }

@@ -139,6 +139,14 @@ class SearchResult:
         is_measured = self.provenance.is_loss_measured
         return "measured loss (calibration examples)" if is_measured else "predicted loss"
 
+    @property
+    def loss_unit(self) -> str:
+        """Of ``solution.loss``: the estimate's, or, where it is measured, the metric's."""
+        if not self.provenance.is_loss_measured:
+            return self.problem.loss.unit
+        is_scored = self.assignment.metadata.score is not None
+        return "of the score" if is_scored else self.measured.metric.unit
+
     def cost_table(self, resource: str) -> CostTable:
         """``[L, B]`` cost of any resource over the problem's rows and precisions.
 

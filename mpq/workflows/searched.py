@@ -103,6 +103,10 @@ class Searched(Protocol):
         """What the solution's loss is."""
 
     @property
+    def loss_unit(self) -> str:
+        """What it is in."""
+
+    @property
     def measured(self) -> Measurement:
         """The answer on held-out examples."""
 

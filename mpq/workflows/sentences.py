@@ -25,7 +25,7 @@ def answer_sentences(result: Searched) -> Iterator[str]:
     yield f"{solution.solver}: {solution.status.value}"
     if solution.why:
         yield solution.why
-    yield f"{result.loss_name}: {solution.loss:.4g} {result.problem.loss.unit}{_proof(solution)}"
+    yield f"{result.loss_name}: {solution.loss:.4g} {result.loss_unit}{_proof(solution)}"
     if result.spot_check is not None:
         yield from result.spot_check.sentences
     if result.safeguard is not None:

@@ -1,7 +1,8 @@
 """Quantune, SimQ-NAS and APQ: the best of all assignments, where all can be measured."""
 
 from collections.abc import Callable
-from itertools import product
+from dataclasses import replace
+from itertools import islice, product
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import mpq
+from mpq.errors import MismatchError
+from mpq.quantization.ranges import Ranges
 from tests.recipes.reference import LAYERS, data, rounded, tiny
 
 Way = tuple[Callable[[Tensor], Tensor], int | None, int]
@@ -104,3 +107,24 @@ def test_an_earlier_search_teaches_a_later_one(tmp_path: Path) -> None:
     assert few.measured.divergence <= 1.1 * all_of_them.measured.divergence
     assert few.provenance.recipe is not None
     assert "earlier=" in " ".join(few.provenance.recipe.overrides)
+
+
+def test_what_was_measured_is_not_taken_for_something_else(tmp_path: Path) -> None:
+    """A storage goes on with the same score, examples and rounding; others are named."""
+    task = mpq.Task(tiny(), data, data, candidates=["w2a8", "w4a8"])
+    solver = f"surrogate:is_measured=true,num_trials=4,storage={tmp_path / 'first.log'}"
+    limit = {"bit_operations": 237 * 24.0}
+
+    first = mpq.search(task, limit, recipe="apq", solver=solver)
+    again = mpq.search(task, limit, recipe="apq", solver=solver)
+
+    assert again.solution.loss == first.solution.loss
+    assert first.loss_unit == "nats"
+    others = {
+        "score": replace(task, score="accuracy"),
+        "examples": replace(task, calibration=lambda: islice(data(), 1)),
+        "ranges": replace(task, ranges=Ranges(activation="percentile")),
+    }
+    for named, other in others.items():
+        with pytest.raises(MismatchError, match=rf"measured with other {named}\)"):
+            mpq.search(other, limit, recipe="apq", solver=solver)

@@ -15,8 +15,8 @@ from mpq.solvers.additive.milp import Answer
 from mpq.solvers.additive.multipliers import maximised
 from mpq.solvers.additive.presolve import Reduced
 
-Rule = Callable[[Reduced], Columns]
-"""``[G]`` of a reduced problem in which every row has a usable cell."""
+Rule = Callable[[Reduced], Columns | None]
+"""``[G]`` of a reduced problem in which every row has a usable cell; ``None``: nothing keeps it."""
 
 BEYOND: Final = "its rule leads beyond a budget that another assignment meets: take another solver"
 """Why there is no answer, as most rules have it."""

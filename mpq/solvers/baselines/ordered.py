@@ -14,6 +14,7 @@ from mpq._support.arrays import Array, Columns, Mask
 from mpq.problem.cost_table import INPUTS, WEIGHTS
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
+from mpq.problem.tolerances import LIMIT
 from mpq.quantization.precision import Precision
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.answers import require_additive, require_no_pairs
@@ -31,16 +32,17 @@ class Ordered(Solver):
     r"""The least loss among assignments whose bits never rise along an order of the layers.
 
     .. math:: \min_b \sum_\ell s_{\ell b_\ell} \quad\text{so that}\quad
-        \iota_k \ge \iota_\ell \Rightarrow \mathrm{bits}(b_k) \ge \mathrm{bits}(b_\ell)
+        \iota_k > \iota_\ell \Rightarrow \mathrm{bits}(b_k) \ge \mathrm{bits}(b_\ell)
 
     for the bits of weights by their scores, and for those of inputs by theirs, where the loss table
     has scores (``CostTable.scores``); without scores layers are in the order of what they lose at
-    the fewest bits. Tied layers have the highest score among them, and layers without a choice are
-    in no order. HAWQ (Dong et al. 2019, arXiv:1905.03696) gives more bits to layers of larger
-    curvature; HAWQ-V2 (Dong et al. 2020, arXiv:1911.03852) looks for the least loss among such
-    assignments, which its Pareto frontier is made of; with two levels the first layers have the
-    higher one, as many as a fractional mean allows (Layer-Wise Quantization, Dumitru et al. 2024,
-    arXiv:2406.17415). Departs from them in solving an integer program instead of trying everything.
+    the fewest bits. Of equal scores the first layer of the network has more. Tied layers have the
+    highest score among them, and layers without a choice are in no order. HAWQ (Dong et al. 2019,
+    arXiv:1905.03696) gives more bits to layers of larger curvature; HAWQ-V2 (Dong et al. 2020,
+    arXiv:1911.03852) looks for the least loss among such assignments, which its Pareto frontier is
+    made of; with two levels the first layers have the higher one, as many as a fractional mean
+    allows (Layer-Wise Quantization, Dumitru et al. 2024, arXiv:2406.17415). Departs from them in
+    solving an integer program instead of trying everything.
     The bound beside the answer is of all assignments, in any order.
     """
 
@@ -104,10 +106,13 @@ def _program(problem: Problem, margin: float) -> tuple[Any, dict[tuple[int, int]
     for costs, limit in zip(grouped.costs, grouped.limits, strict=True):
         least = np.where(grouped.allowed, costs, np.inf).min(axis=1)
         free = limit - least.sum()
+        excess = np.where(grouped.allowed, costs - least[:, None], 0.0)
+        rounding = LIMIT * abs(limit)
+        if free <= rounding:  # nothing is: whatever costs more is beyond the limit
+            model += _sum(x, np.where(excess > rounding, 1.0, 0.0)) <= 0
+            continue
         # In units of what is free: the program's tolerances are absolute.
-        unit = free if free > 0 else 1.0
-        excess = np.where(grouped.allowed, costs - least[:, None], 0.0) / unit
-        model += _sum(x, excess) <= max(free, 0.0) / unit - margin
+        model += _sum(x, excess / free) <= 1 - margin
     for more, fewer in _orders(problem):
         model += _sum(x, more) >= _sum(x, fewer)
     return model, x

@@ -65,10 +65,11 @@ class Threshold(Solver):
         grouped = problem.grouped
         return solved_by(lambda reduced: self._chosen(reduced, grouped), problem, self.name, why)
 
-    def _chosen(self, reduced: Reduced, grouped: Grouped) -> Columns:
+    def _chosen(self, reduced: Reduced, grouped: Grouped) -> Columns | None:
         cells = _Cells.of(reduced, grouped)
         if self.max_loss is not None:
-            return cells.cheapest(self.max_loss)
+            # What the budgets leave of a layer may all lose more.
+            return cells.cheapest(self.max_loss) if cells.least <= self.max_loss else None
         thresholds = np.unique(cells.rise[reduced.usable])
         low, high = 0, len(thresholds) - 1
         while low < high:
@@ -102,6 +103,11 @@ class _Cells:
         largest = np.abs(grouped.costs).max(axis=(1, 2), initial=0.0)
         unit = np.where(largest > 0, largest, 1.0)[:, None, None]
         return cls(grouped.loss - least, (grouped.costs / unit).sum(axis=0), reduced.usable)
+
+    @property
+    def least(self) -> float:
+        """The least threshold that some choice of usable cells keeps."""
+        return float(np.where(self.usable, self.rise, np.inf).min(axis=1).max(initial=0.0))
 
     def cheapest(self, threshold: float) -> Columns:
         """``[G]`` the cheapest that lose so little, or the least; of equals that of least loss."""

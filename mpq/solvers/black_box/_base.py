@@ -3,7 +3,7 @@
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, Self, final
@@ -15,7 +15,7 @@ from mpq._support.progress import track
 from mpq.errors import InputError, SolverError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
-from mpq.solvers._base import Losses, Solver
+from mpq.solvers._base import Losses, MeasuredLosses, Solver
 from mpq.solvers.additive.answers import check_effort
 from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.black_box import seeds
@@ -111,6 +111,13 @@ def asked_losses(name: str, objective: Losses, layers: Columns) -> Array:
     return losses
 
 
+def _depends(objective: Losses | None) -> Mapping[str, str] | None:
+    """What measured losses depend on, as far as they say so; ``None``: losses are predicted."""
+    if objective is None:
+        return None
+    return objective.told() if isinstance(objective, MeasuredLosses) else {}
+
+
 class Propose(Protocol):
     """How a search goes on after some trials."""
 
@@ -169,9 +176,9 @@ class Run:
         solver = self.solver
         space = Space.of(self.problem, is_informed=solver.is_seeded or bool(solver.starts))
         num_values = 1 + (len(self.problem.grouped.limits) if self.has_costs else 0)
-        is_measured = solver.objective is not None
         begin = self._begin(space, exact)
-        opened = Store.open(solver.storage, solver.study, space, num_values, is_measured)
+        depends = _depends(solver.objective) if solver.storage else None
+        opened = Store.open(solver.storage, solver.study, space, num_values, depends)
         log = TrialLog(space.num_groups, num_values)
         with closing(opened) as store:
             # Trials that the storage holds count, and may already be as many as were asked for.

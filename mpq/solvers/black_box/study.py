@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -145,7 +145,12 @@ class Store:
 
     @classmethod
     def open(
-        cls, storage: str, name: str, space: Space, num_values: int, is_measured: bool
+        cls,
+        storage: str,
+        name: str,
+        space: Space,
+        num_values: int,
+        depends: Mapping[str, str] | None,
     ) -> Self:
         """Creates the study, or finds it again.
 
@@ -154,7 +159,8 @@ class Store:
             name: Name of the study in the storage.
             space: Search space of the problem.
             num_values: ``K`` objectives.
-            is_measured: Whether the first is measured, not predicted.
+            depends: What the first depends on, by name, where it is measured; ``None``: it is
+                predicted.
 
         Raises:
             InputError: If the storage cannot be opened, or is no journal.
@@ -165,7 +171,7 @@ class Store:
             return cls(space, storage, None, None)
         with quiet(), reported(storage, InputError):
             study, kept = _opened(storage, name, num_values)
-            _check(study, name, space.problem, num_values, is_measured)
+            _check(study, name, space.problem, num_values, depends)
         return cls(space, storage, study, kept)
 
     def close(self) -> None:
@@ -272,23 +278,31 @@ def _opened(
 
 
 def _check(
-    study: "optuna.Study", name: str, problem: Problem, num_values: int, is_measured: bool
+    study: "optuna.Study",
+    name: str,
+    problem: Problem,
+    num_values: int,
+    depends: Mapping[str, str] | None,
 ) -> None:
     """Claims a new study for the problem; refuses one of another."""
-    digest, losses = _digest(problem, is_measured), _loss_by_layer(problem)
+    digest, losses = _digest(problem, depends is not None), _loss_by_layer(problem)
     if not study.user_attrs and not study.get_trials(deepcopy=False):
         # In one piece: another process must not see half of it.
         named = {
             "layers": list(problem.loss.layers),
             "precisions": list(map(str, problem.loss.precisions)),
         }
-        study.set_user_attr(PROBLEM, {"digest": digest, "losses": losses, **named})
+        told = {"depends": dict(depends)} if depends else {}
+        study.set_user_attr(PROBLEM, {"digest": digest, "losses": losses, **named, **told})
     held = study.user_attrs.get(PROBLEM, {})  # another process may have been first
     wrong = ""
     if held.get("digest") != digest:
         wrong = "other layers, precisions, budgets, limits, or kind of loss"
     elif not np.allclose(held["losses"], losses, rtol=_SAME_LOSS, atol=0):
         wrong = "another predicted loss: another network, other data or another estimator"
+    # A study of an older mpq does not say what its losses depend on, and may be of anything.
+    elif others := _others(held.get("depends", {}), depends or {}):
+        wrong = f"losses measured with other {', '.join(others)}"
     elif len(study.directions) != num_values:
         wrong = f"{len(study.directions)} objectives instead of {num_values}"
     if wrong:
@@ -296,6 +310,10 @@ def _check(
             f"the study {name!r} belongs to another problem ({wrong}); give this one a study of "
             "its own: another study name or another storage"
         )
+
+
+def _others(held: Mapping[str, str], depends: Mapping[str, str]) -> list[str]:
+    return [name for name in {**held, **depends} if held.get(name) != depends.get(name)]
 
 
 def _digest(problem: Problem, is_measured: bool) -> str:

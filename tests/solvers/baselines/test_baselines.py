@@ -185,6 +185,16 @@ def test_a_threshold_beyond_the_budget_is_named(make_problem: Make) -> None:
     assert "max_loss=0 is beyond a budget: give a larger one" in found.failure
 
 
+def test_a_threshold_that_no_layer_can_keep_is_named(make_problem: Make) -> None:
+    """A layer whose better precisions alone break the budget takes none that loses more."""
+    tight = make_problem([[3, 1, 0], [2, 1, 0]], [[[1, 4, 9], [1, 4, 9]]], [8])
+
+    found = [Threshold(max_loss=loss).solve(tight) for loss in (0.5, 1.0)]
+
+    assert [each.status is Status.UNKNOWN for each in found] == [True, False]
+    assert "max_loss=0.5 is beyond a budget" in found[0].failure
+
+
 def test_greedy_from_both_sides(make_problem: Make) -> None:
     """Up leaves what does not fit and goes on; down stops as soon as the budget holds."""
     loss = [[4.0, 0.0], [3.0, 0.0], [1.0, 0.0]]

@@ -149,3 +149,18 @@ def test_scores_in_a_file_are_of_weights_or_inputs() -> None:
 
     with pytest.raises(FileFormatError, match="scores"):
         CostTable.from_json(text)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e12])
+def test_a_limit_of_the_cheapest_is_met(unit: float) -> None:
+    """Whatever the unit, and where the sum of the cheapest is above it by rounding."""
+    two = tuple(map(Precision.parse, ("w4a16", "w8a16")))
+    loss = CostTable("loss", "nats", NAMES[:3], two, np.array([[2.0, 1.0]] * 3))
+    cost = np.array([[0.2, 0.4], [0.4, 0.8], [0.2, 0.4]]) * unit
+    limit = 0.8 * unit
+    seconds = CostTable("latency", "seconds", NAMES[:3], two, cost)
+
+    found = Ordered().solve(Problem(loss, Constraints((Budget.of(seconds, limit),))))
+
+    assert found.columns is not None
+    assert found.columns.tolist() == [0, 0, 0]

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Status
 from mpq.quantization.precision import Precision
+from mpq.solvers._base import MeasuredLosses
 from mpq.solvers.black_box._base import MeasuringSolver, predicted
 from mpq.solvers.black_box.bayesian import Bayesian
 from mpq.solvers.black_box.evolutionary import Evolutionary
@@ -692,3 +694,26 @@ def test_a_study_of_predicted_losses_takes_no_measured_ones(storage: str, tmp_pa
     other.bind(rugged).solve(problem)
     with pytest.raises(MismatchError):
         other.solve(problem)
+
+
+def test_kept_losses_go_on_with_the_same_ones_alone(tmp_path: Path) -> None:
+    """Those measured by another score, on other examples and the like: the message names which."""
+    case, solver = random_case(0), replace(EVERY[0], storage=str(tmp_path / "run.log"))
+    first = {"metric": "kl", "score": "", "examples": "1"}
+    solver.bind(MeasuredLosses(rugged, lambda: first)).solve(case.problem())
+
+    solver.bind(MeasuredLosses(unasked, lambda: first)).solve(case.problem())
+    for other, named in (
+        ({"score": "accuracy"}, "score"),
+        ({"metric": "l1", "examples": "2"}, "metric, examples"),
+    ):
+        changed = MeasuredLosses(unasked, partial(dict, {**first, **other}))
+        with pytest.raises(MismatchError, match=rf"measured with other {named}\)"):
+            solver.bind(changed).solve(case.problem())
+    with pytest.raises(MismatchError, match="measured with other metric, score, examples"):
+        solver.bind(unasked).solve(case.problem())
+
+
+def unasked(assignments: Assignments) -> Floats:
+    """Losses that nobody may ask for."""
+    raise AssertionError(f"{assignments} were measured again")

@@ -184,8 +184,10 @@ def require_version(data: Any, what: str, version: int, oldest: int | None = Non
     if type(found) is int and first <= found <= version:
         return
     reads = f"version {version}" if first == version else f"versions {first} to {version}"
+    is_older = type(found) is int and found < first
+    advice = "make it again with this mpq" if is_older else "update mpq"
     raise FileFormatError(
-        f"{what} of schema version {quoted(found)}; this mpq reads {reads}: update mpq"
+        f"{what} of schema version {quoted(found)}; this mpq reads {reads}: {advice}"
     )
 
 

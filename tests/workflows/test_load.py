@@ -233,6 +233,7 @@ def test_a_missing_file(name: str, saved_result: Path) -> None:
         ("{", "not JSON"),
         ("[]", "not a result: expected a JSON object with the keys schema_version; got a list"),
         ('{"schema_version": 3}', "schema version 3; this mpq reads version 2: update mpq"),
+        ('{"schema_version": 1}', "this mpq reads version 2: make it again with this mpq"),
         (
             '{"schema_version": 2}',
             "not a valid result: at the top level: 'solution' is a required property",

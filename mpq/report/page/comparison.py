@@ -67,6 +67,14 @@ class Comparison:
             yield f"Losses were measured on {counts} examples, which are not the same."
         if len({facts.loss_name for facts in found}) > 1:
             yield "Some solvers measured losses, others predicted them."
+        if len(self.loss_units) > 1:
+            units = " and ".join(self.loss_units)
+            yield f"Losses by the solvers are in {units}, which cannot be compared."
+
+    @property
+    def loss_units(self) -> tuple[str, ...]:
+        """Units of the losses by the solvers, each once."""
+        return tuple(dict.fromkeys(facts.loss_unit for facts in self.runs.values()))
 
     @property
     def resources(self) -> tuple[tuple[str, str], ...]:

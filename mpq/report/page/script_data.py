@@ -83,7 +83,7 @@ def comparing_data(comparison: Comparison) -> dict[str, Any]:
     first = next(iter(comparison.runs.values()))
     resources = {x.name: x.unit for facts in comparison.runs.values() for x in facts.resources}
     return {
-        "lossUnit": first.loss_unit,
+        "lossUnit": " or ".join(comparison.loss_units),
         "lossName": first.loss_name,
         "metricUnit": first.metric_unit,
         **_score(first),

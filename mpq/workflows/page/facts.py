@@ -79,7 +79,7 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
         moves=best_moves(accounts, result.columns, frontier.resource),
         price=price_of(frontier, accounts.costs(result.columns).get(frontier.resource)),
         why_no_pairs=why_no_pairs(result.problem),
-        why_no_moves=why_no_moves(accounts, frontier.resource),
+        why_no_moves=why_no_moves(accounts, result.columns, frontier.resource),
         checks=checks,
         order=order_of(checks),
         trust=tuple(answer_sentences(result)),

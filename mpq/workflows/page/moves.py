@@ -20,15 +20,24 @@ _MOST_ROWS: Final = 3000
 """Rows whose moves are looked at: each takes a sum over all of them."""
 
 
-def why_no_moves(accounts: Accounts, axis: str) -> str:
+def why_no_moves(accounts: Accounts, columns: Columns, axis: str) -> str:
     """Why there are none, in a sentence."""
+    name = axis.replace("_", " ")
     if accounts.problem.parts is not None:
         return "Bits differ inside layers, so that no layer moves as a whole."
     if len(accounts.names) > _MOST_ROWS:
         return f"There are {len(accounts.names):,} layers: moves of them are too many to try."
     if axis not in accounts.shown:
-        return f"The {axis.replace('_', ' ')} of a network is no sum over its layers."
-    return "No single layer can move to another precision that saves or frees anything."
+        return f"The {name} of a network is no sum over its layers."
+    at = accounts.shown.index(axis)
+    free = [x for x in _moves(accounts, columns) if x.loss < 0 and x.costs[at] <= 0]
+    if not free:
+        return f"No single layer can move to a precision that trades loss for {name}."
+    where = "some within all budgets" if any(x.is_within for x in free) else "all beyond a budget"
+    return (
+        f"No single layer trades loss for {name}: {len(free)} of the single moves lose less and "
+        f"take no more of it, {where}."
+    )
 
 
 def best_moves(accounts: Accounts, columns: Columns, axis: str) -> tuple[Move, ...]:

@@ -144,7 +144,7 @@
     fillPairs(point);
     drawFrontier();
     drawBits();
-    if (!quietly) byId("announced").textContent = point.label + " is chosen: layers and tables below are its own.";
+    if (!quietly) byId("announced").textContent = point.label + " is chosen: bits, layers and pairs below are its own.";
   }
 
   function fillFacts(point) {

@@ -1,0 +1,47 @@
+"""What the page says where units differ, and where no move is a trade."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mpq.problem.cost_table import CostTable
+from mpq.report.page.comparison import Comparison
+from mpq.report.page.script_data import comparing_data
+from mpq.workflows.page.accounts import Accounts
+from mpq.workflows.page.facts import facts_of
+from mpq.workflows.page.moves import best_moves, why_no_moves
+from tests.report.made_up import blocks, curve, made_up
+
+
+def test_losses_in_different_units_share_no_axis_in_silence() -> None:
+    """The axis has both units and a note says so; of one unit there is neither."""
+    found = made_up(blocks(6))
+    nats = facts_of(found, curve(found))
+    other = replace(nats, loss_unit="relative")
+
+    mixed, alike = (Comparison({"a": nats, "b": each}, {}) for each in (other, nats))
+
+    note = "Losses by the solvers are in nats and relative, which cannot be compared."
+    assert note in mixed.notes
+    assert comparing_data(mixed)["lossUnit"] == "nats or relative"
+    assert note not in alike.notes
+    assert comparing_data(alike)["lossUnit"] == "nats"
+
+
+@pytest.mark.parametrize("bits_cost", [-1.0, 0.0])
+def test_moves_that_lose_less_and_free_more_are_not_denied(bits_cost: float) -> None:
+    """Where more bits are faster, or as fast, another budget holds the layers back."""
+    found = made_up(blocks(6))
+    loss = found.problem.loss
+    bits = np.array([2.0, 3.0, 4.0, 6.0, 8.0])
+    values = np.tile(10 + bits_cost * bits, (6, 1)) * 1e-6
+    latency = CostTable("latency", "seconds", loss.layers, loss.precisions, values)
+    tables = tuple(latency if x.name == "latency" else x for x in found.tables)
+    accounts = Accounts.of(replace(found, tables=tables), "latency")
+
+    assert best_moves(accounts, found.columns, "latency") == ()
+    said = why_no_moves(accounts, found.columns, "latency")
+
+    assert said.startswith("No single layer trades loss for latency: ")
+    assert "lose less and take no more of it, " in said

@@ -161,5 +161,5 @@ def test_what_cannot_be_done_by_others_is_refused_with_a_reason() -> None:
     with pytest.raises(mpq.errors.InputError, match="made of a whole network, and ranks"):
         mpq.Task(plain(), batches(2), score=score, workers="torchrun")
     asked = mpq.Task(plain(), batches(2), candidates=["w4"], score=score, workers="ray")
-    with pytest.raises(mpq.errors.InputError, match="about single layers"):
-        mpq.search(asked, ["effective_bits=8"], sensitivity="measured:score=own")
+    with pytest.raises(mpq.errors.InputError, match="'decoupled' has none; take .* measured"):
+        mpq.search(asked, ["effective_bits=8"], sensitivity="decoupled:groups=*=own")

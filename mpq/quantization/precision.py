@@ -81,7 +81,7 @@ def _pattern() -> re.Pattern[str]:
 def _help() -> str:
     *_, widest, original = sorted(int(text) for text in spellings() if text.isdigit())
     return (
-        f"write w<bits>a<bits>, as w4a8 (2 to {widest}, or {original} bits), w4g128a16 "
+        f"write w<bits>a<bits>, as w4a8 (2 to {widest} or {original} bits), w4g128a16 "
         f"in groups of 128, w4g64sfp8 with fp8 scales, w3g64+s1% or w3g64+r16 with "
         f"branches, w8a8d for dynamic inputs, w4a8dg128 by block, or "
         f"{', '.join(shown_names())}"

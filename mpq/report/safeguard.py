@@ -166,7 +166,8 @@ class AnswerCheck:
         if self.is_replaced:
             return f"{other} gave an answer that loses less ({told}): it is taken"
         if not found.mean > 0:
-            return f"{other} gave an answer that does not lose less ({told})"
+            verb = "loses more" if found.mean < 0 else "loses as much"
+            return f"{other} gave an answer that {verb} ({told})"
         why = "but not on most of them" if not found.is_on_most else "which is not beyond chance"
         return f"{other} gave an answer that loses less in the mean ({told}), {why}"
 

@@ -187,6 +187,16 @@ class SpotCheck:
         return f"{told}, and may be predicted too cheap: {self._done(left)}"
 
     @property
+    def tolerance(self) -> str:
+        """What "hold" means, for people; empty: nothing is said of single predictions."""
+        if not (self.cells and self.compares_size):
+            return ""
+        return (
+            f"a prediction of one layer holds where it is at most {FACTOR:g} x below and "
+            f"{DEAR:g} x above what is measured, on few examples"
+        )
+
+    @property
     def _outcome(self) -> str:
         if not self.cells:
             return "no prediction was left to check"

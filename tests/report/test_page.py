@@ -49,7 +49,7 @@ from mpq.workflows.page.moves import best_moves
 from mpq.workflows.page.pairs import strongest_pairs
 from mpq.workflows.page.prices import price_of
 from mpq.workflows.page.report import report
-from mpq.workflows.page.trust import order_of
+from mpq.workflows.page.trust import order_of, size_of
 from mpq.workflows.page.write import page_beside
 from mpq.workflows.provenance import UsedDevice
 from mpq.workflows.refine import Refinement
@@ -208,12 +208,14 @@ def test_what_a_colleague_would_say() -> None:
     rows = {row.label: row.measured.divergence for row in result.comparisons}
     within = [n.label for n in facts.networks if n.is_within]
     best = min(within[1:], key=lambda label: rows[label])
-    assert facts.sentences[0] == (
+    # One layer is fixed, which all of them break.
+    assert facts.sentences[:2] == (
+        "No uniform precision meets these budgets and keeps the rules for layers.",
         f"The answer has {times(rows['result'] / rows[best])} × the divergence of uniform {best}, "
-        "the best uniform precision within the budgets."
+        "the best uniform precision within the budgets, which breaks a rule.",
     )
-    assert facts.sentences[1].startswith("It uses ")
-    assert "not distinguishable from the original (90.0 % against 90.0 %" in facts.sentences[2]
+    assert facts.sentences[2].startswith("It uses ")
+    assert "not distinguishable from the original (90.0 % against 90.0 %" in facts.sentences[3]
     limit = result.problem.budgets[0].limit
     assert within[0] == "answer"
     assert within[1:] == [
@@ -235,24 +237,65 @@ def test_a_score_is_told_beside_that_of_the_original() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cost", "told"),
+    ("answer", "told"),
     [
-        (500.0, ""),
-        (1024.0, "from 1 KiB of weight bytes, one KiB more saves 3 nats."),
-        (3000.0, "from 2 KiB of weight bytes, one KiB more saves 0.5 nats, and one KiB less "
-         "costs 3 nats."),
-        (4096.0, "from 4 KiB of weight bytes, one KiB less costs 0.5 nats."),
+        ((512.0, 9.0), "512 B of weight bytes, to the frontier: one KiB more saves 8 nats."),
+        ((1024.0, 5.0), "1 KiB of weight bytes, to the frontier: one KiB more saves 3 nats."),
+        ((3072.0, 1.5), "3 KiB of weight bytes, to the frontier: one KiB more saves 0.5 nats, and "
+         "one KiB less costs 0.5 nats."),
+        ((4096.0, 1.0), "4 KiB of weight bytes, to the frontier: one KiB less costs 0.5 nats."),
+        ((3072.0, 0.5), "3 KiB of weight bytes, to the frontier: one KiB less costs 1.5 nats."),
         (None, ""),
     ],
 )  # fmt: skip
-def test_the_price_is_the_frontiers_slope(cost: float | None, told: str) -> None:
-    """On both sides of what the answer uses, as far as there are points."""
+def test_the_price_is_the_slope_from_the_answer(
+    answer: tuple[float, float] | None, told: str
+) -> None:
+    """On both sides of it, as far as there are points; none that costs more and loses more."""
     known = ((1024.0, 5.0), (2048.0, 2.0), (4096.0, 1.0))
     points = tuple(FrontierPoint("frontier", at, loss, {}) for at, loss in known)
+    others = () if answer is None else (FrontierPoint("result", *answer, {}),)
 
-    found = price_of(Frontier("weight_bytes", "bytes", "nats", points), cost)
+    found = price_of(Frontier("weight_bytes", "bytes", "nats", points, others))
 
-    assert found == (f"Along the frontier, {told}" if told else "")
+    assert found == (f"From the answer, {told}" if told else "")
+
+
+def test_a_uniform_precision_that_breaks_a_rule_is_no_match() -> None:
+    """Both tables say so, and the answer is compared with the best that breaks none."""
+    made = made_up(blocks(10))
+    unruled = replace(made.problem.constraints, fixed={})
+    result = replace(made, problem=replace(made.problem, constraints=unruled))
+    limit, rows = result.problem.budgets[0].limit, result.comparisons[2:]
+    second, best = [row.label for row in rows if row.costs["weight_bytes"] <= limit][-2:]
+    other = tuple(x for x in CANDIDATES if str(x) != best)
+    chosen = result.problem.precisions_of(result.columns)
+    rule = {next(name for name, x in chosen.items() if x in other): other}
+    problem = replace(result.problem, constraints=replace(unruled, candidates=rule))
+    ruled = replace(result, problem=problem)
+
+    free, facts = (
+        facts_of(x, replace(curve(x), others=x.beside("weight_bytes"))) for x in (result, ruled)
+    )
+
+    assert [x.label for x in facts.networks if not x.keeps_rules] == [best]
+    assert [x.label for x in facts.points if not x.keeps_rules] == [f"uniform {best}"]
+    assert render.page_of(facts).count(b"breaks a rule") == 2
+    for found, label in ((free, best), (facts, second)):
+        told = f"of uniform {label}, the best uniform precision within the budgets."
+        assert found.sentences[0].endswith(told)
+
+
+def test_how_far_measurements_are_from_predictions() -> None:
+    """Of whole networks, with how many are above; of a single one nothing is said."""
+    pairs = ((1.0, 2.0), (1.0, 0.5), (2.0, 8.0), (0.0, 1.0))
+    networks = tuple(Checked("x", "network", *pair) for pair in pairs)
+    cell = Checked("fc at w4", "cell", 1.0, 100.0)
+
+    assert size_of((*networks, cell)) == (
+        "whole networks lose 0.5 to 4 times what is predicted of them, 2 of 3 more than that"
+    )
+    assert size_of((networks[0], cell)) == ""
 
 
 def test_how_costs_are_known() -> None:

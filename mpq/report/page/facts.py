@@ -40,6 +40,7 @@ class NetworkFacts:
         measured: On held-out examples.
         costs: Resource to amount; ``None`` where the device cannot run it.
         is_within: Whether it meets every budget, whatever layers may take; ``None``: not known.
+        keeps_rules: Whether all layers may take its precisions.
     """
 
     label: str
@@ -48,6 +49,7 @@ class NetworkFacts:
     measured: Measurement
     costs: Mapping[str, float | None]
     is_within: bool | None
+    keeps_rules: bool = True
 
 
 @final
@@ -69,6 +71,7 @@ class PointFacts:
         metadata: Of its assignment.json.
         why_no_command: Why nothing does.
         why_no_file: Why the page cannot give its assignment.json; empty: it can.
+        keeps_rules: Whether all layers may take its precisions.
         file_note: In what that file is another network than this; empty: in nothing.
     """
 
@@ -85,6 +88,7 @@ class PointFacts:
     metadata: Mapping[str, Any]
     why_no_command: str = ""
     why_no_file: str = ""
+    keeps_rules: bool = True
     file_note: str = ""
 
 

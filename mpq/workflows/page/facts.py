@@ -14,7 +14,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.tolerances import is_within
 from mpq.quantization.precision import Precision
 from mpq.report.frontier import Frontier, FrontierPoint
-from mpq.report.page.facts import DeviceFacts, Facts, NetworkFacts, PointFacts, Resource
+from mpq.report.page.facts import Checked, DeviceFacts, Facts, NetworkFacts, PointFacts, Resource
 from mpq.workflows.page.accounts import Accounts
 from mpq.workflows.page.commands import call_of, command_of, why_no_command
 from mpq.workflows.page.files import file_note, metadata_of, shared_file, why_no_file
@@ -24,7 +24,7 @@ from mpq.workflows.page.moves import best_moves, why_no_moves
 from mpq.workflows.page.pairs import strongest_pairs, why_no_pairs
 from mpq.workflows.page.prices import price_of
 from mpq.workflows.page.said import said
-from mpq.workflows.page.trust import checks_of, order_of
+from mpq.workflows.page.trust import checks_of, order_of, size_of
 from mpq.workflows.searched import Searched
 from mpq.workflows.sentences import (
     answer_sentences,
@@ -77,12 +77,12 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
         precisions=tuple(map(str, result.problem.loss.precisions)),
         layers=tuple(layer_facts(result, accounts, choices)),
         moves=best_moves(accounts, result.columns, frontier.resource),
-        price=price_of(frontier, accounts.costs(result.columns).get(frontier.resource)),
+        price=price_of(frontier),
         why_no_pairs=why_no_pairs(result.problem),
         why_no_moves=why_no_moves(accounts, result.columns, frontier.resource),
         checks=checks,
         order=order_of(checks),
-        trust=tuple(answer_sentences(result)),
+        trust=(*answer_sentences(result), *_of_checks(result, checks)),
         cost_notes=tuple(known_costs(result, resources)),
         warnings=(*unshipped_sentences(result), *network_sentences(result)),
         device=_device(result),
@@ -92,6 +92,15 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
         call="" if made.command or result.provenance.asked is None else call_of(result),
         assignment=shared_file(result, choices.precisions),
     )
+
+
+def _of_checks(result: Searched, checks: tuple[Checked, ...]) -> Iterator[str]:
+    if result.spot_check is not None and (held := result.spot_check.tolerance):
+        yield held
+    # Numbers in different units are no ratio.
+    unit = result.comparisons[0].measured.metric.unit if result.comparisons else ""
+    if result.problem.loss.unit == unit and (told := size_of(checks)):
+        yield told
 
 
 def _resources(result: Searched, accounts: Accounts) -> Iterator[Resource]:
@@ -121,8 +130,18 @@ def networks_of(result: Searched, others: Sequence[FrontierPoint]) -> Iterator[N
         costs = {names.get(x, x): None if isnan(cost) else cost for x, cost in row.costs.items()}
         label = "answer" if row.label == "result" else row.label
         kind = KINDS.get(row.label, "uniform")
-        within = _is_within(result.problem, costs, points.get(row.label))
-        yield NetworkFacts(label, kind, row.predicted_loss, row.measured, costs, within)
+        known = points.get(row.label)
+        within, keeps = _is_within(result.problem, costs, known), _keeps(result.problem, known)
+        yield NetworkFacts(label, kind, row.predicted_loss, row.measured, costs, within, keeps)
+
+
+def _keeps(problem: Problem, precisions: Mapping[str, Precision] | None) -> bool:
+    """Whether layers may take these: not where a rule is broken, such as ``--fix``."""
+    if precisions is None:
+        return True
+    with suppress(UnknownNameError):
+        return problem.is_allowed(problem.columns_of(precisions))
+    return False
 
 
 def _is_within(
@@ -176,6 +195,7 @@ def _points(
             why_no_file=_why_no_answer(result)
             if is_answer
             else why_no_file(result, point.precisions),
+            keeps_rules=result.problem.is_allowed(columns),
             file_note="" if is_answer else file_note(result),
         )
 

@@ -85,9 +85,9 @@ def file_note(result: Searched) -> str:
     if made.rounding == "nearest":
         return ""
     return (
-        "In this file weights are rounded to nearest. The search measured and predicted codes by "
-        f"--rounding {made.rounding}, and kept them for its answer alone: the command makes them "
-        "again."
+        "This file may lose many times what is said here: its weights are rounded to nearest, "
+        f"where the search predicted and measured codes by --rounding {made.rounding}, which it "
+        "kept for its answer alone. The command makes them again."
     )
 
 

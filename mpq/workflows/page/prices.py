@@ -17,30 +17,31 @@ _STEPS: Final = {
 """What "one more" is, where one of the unit itself is too little or too much."""
 
 
-def price_of(frontier: Frontier, cost: float | None) -> str:
-    """The frontier's slope on both sides of what the answer uses; empty where there is none.
+def price_of(frontier: Frontier) -> str:
+    """The slopes from the answer to the frontier on both sides of it; empty where there is none.
 
     Args:
-        frontier: Of the same problem.
-        cost: Of the answer, of the frontier's resource; ``None``: not known.
+        frontier: With the answer among its others.
     """
-    if cost is None:
+    here = next((p for p in frontier.others if p.label == "result" and not isnan(p.cost)), None)
+    if here is None:
         return ""
     known = sorted((p for p in frontier.points if not isnan(p.cost)), key=lambda p: p.cost)
-    # What is written in a file differs in its last digit.
-    below = [p for p in known if p.cost <= cost * (1 + 1e-9)]
-    if not below:
-        return ""
-    here, above = below[-1], known[len(below) :]
+    # What is written in a file differs in its last digit. An answer by other prices may lose less
+    # than a point that costs more.
+    below = [p for p in known if p.cost < here.cost * (1 - 1e-9) and p.loss > here.loss]
+    above = [p for p in known if p.cost > here.cost * (1 + 1e-9) and p.loss < here.loss]
     size, word = _STEPS.get(frontier.unit, (1.0, frontier.unit))
     told = []
     if above:
         told.append(f"one {word} more saves {_slope(frontier, here, above[0], size)}")
-    if below[:-1]:
-        told.append(f"one {word} less costs {_slope(frontier, below[-2], here, size)}")
+    if below:
+        told.append(f"one {word} less costs {_slope(frontier, below[-1], here, size)}")
     name = frontier.resource.replace("_", " ")
     at = amount(here.cost, frontier.unit)
-    return f"Along the frontier, from {at} of {name}, {', and '.join(told)}." if told else ""
+    return (
+        f"From the answer, {at} of {name}, to the frontier: {', and '.join(told)}." if told else ""
+    )
 
 
 def _slope(frontier: Frontier, cheap: FrontierPoint, dear: FrontierPoint, size: float) -> str:

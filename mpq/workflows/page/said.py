@@ -31,13 +31,17 @@ def said(result: Searched, networks: Sequence[NetworkFacts]) -> Iterator[str]:
 def _against_uniform(row: ComparisonRow, networks: Sequence[NetworkFacts]) -> Iterator[str]:
     uniform = [network for network in networks if network.kind == "uniform"]
     within = [network for network in uniform if network.is_within]
+    allowed = [network for network in within if network.keeps_rules]
     if not uniform:
         return
-    best = min(within or uniform, key=lambda network: network.measured.divergence)
+    best = min(allowed or within or uniform, key=lambda network: network.measured.divergence)
     where = "the best uniform precision within the budgets"
     if not within:
         yield "No uniform precision meets these budgets."
         where = "the best uniform precision, which does not meet them"
+    elif not allowed:
+        yield "No uniform precision meets these budgets and keeps the rules for layers."
+        where = f"{where}, which breaks a rule"
     name, lost = row.measured.metric.name, best.measured.divergence
     what = "the divergence" if name == "kl" else f"the {name.replace('-', ' ')}"
     if row.measured.divergence == lost:

@@ -52,6 +52,20 @@ def _note(cell: CheckedCell) -> str:
     return "predicted far too high" if cell.is_dear else ""
 
 
+def size_of(checks: tuple[Checked, ...]) -> str:
+    """Whether whole networks lose what is predicted, in a sentence; empty: too few to say."""
+    pairs = [(x.measured, x.predicted) for x in checks if x.kind == "network" and x.predicted > 0]
+    if len(pairs) < 2:
+        return ""
+    ratios = sorted(measured / predicted for measured, predicted in pairs)
+    low, high = (f"{each:.2g}" for each in (ratios[0], ratios[-1]))
+    above = sum(ratio > 1 for ratio in ratios)
+    return (
+        f"whole networks lose {low} to {high} times what is predicted of them, "
+        f"{above} of {len(ratios)} more than that"
+    )
+
+
 def order_of(checks: tuple[Checked, ...]) -> float | None:
     """Spearman's rank correlation over the networks; ``None`` where there are too few."""
     networks = [check for check in checks if check.kind == "network"]

@@ -44,8 +44,9 @@ class MeasuredGreedy(Solver):
 
     Departs from the paper, as far as it is known to us, in that cost is what the budgets count: a
     sum over those that are still broken, each in units of its limit. Once no measurement is left,
-    or no time, or both losses are infinite, a step loses what it lost when it was measured last, and
-    one that never was what the loss table predicts. Without an objective the predicted loss is measured. Proves nothing.
+    or no time, or both losses are infinite, a step loses what it lost when it was measured last,
+    and one that never was what the loss table predicts. Without an objective the predicted loss is
+    measured. Proves nothing.
 
     Args:
         direction: ``down`` from the most expensive, or ``up`` from the cheapest.

@@ -153,5 +153,6 @@ def test_where_every_loss_is_infinite_the_prediction_decides(
     found = MeasuredGreedy(direction).bind(lambda x: np.full(len(x), np.inf)).solve(asked)
     predicted = MeasuredGreedy(direction).solve(asked)
 
-    assert found.columns is not None and predicted.columns is not None
+    assert found.columns is not None
+    assert predicted.columns is not None
     assert found.columns.tolist() == predicted.columns.tolist()

@@ -111,7 +111,7 @@ def asked_losses(name: str, objective: Losses, layers: Columns) -> Array:
     return losses
 
 
-def _depends(objective: Losses | None) -> Mapping[str, str] | None:
+def depends_of(objective: Losses | None) -> Mapping[str, str] | None:
     """What measured losses depend on, as far as they say so; ``None``: losses are predicted."""
     if objective is None:
         return None
@@ -177,7 +177,7 @@ class Run:
         space = Space.of(self.problem, is_informed=solver.is_seeded or bool(solver.starts))
         num_values = 1 + (len(self.problem.grouped.limits) if self.has_costs else 0)
         begin = self._begin(space, exact)
-        depends = _depends(solver.objective) if solver.storage else None
+        depends = depends_of(solver.objective) if solver.storage else None
         opened = Store.open(solver.storage, solver.study, space, num_values, depends)
         log = TrialLog(space.num_groups, num_values)
         with closing(opened) as store:

@@ -13,7 +13,13 @@ from mpq.errors import InputError, MissingDependencyError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Losses
-from mpq.solvers.black_box._base import MeasuringSolver, Run, check_trials, predicted
+from mpq.solvers.black_box._base import (
+    MeasuringSolver,
+    Run,
+    check_trials,
+    depends_of,
+    predicted,
+)
 from mpq.solvers.black_box.earlier import Earlier
 from mpq.solvers.black_box.population import Assignments, Space
 from mpq.solvers.black_box.study import Trials
@@ -52,7 +58,7 @@ class BoostedTrees(MeasuringSolver):
         time_limit_s: As for ``Evolutionary``.
         explore: Share of every batch that is random.
         earlier: The ``storage`` of an earlier search, of this network or another one, with the
-            same candidates: its trials teach the trees, too. Empty: none.
+            same candidates, metric and score: its trials teach the trees, too. Empty: none.
         objective: Losses of a batch; ``None``: the problem's own.
 
     Raises:
@@ -102,14 +108,15 @@ class BoostedTrees(MeasuringSolver):
             InputError: If the loss is to be measured and there is no objective that measures it,
                 or a storage cannot be used.
             MismatchError: If the study belongs to another problem, or the earlier search had other
-                candidates.
+                candidates, or another metric or score.
             MissingDependencyError: If scikit-learn is not installed.
             SolverError: If the storage fails on the way, or a loss is ``nan``.
         """
         self.check()
         lessons: tuple[Lesson, ...] = ()
         if self.earlier:
-            lessons = (Lesson.of_earlier(Earlier.read(self.earlier, self.study), problem),)
+            known = Earlier.taught(self.earlier, self.study, depends_of(self.objective))
+            lessons = (Lesson.of_earlier(known, problem),)
         return Run(self, problem, self.batch_size).solve(
             lambda space: _Grown(space, lessons, self.explore, self.seed)
         )

@@ -1,7 +1,8 @@
 """What an earlier search has measured, for one that begins where that ended."""
 
-from dataclasses import dataclass
-from typing import Any, Self, final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self, final
 
 import numpy as np
 
@@ -9,10 +10,12 @@ from mpq._support.arrays import Array, Columns
 from mpq._support.study_file import check_there, study_file
 from mpq.errors import InputError, MismatchError
 from mpq.problem.problem import Problem
-from mpq.solvers.black_box.study import COLUMNS, PROBLEM, is_address, quiet, reported
+from mpq.solvers.black_box.study import COLUMNS, PROBLEM, is_address, others, quiet, reported
 
 _FEWEST = 2
 """Trials that something can be learned from."""
+_MEANING: Final = ("metric", "score")
+"""What says what a loss means: of the same, other examples, rounding or weights teach something."""
 
 
 @final
@@ -25,12 +28,39 @@ class Earlier:
         precisions: ``[C]`` its precisions, as they are written.
         columns: ``[T, K]`` its assignments.
         losses: ``[T]`` what each was measured to lose; finite.
+        depends: What the losses depend on, by name, as far as the study says so.
     """
 
     layers: tuple[str, ...]
     precisions: tuple[str, ...]
     columns: Columns
     losses: Array
+    depends: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def taught(cls, storage: str, name: str, depends: Mapping[str, str] | None) -> Self:
+        """The same as ``read``, for a search for the least of the same kind of loss.
+
+        Args:
+            storage: As the user wrote it.
+            name: Of the study.
+            depends: What the losses of the search that learns depend on; ``None``: predicted.
+
+        Raises:
+            InputError: See ``read``.
+            FileFormatError: See ``read``.
+            MismatchError: If losses were measured with another metric or score.
+            MissingDependencyError: See ``read``.
+        """
+        found = cls.read(storage, name)
+        here = depends or {}
+        if wrong := [x for x in others(found.depends, here) if x in _MEANING]:
+            raise MismatchError(
+                f"the earlier search ({_told(found.depends)}) measured with another "
+                f"{' and '.join(wrong)} than this one ({_told(here)}): losses of one are none of "
+                "the other; give an earlier search by the same"
+            )
+        return found
 
     @classmethod
     def read(cls, storage: str, name: str) -> Self:
@@ -64,7 +94,8 @@ class Earlier:
         if finite.sum() < _FEWEST:
             raise InputError(f"the study {name!r} has fewer than {_FEWEST} trials to learn from")
         columns = np.array(rows, dtype=np.intp)[finite]
-        return cls(tuple(problem["layers"]), tuple(problem["precisions"]), columns, losses[finite])
+        named = tuple(problem["layers"]), tuple(problem["precisions"])
+        return cls(*named, columns, losses[finite], problem.get("depends", {}))
 
     def of_candidates(self, problem: Problem) -> tuple[Columns, Array]:
         """Assignments ``[T', K]`` by the problem's own columns, and their losses ``[T']``.
@@ -106,6 +137,15 @@ class Earlier:
                 "layers and candidates of single layers ask of this one: give it the same rules"
             )
         return columns[allowed], losses[allowed]
+
+
+def _told(depends: Mapping[str, str]) -> str:
+    """What losses are, in a word: a score comes before the metric that it is asked beside."""
+    if not depends:
+        return "losses that nothing is known of, or predicted ones"
+    # The first word of a score's key is its name; what follows tells its code.
+    score = depends.get("score", "").partition(" ")[0]
+    return f"score {score}" if score else f"metric {depends.get('metric', 'unknown')}"
 
 
 def best_within(

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from math import inf, nan
+from math import inf, isnan, nan
 from typing import ClassVar, Final, Literal, Self, final
 
 import numpy as np
@@ -44,8 +44,9 @@ class MeasuredGreedy(Solver):
 
     Departs from the paper, as far as it is known to us, in that cost is what the budgets count: a
     sum over those that are still broken, each in units of its limit. Once no measurement is left,
-    or no time, a step loses what it lost when it was measured last, and one that never was what the
-    loss table predicts. Without an objective the predicted loss is measured. Proves nothing.
+    or no time, or both losses are infinite, a step loses what it lost when it was measured last,
+    and one that never was what the loss table predicts. Without an objective the predicted loss is
+    measured. Proves nothing.
 
     Args:
         direction: ``down`` from the most expensive, or ``up`` from the cheapest.
@@ -233,10 +234,12 @@ class _Changes:
         here, *found = self._measuring.losses(np.concatenate([columns[None], moved]))
         guess = self._measuring.predicted(moved) - self._measuring.predicted(columns[None])
         for step, loss, predicted_change in zip(steps, found, guess.tolist(), strict=True):
-            if loss is not None and here is not None:
-                self._last[step] = loss - here
-            else:
+            change = nan if loss is None or here is None else loss - here
+            # From an infinite loss to another nothing was measured of the step, either.
+            if isnan(change):
                 self._last.setdefault(step, predicted_change)
+            else:
+                self._last[step] = change
         return np.array([self._last[step] for step in steps])
 
 

@@ -301,8 +301,8 @@ def _check(
     elif not np.allclose(held["losses"], losses, rtol=_SAME_LOSS, atol=0):
         wrong = "another predicted loss: another network, other data or another estimator"
     # A study of an older mpq does not say what its losses depend on, and may be of anything.
-    elif others := _others(held.get("depends", {}), depends or {}):
-        wrong = f"losses measured with other {', '.join(others)}"
+    elif changed := others(held.get("depends", {}), depends or {}):
+        wrong = f"losses measured with other {', '.join(changed)}"
     elif len(study.directions) != num_values:
         wrong = f"{len(study.directions)} objectives instead of {num_values}"
     if wrong:
@@ -312,7 +312,8 @@ def _check(
         )
 
 
-def _others(held: Mapping[str, str], depends: Mapping[str, str]) -> list[str]:
+def others(held: Mapping[str, str], depends: Mapping[str, str]) -> list[str]:
+    """Names of what losses depend on that differ between a study and a search."""
     return [name for name in {**held, **depends} if held.get(name) != depends.get(name)]
 
 

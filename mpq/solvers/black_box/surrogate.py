@@ -12,7 +12,13 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Losses
 from mpq.solvers.additive.default import solve_additive
-from mpq.solvers.black_box._base import MeasuringSolver, Run, check_trials, predicted
+from mpq.solvers.black_box._base import (
+    MeasuringSolver,
+    Run,
+    check_trials,
+    depends_of,
+    predicted,
+)
 from mpq.solvers.black_box.earlier import Earlier, best_within
 from mpq.solvers.black_box.population import Assignments, Space
 from mpq.solvers.black_box.study import Trials
@@ -67,9 +73,10 @@ class Surrogate(MeasuringSolver):
         study: As for ``Evolutionary``.
         starts: Further assignments to begin at, ``[L]`` columns each.
         time_limit_s: As for ``Evolutionary``.
-        earlier: The ``storage`` of an earlier search of the same layers, at other limits, on other
-            examples or with other weights: what was measured there corrects the prediction before
-            anything is measured here, and the best of it are measured first. Empty: none.
+        earlier: The ``storage`` of an earlier search of the same layers by the same metric and
+            score, at other limits, on other examples or with other weights: what was measured there
+            corrects the prediction before anything is measured here, and the best of it are
+            measured first. Empty: none.
         objective: Losses of a batch; ``None``: the problem's own.
     """
 
@@ -102,12 +109,13 @@ class Surrogate(MeasuringSolver):
             InputError: If the loss is to be measured and there is no objective that measures it,
                 or the storage, or that of the earlier search, cannot be used.
             MismatchError: If the study belongs to another problem, or the earlier search is of
-                other layers or candidates.
+                other layers or candidates, or measured with another metric or score.
             SolverError: If the storage fails on the way, or a loss is ``nan``.
         """
         if not self.earlier:
             return Run(self, problem, num_seeds=self.batch_size).solve(_Candidates.of)
-        columns, losses = Earlier.read(self.earlier, self.study).of_layers(problem)
+        known = Earlier.taught(self.earlier, self.study, depends_of(self.objective))
+        columns, losses = known.of_layers(problem)
         best = best_within(problem, columns, losses, -(-self.batch_size // 2))
         begun = replace(self, starts=(*self.starts, *best))
 

@@ -14,6 +14,8 @@ from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
 from mpq.solvers import IntegerLinearProgram
+from mpq.solvers._base import MeasuredLosses
+from mpq.solvers.black_box.boosted_trees import BoostedTrees
 from mpq.solvers.black_box.earlier import Earlier
 from mpq.solvers.black_box.surrogate import Surrogate
 
@@ -110,3 +112,28 @@ def test_what_cannot_be_learned_from(storage: str, tmp_path: Path) -> None:
         replace(solver, earlier=str(tmp_path / "none.log")).solve(problem(0.5))
     with pytest.raises(InputError, match="no study 'mine'; it has mpq"):
         replace(solver, study="mine").solve(problem(0.5))
+
+
+@pytest.mark.parametrize("solver", [Surrogate(num_trials=4), BoostedTrees(num_trials=4)])
+def test_losses_of_another_kind_teach_nothing(
+    solver: Surrogate | BoostedTrees, tmp_path: Path
+) -> None:
+    """Other examples and rounding do; another metric, score, or predicted losses do not."""
+    first = {"metric": "kl", "score": "", "examples": "1", "rounding": "nearest"}
+    storage, asked = str(tmp_path / "first.log"), problem(0.5)
+    replace(solver, storage=storage).bind(MeasuredLosses(true_loss, lambda: first)).solve(asked)
+    learning = replace(solver, earlier=storage)
+
+    def learns(**changed: str) -> None:
+        told = {**first, **changed}
+        learning.bind(MeasuredLosses(true_loss, lambda: told)).solve(problem(0.4))
+
+    learns(examples="2", rounding="gptq")
+    with pytest.raises(
+        MismatchError, match=r"\(metric kl\) measured .* score .*\(score accuracy\)"
+    ):
+        learns(score="accuracy 123 higher")
+    with pytest.raises(MismatchError, match=r"another metric than this one \(metric l1\)"):
+        learns(metric="l1")
+    with pytest.raises(MismatchError, match="or predicted ones"):
+        learning.solve(asked)

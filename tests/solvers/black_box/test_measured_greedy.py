@@ -120,3 +120,39 @@ def test_what_it_refuses(make_problem: Any) -> None:
         MeasuredGreedy().bind(lambda columns: np.full(len(columns), np.nan)).solve(asked)
     with pytest.raises(InputError, match="got the shape"):
         MeasuredGreedy().bind(lambda columns: np.ones((len(columns), 2))).solve(asked)
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+def test_a_step_between_infinite_losses_is_not_taken_before_one_that_mends(
+    make_problem: Any, direction: Any
+) -> None:
+    """Infinity less infinity is no change that was measured: the last layer alone mends it."""
+    sign = -1 if direction == "down" else 1
+
+    def losses(columns: Any) -> Any:
+        is_infinite = columns[:, 5] == (2 if sign < 0 else 0)
+        return np.where(is_infinite, np.inf, coupled(columns))
+
+    solver = MeasuredGreedy(direction).bind(losses)
+    # Room for one step of the last layer alone, up; down, what that step saves is enough.
+    limit = COST.min(axis=1).sum() + 1 if sign > 0 else COST.max(axis=1).sum() - 2
+    found = solver.solve(make_problem(LOSS, [COST], [limit]))
+
+    assert found.columns is not None
+    assert found.columns[5] == 1
+    assert np.isfinite(found.loss)
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+def test_where_every_loss_is_infinite_the_prediction_decides(
+    make_problem: Any, direction: Any
+) -> None:
+    """As without trials, and not by the order of layers."""
+    asked = make_problem(LOSS, [COST], [22.0])
+
+    found = MeasuredGreedy(direction).bind(lambda x: np.full(len(x), np.inf)).solve(asked)
+    predicted = MeasuredGreedy(direction).solve(asked)
+
+    assert found.columns is not None
+    assert predicted.columns is not None
+    assert found.columns.tolist() == predicted.columns.tolist()

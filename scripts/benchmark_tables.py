@@ -18,6 +18,7 @@ from typing import Any
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 MARK = re.compile(r"<!-- table: ([\w-]+) -->")
 NETWORKS = {"resnet20": "ResNet-20", "vit": "ViT", "llama": "Llama"}
+RECIPE_NETWORKS = {**NETWORKS, "efficientnet_lite0": "EfficientNet-Lite0"}
 
 Row = list[str]
 
@@ -521,7 +522,7 @@ def recipes() -> str:
     losses = {(x["network"], x["bits"], x["recipe"]): x.get("kl_nats") for x in _recipe_rows()}
     named = {x["recipe"] for x in _recipe_rows() if x.get("overrides") == []}
     own = {name for name in named if "+" not in name} - {"default", "uniform"}
-    networks = [name for name in NETWORKS if any(key[0] == name for key in losses)]
+    networks = [name for name in RECIPE_NETWORKS if any(key[0] == name for key in losses)]
     found = {}
     for recipe in dict.fromkeys(key[2] for key in losses):
         ratios = {
@@ -547,7 +548,7 @@ def recipes() -> str:
         ]
         for recipe in sorted(found, key=overall.__getitem__)
     )
-    return _table(["", "candidates", *map(NETWORKS.__getitem__, networks), "all"], rows)
+    return _table(["", "candidates", *map(RECIPE_NETWORKS.__getitem__, networks), "all"], rows)
 
 
 def _mean_of(ratios: list[float]) -> str:
@@ -561,7 +562,7 @@ def recipe_losses() -> str:
     """What the default loses, and with rounding to nearest, beside uniform precisions."""
     rows = [x for x in _recipe_rows() if x["recipe"] in ("default", "default+nearest", "uniform")]
     table = (
-        [NETWORKS[network], f"`{recipe}`", *(
+        [RECIPE_NETWORKS[network], f"`{recipe}`", *(
             _number(x["kl_nats"]) for x in rows if (x["network"], x["recipe"]) == (network, recipe)
         )]
         for network, recipe in dict.fromkeys((x["network"], x["recipe"]) for x in rows)
@@ -570,7 +571,7 @@ def recipe_losses() -> str:
 
 
 def _recipe_rows() -> list[dict[str, Any]]:
-    files = (BENCHMARKS / "recipes" / f"{name}.json" for name in NETWORKS)
+    files = (BENCHMARKS / "recipes" / f"{name}.json" for name in RECIPE_NETWORKS)
     return [row for file in files if file.is_file() for row in json.loads(file.read_text())["rows"]]
 
 

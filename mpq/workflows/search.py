@@ -54,6 +54,7 @@ from mpq.workflows.setup import Prepared
 from mpq.workflows.streamable import check_streamed
 from mpq.workflows.task import Task, check_task
 from mpq.workflows.tuning import Examples, Tuner
+from mpq.workflows.versions import versions
 
 
 def search(
@@ -109,7 +110,7 @@ def search(
         way = follow(recipe, Way(task, sensitivity, solver, safeguard, refine), keep)
         with way.naming():
             found = way.noted(searched(way.task, parsed, way.method(objective))[0])
-        return announced(replace(found, made=Made(phases=phases.in_order)))
+        return announced(replace(found, made=Made(phases=phases.in_order, versions=versions())))
 
 
 def goal(limits: Limits, objective: Objective | None) -> tuple[Limit, ...]:

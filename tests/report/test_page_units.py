@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from mpq.problem.cost_table import CostTable
+from mpq.report.page import render
 from mpq.report.page.comparison import Comparison
 from mpq.report.page.script_data import comparing_data
 from mpq.workflows.page.accounts import Accounts
 from mpq.workflows.page.facts import facts_of
-from mpq.workflows.page.moves import best_moves, why_no_moves
+from mpq.workflows.page.moves import best_moves
+from mpq.workflows.page.prices import budget_prices
 from tests.report.made_up import blocks, curve, made_up
 
 
@@ -30,7 +32,7 @@ def test_losses_in_different_units_share_no_axis_in_silence() -> None:
 
 
 @pytest.mark.parametrize("bits_cost", [-1.0, 0.0])
-def test_moves_that_lose_less_and_free_more_are_not_denied(bits_cost: float) -> None:
+def test_moves_that_lose_less_and_free_more_are_shown(bits_cost: float) -> None:
     """Where more bits are faster, or as fast, another budget holds the layers back."""
     found = made_up(blocks(6))
     loss = found.problem.loss
@@ -38,10 +40,35 @@ def test_moves_that_lose_less_and_free_more_are_not_denied(bits_cost: float) -> 
     values = np.tile(10 + bits_cost * bits, (6, 1)) * 1e-6
     latency = CostTable("latency", "seconds", loss.layers, loss.precisions, values)
     tables = tuple(latency if x.name == "latency" else x for x in found.tables)
-    accounts = Accounts.of(replace(found, tables=tables), "latency")
+    drawn = replace(found, tables=tables)
+    accounts = Accounts.of(drawn, "latency")
 
-    assert best_moves(accounts, found.columns, "latency") == ()
-    said = why_no_moves(accounts, found.columns, "latency")
+    moves = best_moves(accounts, found.columns, "latency")
 
-    assert said.startswith("No single layer trades loss for latency: ")
-    assert "lose less and take no more of it, " in said
+    at = accounts.shown.index("latency")
+    assert moves
+    assert all(move.loss < 0 >= move.costs[at] for move in moves)
+    assert [move.loss for move in moves] == sorted(move.loss for move in moves)
+    assert moves[0].layer in render.page_of(facts_of(drawn, curve(found, 3))).decode()
+
+
+def test_every_budgets_price_is_that_of_the_best_move() -> None:
+    """By a change of the whole assignment; with how much of the budget is used."""
+    found = made_up(blocks(9))
+    accounts, budget = Accounts.of(found, "weight_bytes"), found.problem.budgets[0]
+    columns, problem = found.columns, found.problem
+
+    (said,) = budget_prices(accounts, columns)
+
+    best = 0.0
+    for members in problem.grouped.members:
+        for column in range(5):
+            moved = columns.copy()
+            moved[list(members)] = column
+            more = budget.used(moved) - budget.used(columns)
+            if problem.is_allowed(moved) and more > 0:
+                best = max(best, 1024 * (problem.loss_of(columns) - problem.loss_of(moved)) / more)
+    used = 100 * budget.used(columns) / budget.limit
+    assert said.startswith(
+        f"Weight bytes, {used:.1f} % used: one KiB more saves {best:.3g} nats at "
+    )

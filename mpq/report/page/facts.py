@@ -159,6 +159,7 @@ class Facts:
         precisions: ``[B]`` spellings of the candidates.
         layers: ``[L]`` in the network's order.
         moves: What one layer more, or one less, costs at the answer.
+        budget_prices: How far each budget is used, and what the best single move makes of more.
         price: What a little more of the frontier's resource buys there, in a sentence; empty: it
             is not known.
         why_no_pairs: In a sentence, for points that have none.
@@ -206,6 +207,7 @@ class Facts:
     command: str = ""
     call: str = ""
     price: str = ""
+    budget_prices: tuple[str, ...] = ()
     why_no_pairs: str = ""
     why_no_moves: str = ""
     assignment: Mapping[str, Any] = field(default_factory=dict)

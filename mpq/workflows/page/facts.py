@@ -22,7 +22,7 @@ from mpq.workflows.page.known import known_costs
 from mpq.workflows.page.layers import Choices, layer_facts
 from mpq.workflows.page.moves import best_moves, why_no_moves
 from mpq.workflows.page.pairs import strongest_pairs, why_no_pairs
-from mpq.workflows.page.prices import price_of
+from mpq.workflows.page.prices import budget_prices, price_of
 from mpq.workflows.page.said import said
 from mpq.workflows.page.trust import checks_of, order_of, size_of
 from mpq.workflows.searched import Searched
@@ -78,8 +78,9 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
         layers=tuple(layer_facts(result, accounts, choices)),
         moves=best_moves(accounts, result.columns, frontier.resource),
         price=price_of(frontier),
+        budget_prices=tuple(budget_prices(accounts, result.columns)),
         why_no_pairs=why_no_pairs(result.problem),
-        why_no_moves=why_no_moves(accounts, result.columns, frontier.resource),
+        why_no_moves=why_no_moves(accounts, frontier.resource),
         checks=checks,
         order=order_of(checks),
         trust=(*answer_sentences(result), *_of_checks(result, checks)),
@@ -226,6 +227,7 @@ def _made(result: Searched) -> Iterator[tuple[str, str]]:
     made, solution, known = result.provenance, result.solution, result.assignment.metadata
     yield "mpq", made.mpq_version
     yield "torch", made.torch_version
+    yield "python", result.made.versions.get("python", "")
     table = result.problem.loss.name
     named = made.estimator.partition(":")[0] == table
     yield "estimator", made.estimator if named else f"{made.estimator} ({table})"

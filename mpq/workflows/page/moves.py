@@ -20,7 +20,7 @@ _MOST_ROWS: Final = 3000
 """Rows whose moves are looked at: each takes a sum over all of them."""
 
 
-def why_no_moves(accounts: Accounts, columns: Columns, axis: str) -> str:
+def why_no_moves(accounts: Accounts, axis: str) -> str:
     """Why there are none, in a sentence."""
     name = axis.replace("_", " ")
     if accounts.problem.parts is not None:
@@ -29,32 +29,32 @@ def why_no_moves(accounts: Accounts, columns: Columns, axis: str) -> str:
         return f"There are {len(accounts.names):,} layers: moves of them are too many to try."
     if axis not in accounts.shown:
         return f"The {name} of a network is no sum over its layers."
-    at = accounts.shown.index(axis)
-    free = [x for x in _moves(accounts, columns) if x.loss < 0 and x.costs[at] <= 0]
-    if not free:
-        return f"No single layer can move to a precision that trades loss for {name}."
-    where = "some within all budgets" if any(x.is_within for x in free) else "all beyond a budget"
-    return (
-        f"No single layer trades loss for {name}: {len(free)} of the single moves lose less and "
-        f"take no more of it, {where}."
-    )
+    return f"No single layer can move to a precision that trades loss for {name}."
 
 
 def best_moves(accounts: Accounts, columns: Columns, axis: str) -> tuple[Move, ...]:
-    """Moves that save most loss for what they cost, then those that free most for what they lose.
+    """Moves that lose less and take no more, that save most for their cost, that free most.
 
-    By the frontier's resource; tied layers move together. None where rows are parts of layers, or
-    very many.
+    By the frontier's resource; tied layers move together. The first are held back by other budgets,
+    or by what is measured. None where rows are parts of layers, or very many.
     """
-    problem = accounts.problem
-    if problem.parts is not None or len(columns) > _MOST_ROWS or axis not in accounts.shown:
+    if axis not in accounts.shown:
         return ()
-    at, moves = accounts.shown.index(axis), list(_moves(accounts, columns))
+    at, moves = accounts.shown.index(axis), single_moves(accounts, columns)
+    free = [move for move in moves if move.loss < 0 and move.costs[at] <= 0]
     dearer = [move for move in moves if move.loss < 0 < move.costs[at]]
     cheaper = [move for move in moves if move.loss > 0 > move.costs[at]]
+    free.sort(key=lambda move: move.loss)
     dearer.sort(key=lambda move: move.loss / move.costs[at])
     cheaper.sort(key=lambda move: move.loss / -move.costs[at])
-    return (*dearer[:_SHOWN], *cheaper[:_SHOWN])
+    return (*free[:_SHOWN], *dearer[:_SHOWN], *cheaper[:_SHOWN])
+
+
+def single_moves(accounts: Accounts, columns: Columns) -> tuple[Move, ...]:
+    """All of them; none where rows are parts of layers, or very many."""
+    if accounts.problem.parts is not None or len(columns) > _MOST_ROWS:
+        return ()
+    return tuple(_moves(accounts, columns))
 
 
 def _moves(accounts: Accounts, columns: Columns) -> Iterator[Move]:

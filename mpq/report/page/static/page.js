@@ -102,7 +102,7 @@
   }
 
   function tipOf(point) {
-    const tip = { point: point.label, "loss by the solver": plain(point.loss, 4) + " " + data.lossUnit };
+    const tip = { point: point.label, [data.lossName]: plain(point.loss, 4) + " " + data.lossUnit };
     tip["loss, measured"] = known(point.measured) ? plain(point.measured) + (known(point.error) ? " ± " + plain(point.error, 2) : "") : "not measured";
     if (known(point.accuracy)) tip.accuracy = share(point.accuracy, 1);
     if (known(point.score)) tip.score = plain(point.score, 4);

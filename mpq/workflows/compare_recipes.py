@@ -40,7 +40,7 @@ def compare_recipes(
     Args:
         task: As in ``mpq.search``; what it has otherwise than by default stands for all.
         limits: Each a budget of its own, as in ``mpq.compare``.
-        recipes: Names of ``mpq.recipes.RECIPES``.
+        recipes: Names of ``mpq.recipes.RECIPES``; one that is named twice is run once.
         callbacks: Who is told what happens meanwhile (``mpq.callbacks``): none changes the answer.
         keep: Settings that stand for all recipes though they are as by default, as in
             ``mpq.search``; of a recipe that does not settle one it means nothing.
@@ -50,6 +50,7 @@ def compare_recipes(
         InfeasibleError: If the default cannot meet a limit.
     """
     check_task(task, "compare")
+    recipes = tuple(dict.fromkeys(recipes))
     for name in recipes:
         recipe_of(name)
     parsed = dict(written_limits(limits))

@@ -156,7 +156,8 @@ class _Arena:
 
 
 def _check(prepared: Prepared, benchmark: LossBenchmark) -> None:
-    if prepared.network.fingerprint != benchmark.fingerprint:
+    is_another = prepared.network.fingerprint != benchmark.fingerprint
+    if is_another or tuple(benchmark.layers) != tuple(prepared.asked.names):
         raise MismatchError(
             "the benchmark is of another network, or of other layers of it (--include, "
             f"--exclude): it has {len(benchmark.layers)}, the first of them "

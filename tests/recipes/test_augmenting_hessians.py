@@ -55,13 +55,11 @@ def order() -> list[int]:
     sizes = [t.numel() for t in own]
 
     def loss(flat: Tensor) -> Tensor:
-        parts = zip(flat.split(sizes), own, strict=True)
-        changes = [c.reshape(t.shape) for c, t in parts]
+        changes = [c.reshape(t.shape) for c, t in zip(flat.split(sizes), own, strict=True)]
         return F.cross_entropy(forward(x.double(), changes=changes), y)
 
-    zeros = torch.zeros(sum(sizes)).double()
+    zeros, starts = torch.zeros(sum(sizes)).double(), np.cumsum([0, *sizes])
     hessian: Any = torch.autograd.functional.hessian(loss, zeros, vectorize=True)
-    starts = np.cumsum([0, *sizes])
 
     def lost(bits: tuple[int, int]) -> list[float]:
         flat = [errors[bits[i % 2]][i].double().flatten() for i in range(10)]
@@ -70,8 +68,8 @@ def order() -> list[int]:
             at = slice(starts[i], starts[i + 1])
             block = hessian[at, at]
             between = float(d @ (along[at] - block @ d))
-            trace = float(block.diagonal().sum()) / len(d)
-            found.append(max(trace, 0) * float(d @ d) / 2 + max(between, 0) / 2)
+            trace = max(float(block.diagonal().mean()), 0)
+            found.append(trace * float(d @ d) / 2 + max(between, 0) / 2)
         return found
 
     most, fewer = lost((8, 8)), {0: lost((3, 8)), 1: lost((8, 3))}

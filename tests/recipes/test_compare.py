@@ -20,9 +20,9 @@ NAMES = ["default", "hawq-v3", "hawq"]
 
 @pytest.fixture(scope="module")
 def comparison() -> RecipeComparison:
-    """Two recipes on the tiny network."""
+    """Two recipes on the tiny network, one of them named twice."""
     task = mpq.Task(tiny(), data, data, candidates=["w4a4", "w8a8"], rounding="nearest")
-    return compare_recipes(task, ["bit_operations=10500"], ["hawq-v3", "hawq"])
+    return compare_recipes(task, ["bit_operations=10500"], ["hawq-v3", "hawq", "hawq-v3"])
 
 
 def test_a_row_for_every_search(comparison: RecipeComparison) -> None:

@@ -98,6 +98,8 @@ def test_what_is_refused(bench: LossBenchmark) -> None:
         evolve_proxy([(task(), bench)], labels="mine")
     with pytest.raises(MismatchError, match="another network"):
         evolve_proxy([(task(), replace(bench, fingerprint="x"))])
+    with pytest.raises(MismatchError, match="the first of them 'mine'"):
+        evolve_proxy([(task(), replace(bench, layers=("mine", *bench.layers[1:])))])
     with pytest.raises(InputError, match="at least 3 have a rank"):
         evolve_proxy([(task(), replace(bench, max_loss=0.0))])
 

@@ -55,6 +55,7 @@ def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> No
     from mpq.report.save import save_alternatives
     from mpq.workflows.forecast import ALTERNATIVES
     from mpq.workflows.outcome import announced
+    from mpq.workflows.versions import versions
 
     if is_done_instead(options, watch, talk, has_question=True):
         return
@@ -64,7 +65,8 @@ def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> No
         if is_other_rank():
             return
         curve = options.frontier(result, session)
-        made = Made(phases=phases.in_order).by(options.in_full(command_words()))
+        made = Made(phases=phases.in_order, versions=versions())
+        made = made.by(options.in_full(command_words()))
         result = replace(result, made=made)
         files = result.save(options.output, curve, options.section or [])
         if has_others:
@@ -91,6 +93,7 @@ def frontier(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> 
     from mpq.report.page.made import Made
     from mpq.report.save import BEHIND, save_frontier
     from mpq.workflows.outcome import announced
+    from mpq.workflows.versions import versions
 
     if is_done_instead(options, watch, talk, has_question=False):
         return
@@ -101,7 +104,8 @@ def frontier(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> 
         files = save_frontier(found, options.output)
         # In a folder of its own: beside it may lie the answer of a search.
         behind = options.output / BEHIND
-        made = Made(phases=phases.in_order).by(options.in_full(command_words()))
+        made = Made(phases=phases.in_order, versions=versions())
+        made = made.by(options.in_full(command_words()))
         files += replace(result, made=made).save(behind, found)
         announced(found)
     talk.answer(found.to_json(), lambda console: print_frontier(found, console))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import platform
 import re
 import resource
 import subprocess
@@ -88,6 +89,23 @@ def test_search_writes_all_files(run: tuple[Path, Result]) -> None:
 
     assert {path.name for path in folder.iterdir()} == FILES
     assert all(str(name) in result.stdout for name in FILES)
+
+
+@pytest.mark.parametrize("command", ["search", "frontier"])
+def test_the_page_says_which_python_ran(
+    run: tuple[Path, Result], tmp_path: Path, command: str
+) -> None:
+    """Of a command, too, as of ``mpq.search``: with made.json, and on the page."""
+    folder = run[0]
+    if command == "frontier":
+        folder = tmp_path / "frontier"
+        call("frontier", *LIMIT, *FAST, "--points", "3", "--output", tmp_path)
+
+    versions = json.loads((folder / "made.json").read_text())["versions"]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+
+    assert versions["python"] == platform.python_version()
+    assert re.search(rf"python</t[hd]>\s*<td[^>]*>{re.escape(versions['python'])}<", page)
 
 
 def test_search_shows_layers_comparison_and_limits(run: tuple[Path, Result]) -> None:

@@ -104,6 +104,24 @@ def test_the_page_is_no_wider_than_the_screen(browser: "Browser", pages: dict[st
             assert found.number("document.documentElement.scrollWidth") <= 390
 
 
+@pytest.mark.parametrize("width", [1400, 390])
+def test_words_of_pictures_are_whole(
+    browser: "Browser", pages: dict[str, Path], width: int
+) -> None:
+    """No legend and no label lies behind the edge; bars of many layers alone are scrolled."""
+    cut = """() => ["networks", "frontier", "checks"].flatMap((id) => {
+      const canvas = document.getElementById(id), edge = canvas.getBoundingClientRect();
+      return [...canvas.querySelectorAll("svg text")].filter((each) => {
+        const box = each.getBoundingClientRect();
+        return box.width > 0 && (box.right > edge.right + 2 || box.left < edge.left - 2);
+      }).map((each) => id + ": " + each.textContent);
+    })"""
+    with opened(browser, pages["small"], viewport={"width": width, "height": 800}) as found:
+        found.page.wait_for_selector("#checks svg", state="attached")
+
+        assert found.page.evaluate(cut) == []
+
+
 def test_tables_are_whole_on_paper(small: Opened) -> None:
     """Nothing can be moved sideways there."""
     assert cut_on_paper(small) == []

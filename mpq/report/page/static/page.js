@@ -16,7 +16,7 @@
     const rows = [];
     for (const network of data.networks) {
       if (network.kind === "original") continue;
-      const tip = { network: network.label, "loss, measured": plain(network.measured) + (known(network.error) ? " ± " + plain(network.error, 2) : ""), "loss, predicted": plain(network.predicted), "budgets, rules": network.within === null ? "not known" : network.within ? "within" : "beyond" };
+      const tip = { network: network.label, "loss, measured": plain(network.measured) + (known(network.error) ? " ± " + plain(network.error, 2) : ""), "loss, predicted": plain(network.predicted), "budgets, rules": network.within === null ? "not known" : network.within ? "within" : "beyond one" };
       const kind = network.kind === "answer" ? "answer" : network.within ? "uniform, within budgets and rules" : "uniform, beyond a budget or rule";
       const common = { network: network.label, kind: kind, tip: tip };
       if (network.measured > 0) rows.push(Object.assign({ value: network.measured, what: "measured", low: Math.max(network.measured - (network.error || 0), network.measured / 20), high: network.measured + (network.error || 0) }, common));
@@ -26,7 +26,7 @@
     const values = rows.flatMap((r) => [r.value, r.low, r.high]), scale = scaleOf(values);
     const x = { field: "value", type: "quantitative", scale: scale, axis: axisOf("loss", data.metricUnit, values, scale) };
     const y = { field: "network", type: "nominal", sort: null, axis: { title: null, labelLimit: 140 } };
-    const color = { field: "kind", type: "nominal", scale: { domain: ["answer", "uniform, within budgets and rules", "uniform, beyond a budget or rule"], range: [COLORS.answer, COLORS.frontier, COLORS.uniform] }, legend: { columns: widthOf("networks") < 400 ? 1 : 2 } };
+    const color = { field: "kind", type: "nominal", scale: { domain: ["answer", "uniform, within budgets and rules", "uniform, beyond a budget or rule"], range: [COLORS.answer, COLORS.frontier, COLORS.uniform] }, legend: { columns: 1 } };
     draw("networks", {
       width: widthOf("networks") - 110, height: { step: 34 }, autosize: { type: "pad" }, data: { values: rows },
       encoding: { y: y },

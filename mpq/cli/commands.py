@@ -51,11 +51,10 @@ def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> No
     from mpq._support.phases import phase
     from mpq._support.ranks import is_other_rank
     from mpq.cli.console import print_frontier, print_result, print_warning
-    from mpq.report.page.made import Made
     from mpq.report.save import save_alternatives
     from mpq.workflows.forecast import ALTERNATIVES
+    from mpq.workflows.made_here import made_here
     from mpq.workflows.outcome import announced
-    from mpq.workflows.versions import versions
 
     if is_done_instead(options, watch, talk, has_question=True):
         return
@@ -65,8 +64,7 @@ def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> No
         if is_other_rank():
             return
         curve = options.frontier(result, session)
-        made = Made(phases=phases.in_order, versions=versions())
-        made = made.by(options.in_full(command_words()))
+        made = made_here(phases).by(options.in_full(command_words()))
         result = replace(result, made=made)
         files = result.save(options.output, curve, options.section or [])
         if has_others:
@@ -90,10 +88,9 @@ def frontier(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> 
     """Least loss for every amount of one resource: frontier.csv, .json, .png; a folder behind."""
     from mpq._support.ranks import is_other_rank
     from mpq.cli.console import print_frontier
-    from mpq.report.page.made import Made
     from mpq.report.save import BEHIND, save_frontier
+    from mpq.workflows.made_here import made_here
     from mpq.workflows.outcome import announced
-    from mpq.workflows.versions import versions
 
     if is_done_instead(options, watch, talk, has_question=False):
         return
@@ -104,8 +101,7 @@ def frontier(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> 
         files = save_frontier(found, options.output)
         # In a folder of its own: beside it may lie the answer of a search.
         behind = options.output / BEHIND
-        made = Made(phases=phases.in_order, versions=versions())
-        made = made.by(options.in_full(command_words()))
+        made = made_here(phases).by(options.in_full(command_words()))
         files += replace(result, made=made).save(behind, found)
         announced(found)
     talk.answer(found.to_json(), lambda console: print_frontier(found, console))

@@ -33,7 +33,6 @@ from mpq.quantization.fingerprint import measurement_key
 from mpq.report.estimators import EstimatorComparison
 from mpq.report.loss_benchmark import RANDOM as RANDOM_SHAPE
 from mpq.report.loss_benchmark import LossBenchmark, MeasuredAssignment
-from mpq.report.page.made import Made
 from mpq.report.trials import Score, Solved, Trial
 from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
@@ -43,6 +42,7 @@ from mpq.workflows.comparable import refuse_uncompared
 from mpq.workflows.comparison_forecast import DRAWN, SCORED, comparison_calls, tell_comparison
 from mpq.workflows.defaults import ESTIMATORS_COMPARED, MAX_COMPARED_LOSS, NUM_RANDOM, SOLVER
 from mpq.workflows.kept_calls import with_kept_calls
+from mpq.workflows.made_here import made_here
 from mpq.workflows.outcome import announced
 from mpq.workflows.peak_memory import peak_memory_bytes
 from mpq.workflows.random_assignments import random_assignments, structured_assignments
@@ -52,7 +52,6 @@ from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
 from mpq.workflows.streamable import refuse_streamed
 from mpq.workflows.task import Task, check_task
-from mpq.workflows.versions import versions
 
 JOURNAL = "measured.jsonl"
 # the median of three forgives one pass that something else disturbed
@@ -142,8 +141,7 @@ def compare(
                 )
         found = EstimatorComparison(
             trials, scores, _unit(prepared), max_loss, forward_seconds,
-            prepared.calibration.num_examples, prepared.held_out.num_examples,
-            Made(phases=phases.in_order, versions=versions()),
+            prepared.calibration.num_examples, prepared.held_out.num_examples, made_here(phases),
         )  # fmt: skip
         return announced(found)
 

@@ -12,18 +12,17 @@ from mpq.callbacks.plans import planned_as_whole
 from mpq.errors import InputError, MpqError
 from mpq.problem.limits import Limit, Limits, written_limits
 from mpq.recipes import recipe_of
-from mpq.report.page.made import Made
 from mpq.report.recipe_rows import DEFAULT, RecipeRow
 from mpq.report.recipes import RecipeComparison
 from mpq.workflows.comparison_forecast import RECIPES, tell_recipes
 from mpq.workflows.follow import Way, follow
+from mpq.workflows.made_here import made_here
 from mpq.workflows.outcome import announced
 from mpq.workflows.recipe_calls import recipe_calls
 from mpq.workflows.result import SearchResult
 from mpq.workflows.search import searched
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task, check_task
-from mpq.workflows.versions import versions
 
 
 def compare_recipes(
@@ -70,7 +69,7 @@ def compare_recipes(
                 _row(task, text, parsed[text], name, keep) for text, name in track(asked, RECIPES)
             ]
         unit, counts = prepared.network.metric.unit, (calibration, held_out)
-        made = Made(phases=phases.in_order, versions=versions())
+        made = made_here(phases)
         seen, unseen = (x.num_examples for x in counts)
         return announced(RecipeComparison(tuple(rows), unit, seen, unseen, made))
 

@@ -16,7 +16,6 @@ from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
 from mpq.recipes import Recipe
-from mpq.report.page.made import Made
 from mpq.report.safeguard import AnswerCheck, Safeguard
 from mpq.sensitivity import ESTIMATORS, Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.in_memory import in_memory
@@ -41,6 +40,7 @@ from mpq.workflows.forecast import (
 from mpq.workflows.heads_inside import heads_of
 from mpq.workflows.inside import answer_in_parts, check_split
 from mpq.workflows.kept_estimates import kept_estimate
+from mpq.workflows.made_here import made_here
 from mpq.workflows.measured_share import MeasuredShare
 from mpq.workflows.method import Method
 from mpq.workflows.never_worse import never_worse
@@ -54,7 +54,6 @@ from mpq.workflows.setup import Prepared
 from mpq.workflows.streamable import check_streamed
 from mpq.workflows.task import Task, check_task
 from mpq.workflows.tuning import Examples, Tuner
-from mpq.workflows.versions import versions
 
 
 def search(
@@ -110,7 +109,7 @@ def search(
         way = follow(recipe, Way(task, sensitivity, solver, safeguard, refine), keep)
         with way.naming():
             found = way.noted(searched(way.task, parsed, way.method(objective))[0])
-        return announced(replace(found, made=Made(phases=phases.in_order, versions=versions())))
+        return announced(replace(found, made=made_here(phases)))
 
 
 def goal(limits: Limits, objective: Objective | None) -> tuple[Limit, ...]:

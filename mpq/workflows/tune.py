@@ -11,9 +11,9 @@ from mpq.errors import InputError
 from mpq.network.examples import Calibration
 from mpq.network.metrics import METRICS
 from mpq.network.network import Network
-from mpq.report.page.made import Made
 from mpq.tuning import TUNINGS, Tuning
 from mpq.workflows.defaults import TUNING
+from mpq.workflows.made_here import made_here
 from mpq.workflows.outcome import announced
 from mpq.workflows.result import SearchResult
 from mpq.workflows.score import Judge
@@ -75,7 +75,7 @@ def tune(
             )  # fmt: skip
             tuned = tuner.result(result)
         # What the search took is in its own folder.
-        return announced(replace(tuned, made=Made(phases=phases.in_order)))
+        return announced(replace(tuned, made=made_here(phases)))
 
 
 def _examples(task: Task, result: SearchResult) -> Examples:

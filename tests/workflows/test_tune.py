@@ -90,6 +90,14 @@ def test_a_tuned_answer_loses_less(before: mpq.SearchResult, after: mpq.SearchRe
     assert before.assignment.tuned is None
 
 
+def test_a_tuning_says_which_versions_ran(
+    before: mpq.SearchResult, after: mpq.SearchResult
+) -> None:
+    """As a search does."""
+    assert set(after.made.versions) == {"mpq", "torch", "python"}
+    assert after.made.versions == before.made.versions
+
+
 def test_half_of_the_held_out_examples_decide_and_the_others_measure(
     after: mpq.SearchResult,
 ) -> None:

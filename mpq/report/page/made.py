@@ -26,7 +26,7 @@ class Made:
     Args:
         command: Its words; none where it was called from Python.
         phases: What it spent its time on, in order.
-        versions: Package to version, of a run whose other files do not say them.
+        versions: Package to version; of a run of an older mpq none.
     """
 
     command: tuple[str, ...] = ()

@@ -5,8 +5,9 @@
 On the small Llama, at the bytes of uniform 3 bits and at 1.1 times those of 2: the recipe
 ``baq``, with and without 0 and 1 bits among its candidates, where columns of all layers are
 compared in units of each layer's own (``column-loss:by_layer=true``, the recipe's) and as they are.
-Losses are in nats, of fresh examples; shares are of weights that have so many bits. Networks,
-calibration and fresh examples are those of ``rounding_search.py`` (one seed). Needs the published
+Losses are in nats, of fresh examples; shares are of weights that have so many bits, and
+``mean_bits`` the least and the most bits that a layer has in the mean. Networks, calibration and
+fresh examples are those of ``rounding_search.py`` (one seed). Needs the published
 networks: MPQ_DATA, or ../shared/data.
 """
 
@@ -66,6 +67,7 @@ def searched(
         "kl_nats": mpq.evaluate(model, found.assignment, fresh)["quantized"].divergence,
         "weight_bytes": found.problem.budgets[0].used(found.columns),
         "shares": shares(found.assignment.layers),
+        **by_layer(found.assignment.layers),
     }
     print(*row.values(), file=sys.stderr, flush=True)
     return row
@@ -83,6 +85,16 @@ def shares(layers: tuple[AssignedLayer, ...]) -> dict[int, float]:
         for number, count in zip(of.numbers, of.counts, strict=True):
             counts[number.bits] += count * num_weights // sum(of.counts)
     return {bits: round(counts[bits] / counts.total(), 4) for bits in sorted(counts)}
+
+
+def by_layer(layers: tuple[AssignedLayer, ...]) -> dict[str, Any]:
+    """Mean bits of the layers with the fewest and the most, and how many layers have none."""
+    own = [sum(bits * share for bits, share in shares((layer,)).items()) for layer in layers]
+    return {
+        "mean_bits": [round(min(own), 2), round(max(own), 2)],
+        "num_layers": len(own),
+        "num_left_out": own.count(0),
+    }
 
 
 if __name__ == "__main__":

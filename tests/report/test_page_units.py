@@ -14,6 +14,7 @@ from mpq.workflows.page.facts import facts_of
 from mpq.workflows.page.moves import best_moves
 from mpq.workflows.page.prices import budget_prices
 from tests.report.made_up import blocks, curve, made_up
+from tests.report.reading import tables
 
 
 def test_losses_in_different_units_share_no_axis_in_silence() -> None:
@@ -39,8 +40,8 @@ def test_moves_that_lose_less_and_free_more_are_shown(bits_cost: float) -> None:
     bits = np.array([2.0, 3.0, 4.0, 6.0, 8.0])
     values = np.tile(10 + bits_cost * bits, (6, 1)) * 1e-6
     latency = CostTable("latency", "seconds", loss.layers, loss.precisions, values)
-    tables = tuple(latency if x.name == "latency" else x for x in found.tables)
-    drawn = replace(found, tables=tables)
+    costs = tuple(latency if x.name == "latency" else x for x in found.tables)
+    drawn = replace(found, tables=costs)
     accounts = Accounts.of(drawn, "latency")
 
     moves = best_moves(accounts, found.columns, "latency")
@@ -49,7 +50,12 @@ def test_moves_that_lose_less_and_free_more_are_shown(bits_cost: float) -> None:
     assert moves
     assert all(move.loss < 0 >= move.costs[at] for move in moves)
     assert [move.loss for move in moves] == sorted(move.loss for move in moves)
-    assert moves[0].layer in render.page_of(facts_of(drawn, curve(found, 3))).decode()
+    facts = replace(facts_of(drawn, curve(found, 3)), axis="latency", moves=moves)
+    _, *rows = tables(render.page_of(facts))["Single moves from the answer"]
+    assert [row[0] for row in rows] == [move.layer for move in moves]
+    # What is freed has its sign, and what is for nothing none; neither has a price.
+    assert {row[3][0] in "+-" for row in rows} == {bits_cost < 0}
+    assert {row[4] for row in rows} == {"–"}
 
 
 def test_every_budgets_price_is_that_of_the_best_move() -> None:

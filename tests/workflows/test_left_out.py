@@ -134,6 +134,10 @@ def test_a_whole_layer_loses_what_its_zeros_lose() -> None:
     rest = mpq.quantize(Two(), Assignment((found.assignment.layers[1],)))
     rest.first = zeroed.first
     torch.testing.assert_close(mpq.quantize(Two(), found.assignment)(data[0]), rest(data[0]))
+    nets = (Two(), zeroed)
+    original, without = (net(torch.cat(data)).detach().log_softmax(1).double() for net in nets)
+    lost = float((original.exp() * (original - without)).sum(1).mean())
+    assert found.problem.loss.values[0, 0] == pytest.approx(lost, rel=1e-4)
 
 
 EXPORTS = [part.name for part in mpq.BACKENDS if part.writes_files and not issubclass(part, Text)]

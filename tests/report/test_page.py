@@ -45,7 +45,7 @@ from mpq.workflows.page.commands import (
     why_no_command,
 )
 from mpq.workflows.page.facts import facts_of
-from mpq.workflows.page.moves import best_moves
+from mpq.workflows.page.moves import best_moves, single_moves
 from mpq.workflows.page.pairs import strongest_pairs
 from mpq.workflows.page.prices import price_of
 from mpq.workflows.page.report import report
@@ -331,7 +331,8 @@ def test_moves_change_what_the_problem_says(interact: bool) -> None:
     result = made_up(blocks(9), interact=interact)
     problem, names = result.problem, result.problem.loss.layers
 
-    moves = best_moves(Accounts.of(result, "weight_bytes"), result.columns, "weight_bytes")
+    accounts = Accounts.of(result, "weight_bytes")
+    moves = best_moves(accounts, single_moves(accounts, result.columns), "weight_bytes")
 
     assert moves
     for move in moves:

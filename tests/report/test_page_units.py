@@ -11,7 +11,7 @@ from mpq.report.page.comparison import Comparison
 from mpq.report.page.script_data import comparing_data
 from mpq.workflows.page.accounts import Accounts
 from mpq.workflows.page.facts import facts_of
-from mpq.workflows.page.moves import best_moves
+from mpq.workflows.page.moves import best_moves, single_moves
 from mpq.workflows.page.prices import budget_prices
 from tests.report.made_up import blocks, curve, made_up
 from tests.report.reading import tables
@@ -44,7 +44,7 @@ def test_moves_that_lose_less_and_free_more_are_shown(bits_cost: float) -> None:
     drawn = replace(found, tables=costs)
     accounts = Accounts.of(drawn, "latency")
 
-    moves = best_moves(accounts, found.columns, "latency")
+    moves = best_moves(accounts, single_moves(accounts, found.columns), "latency")
 
     at = accounts.shown.index("latency")
     assert moves
@@ -64,7 +64,7 @@ def test_every_budgets_price_is_that_of_the_best_move() -> None:
     accounts, budget = Accounts.of(found, "weight_bytes"), found.problem.budgets[0]
     columns, problem = found.columns, found.problem
 
-    (said,) = budget_prices(accounts, columns)
+    (said,) = budget_prices(accounts, columns, single_moves(accounts, columns))
 
     best = 0.0
     for members in problem.grouped.members:

@@ -20,7 +20,7 @@ from mpq.workflows.page.commands import call_of, command_of, why_no_command
 from mpq.workflows.page.files import file_note, metadata_of, shared_file, why_no_file
 from mpq.workflows.page.known import known_costs
 from mpq.workflows.page.layers import Choices, layer_facts
-from mpq.workflows.page.moves import best_moves, why_no_moves
+from mpq.workflows.page.moves import best_moves, single_moves, why_no_moves
 from mpq.workflows.page.pairs import strongest_pairs, why_no_pairs
 from mpq.workflows.page.prices import budget_prices, price_of
 from mpq.workflows.page.said import said
@@ -45,6 +45,7 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
     """
     made = result.made
     accounts = Accounts.of(result, frontier.resource)
+    moves = single_moves(accounts, result.columns)
     weightless = frozenset(layer.name for layer in result.layers if not layer.has_weights)
     choices = Choices(accounts, weightless)
     points = tuple(_points(result, frontier, accounts, choices))
@@ -76,9 +77,9 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
         frontier_notes=tuple(filter(None, (frontier.warning,))),
         precisions=tuple(map(str, result.problem.loss.precisions)),
         layers=tuple(layer_facts(result, accounts, choices)),
-        moves=best_moves(accounts, result.columns, frontier.resource),
+        moves=best_moves(accounts, moves, frontier.resource),
         price=price_of(frontier),
-        budget_prices=tuple(budget_prices(accounts, result.columns)),
+        budget_prices=tuple(budget_prices(accounts, result.columns, moves)),
         why_no_pairs=why_no_pairs(result.problem),
         why_no_moves=why_no_moves(accounts, frontier.resource),
         checks=checks,

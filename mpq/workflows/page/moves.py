@@ -1,6 +1,6 @@
 """What one layer more, or one less, would cost: the answer with one layer changed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import fsum
 from typing import Final
 
@@ -22,39 +22,58 @@ _MOST_ROWS: Final = 3000
 
 def why_no_moves(accounts: Accounts, axis: str) -> str:
     """Why there are none, in a sentence."""
+    if why := _why_not_tried(accounts):
+        return why
     name = axis.replace("_", " ")
-    if accounts.problem.parts is not None:
-        return "Bits differ inside layers, so that no layer moves as a whole."
-    if len(accounts.names) > _MOST_ROWS:
-        return f"There are {len(accounts.names):,} layers: moves of them are too many to try."
     if axis not in accounts.shown:
         return f"The {name} of a network is no sum over its layers."
     return f"No single layer can move to a precision that trades loss for {name}."
 
 
-def best_moves(accounts: Accounts, columns: Columns, axis: str) -> tuple[Move, ...]:
-    """Moves that lose less and take no more, that save most for their cost, that free most.
-
-    By the frontier's resource; tied layers move together. The first are held back by other budgets,
-    or by what is measured. None where rows are parts of layers, or very many.
-    """
-    if axis not in accounts.shown:
-        return ()
-    at, moves = accounts.shown.index(axis), single_moves(accounts, columns)
-    free = [move for move in moves if move.loss < 0 and move.costs[at] <= 0]
-    dearer = [move for move in moves if move.loss < 0 < move.costs[at]]
-    cheaper = [move for move in moves if move.loss > 0 > move.costs[at]]
-    free.sort(key=lambda move: move.loss)
-    dearer.sort(key=lambda move: move.loss / move.costs[at])
-    cheaper.sort(key=lambda move: move.loss / -move.costs[at])
-    return (*free[:_SHOWN], *dearer[:_SHOWN], *cheaper[:_SHOWN])
+def _why_not_tried(accounts: Accounts) -> str:
+    """Why no moves are looked at, whatever they are for; empty: they are."""
+    if accounts.problem.parts is not None:
+        return "Bits differ inside layers, so that no layer moves as a whole."
+    if len(accounts.names) > _MOST_ROWS:
+        return f"There are {len(accounts.names):,} layers: moves of them are too many to try."
+    return ""
 
 
 def single_moves(accounts: Accounts, columns: Columns) -> tuple[Move, ...]:
-    """All of them; none where rows are parts of layers, or very many."""
-    if accounts.problem.parts is not None or len(columns) > _MOST_ROWS:
+    """All of them; none where rows are parts of layers, or very many.
+
+    Args:
+        accounts: Of the answer's problem.
+        columns: ``[L]`` the answer.
+    """
+    return () if _why_not_tried(accounts) else tuple(_moves(accounts, columns))
+
+
+def buying(moves: Sequence[Move], at: int) -> list[Move]:
+    """Those that lose less for more of a resource, the one that saves most for it first.
+
+    Args:
+        moves: Of single layers.
+        at: Place of the resource among those that are shown.
+    """
+    found = [move for move in moves if move.loss < 0 < move.costs[at]]
+    return sorted(found, key=lambda move: move.loss / move.costs[at])
+
+
+def best_moves(accounts: Accounts, moves: Sequence[Move], axis: str) -> tuple[Move, ...]:
+    """Moves that lose less and take no more, that save most for their cost, that free most.
+
+    By the frontier's resource; tied layers move together. The first are held back by other budgets,
+    or by what is measured.
+    """
+    if axis not in accounts.shown:
         return ()
-    return tuple(_moves(accounts, columns))
+    at = accounts.shown.index(axis)
+    free = [move for move in moves if move.loss < 0 and move.costs[at] <= 0]
+    cheaper = [move for move in moves if move.loss > 0 > move.costs[at]]
+    free.sort(key=lambda move: move.loss)
+    cheaper.sort(key=lambda move: move.loss / -move.costs[at])
+    return (*free[:_SHOWN], *buying(moves, at)[:_SHOWN], *cheaper[:_SHOWN])
 
 
 def _moves(accounts: Accounts, columns: Columns) -> Iterator[Move]:

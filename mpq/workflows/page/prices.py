@@ -1,6 +1,6 @@
 """What a little more of the frontier's resource would buy, and what a little less would cost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import isnan
 from typing import Final
 
@@ -8,9 +8,10 @@ from mpq._support.arrays import Columns
 from mpq._support.names import shortened, visible
 from mpq.report.amount import amount
 from mpq.report.frontier import Frontier, FrontierPoint
+from mpq.report.page.layers import Move
 from mpq.report.page.numbers import plain, share
 from mpq.workflows.page.accounts import Accounts
-from mpq.workflows.page.moves import single_moves
+from mpq.workflows.page.moves import buying
 
 _STEPS: Final = {
     "bytes": (1024.0, "KiB"),
@@ -22,22 +23,21 @@ _STEPS: Final = {
 """What "one more" is, where one of the unit itself is too little or too much."""
 
 
-def budget_prices(accounts: Accounts, columns: Columns) -> Iterator[str]:
+def budget_prices(accounts: Accounts, columns: Columns, moves: Sequence[Move]) -> Iterator[str]:
     """How far each budget is used, the most used first, and what more of it buys at best.
 
     Args:
         accounts: Of the answer's problem.
         columns: ``[L]`` the answer.
+        moves: Of its single layers.
     """
-    moves, unit = single_moves(accounts, columns), accounts.problem.loss.unit
+    unit = accounts.problem.loss.unit
     budgets = [x for x in accounts.problem.budgets if x.limit > 0 and x.resource in accounts.shown]
     for budget in sorted(budgets, key=lambda x: -x.used(columns) / x.limit) if moves else ():
         at, name = accounts.shown.index(budget.resource), budget.resource.replace("_", " ")
         size, word = _STEPS.get(budget.unit, (1.0, budget.unit))
-        dearer = [move for move in moves if move.loss < 0 < move.costs[at]]
         said = "no single layer loses less for more of it"
-        if dearer:
-            best = min(dearer, key=lambda move: move.loss / move.costs[at])
+        for best in buying(moves, at)[:1]:
             layer = shortened(visible(best.layer))
             saved = plain(-best.loss / best.costs[at] * size)
             said = f"one {word} more saves {saved} {unit} at best, by {layer} at {best.after}"

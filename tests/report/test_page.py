@@ -280,7 +280,7 @@ def test_a_uniform_precision_that_breaks_a_rule_is_no_match() -> None:
 
     assert [x.label for x in facts.networks if not x.keeps_rules] == [best]
     assert [x.label for x in facts.points if not x.keeps_rules] == [f"uniform {best}"]
-    assert render.page_of(facts).count(b"breaks a rule") == 2
+    assert render.page_of(facts).count(b">breaks a rule<") == 2
     for found, label in ((free, best), (facts, second)):
         told = f"of uniform {label}, the best uniform precision within the budgets."
         assert found.sentences[0].endswith(told)
@@ -390,6 +390,25 @@ def test_the_rank_correlation_is_scipys() -> None:
 def test_a_points_command(command: str, expected: str) -> None:
     """The search's own with the point's limit and another folder; quoted for a shell."""
     assert command_for(shlex.split(command), "weight_bytes=1024B", "point") == expected
+
+
+@pytest.mark.parametrize("log", ["--log runs/a.log", "--log=runs/a.log"])
+def test_no_copied_command_writes_to_the_log_of_the_first_run(tmp_path: Path, log: str) -> None:
+    """Neither the answer's nor a point's, nor what repeats the run; made.json has it as it was."""
+    words = shlex.split(f"mpq search {log} --seed 1 --output runs/a")
+    result = replace(made_up(blocks(6)), made=Made(tuple(words)))
+    frontier = curve(result)
+    whole = replace(frontier, others=result.beside("weight_bytes"))
+
+    page_beside(result, frontier, tmp_path)
+    facts = facts_of(result, whole)
+
+    commands = [facts.command, *(point.command for point in facts.points)]
+    assert len(commands) > len(frontier.points)
+    assert all("--seed 1" in command and "log" not in command for command in commands)
+    assert facts.command == "mpq search --seed 1 --output runs/a"
+    assert Made.in_folder(tmp_path).command == tuple(words)
+    assert "a.log" not in read((tmp_path / "report.html").read_bytes()).data
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self, final
@@ -16,6 +16,8 @@ MADE_FILE: Final = "made.json"
 """Beside a run's other files."""
 _PASSWORD: Final = re.compile(r"(?<=//)([^/@:\s]*):[^/@\s]*@")
 """Of a URL, as the storage of a solver is."""
+_OF_ONE_RUN: Final = "--log"
+"""Names a file that another run would add to."""
 
 
 @final
@@ -36,6 +38,11 @@ class Made:
     def by(self, command: Sequence[str]) -> Self:
         """The same by a command; without the passwords of URLs."""
         return replace(self, command=tuple(_PASSWORD.sub(r"\1:***@", word) for word in command))
+
+    @property
+    def again(self) -> tuple[str, ...]:
+        """The command's words as a page gives them away: without what is of the one run alone."""
+        return tuple(_without_log(self.command))
 
     def then(self, phases: Sequence[Spent]) -> Self:
         """With what came after; a phase that was done again counts as it was last."""
@@ -75,3 +82,13 @@ class Made:
         validate(data, read_schema("mpq.report", "made.schema.json"), "made")
         phases = tuple(Spent(**phase) for phase in data["phases"])
         return cls(tuple(data["command"]), phases, data.get("versions", {}))
+
+
+def _without_log(command: Sequence[str]) -> Iterator[str]:
+    words = iter(command)
+    for word in words:
+        option, separator, _ = word.partition("=")
+        if option != _OF_ONE_RUN:
+            yield word
+        elif not separator:
+            next(words, "")

@@ -36,7 +36,8 @@ def script_data(facts: Facts) -> dict[str, Any]:
                 "kind": x.kind,
                 "predicted": x.predicted,
                 "costs": dict(x.costs),
-                "within": x.is_within and x.keeps_rules,
+                "within": x.is_within,
+                "keeps": x.keeps_rules,
                 **_measured(x.measured),
             }
             for x in facts.networks

@@ -90,7 +90,7 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
         device=_device(result),
         made=tuple(_made(result)),
         phases=made.phases,
-        command=shlex.join(made.command),
+        command=shlex.join(made.again),
         call="" if made.command or result.provenance.asked is None else call_of(result),
         assignment=shared_file(result, choices.precisions),
     )

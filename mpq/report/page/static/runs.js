@@ -57,5 +57,5 @@
       fillAxes();
       drawRuns();
     }
-  });
+  }, () => { if (data.points.length) drawRuns(); });
 })();

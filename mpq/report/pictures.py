@@ -15,6 +15,7 @@ from mpq.errors import InputError
 from mpq.network.layer import WEIGHTLESS
 from mpq.problem.assignment import Assignment
 from mpq.report.amount import amount
+from mpq.report.labels import name_points
 
 if TYPE_CHECKING:
     from mpq.report.frontier import Frontier, FrontierPoint
@@ -95,6 +96,10 @@ def draw_frontier(
     axes.margins(x=0.08)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
+    if upwards == "loss":
+        # A uniform precision that the device cannot run costs nan and has no place on the axis.
+        shown = (p for p in frontier.others if p.label != "result" and not math.isnan(p.cost))
+        name_points(axes, [(p.label, p.cost, p.loss) for p in shown])
     return axes
 
 
@@ -184,11 +189,6 @@ def _draw_others(axes: Axes, others: Sequence["FrontierPoint"]) -> None:
         if measured:
             places = zip(*measured, strict=True)
             axes.plot(*places, marker, color=color, ms=size, mfc="none", label=f"{label}, measured")
-    for point in uniform:
-        axes.annotate(
-            for_picture(point.label), (point.cost, point.loss), xytext=(4, 4),
-            textcoords="offset points", fontsize=8, color="0.3",
-        )  # fmt: skip
 
 
 def draw_bits(assignment: Assignment, axes: Axes | None = None) -> Axes:

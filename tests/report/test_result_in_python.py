@@ -1,6 +1,7 @@
 """A result in Python: it writes its page, shows itself in a notebook, and draws into given axes."""
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,26 @@ def test_a_frontier_is_drawn_into_given_axes() -> None:
     alone = draw_frontier(frontier)
     assert figure_of(alone).axes == [alone]
     assert len(result.plot(frontier=frontier).axes) == 1
+
+
+def test_no_name_of_a_picture_lies_over_another() -> None:
+    """Nor over the legend, nor beyond the axes: of points that cost the same, at an edge."""
+    frontier = curve(made_up(blocks(6)), 6)
+    last = frontier.points[-1]
+    heap = tuple(replace(last, label=f"w{k}a8", cost=last.cost * 0.999) for k in range(9))
+    far = replace(last, label="original.at.the.very.edge")
+
+    axes = draw_frontier(replace(frontier, others=(*heap, far)))
+
+    figure_of(axes).canvas.draw()
+    legend = axes.get_legend()
+    assert legend is not None
+    boxes = {x.get_text(): x.get_window_extent() for x in axes.texts if x.get_visible()}
+    assert {*boxes} == {*(p.label for p in heap), far.label}
+    boxes["legend"] = legend.get_window_extent()
+    met = [(a, b) for a, b in combinations(boxes, 2) if boxes[a].overlaps(boxes[b])]
+    assert met == []
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes.values())
 
 
 @pytest.mark.parametrize("given", [Figure(), Figure().subplots(1, 2)], ids=["figure", "array"])

@@ -115,13 +115,24 @@ def _write_amounts(axes: Axes, resource: str, unit: str) -> None:
 
 
 def _draw_losses(axes: Axes, frontier: "Frontier") -> None:
-    axes.plot(*_line(frontier.points), "o-", color="C0", ms=4, label="frontier, predicted")
+    # Two words for two measurements: the solver's own, and that on held-out examples.
+    found, again = ("measured", "held out") if frontier.is_by_trials else ("predicted", "measured")
+    axes.plot(*_line(frontier.points), "o-", color="C0", ms=4, label=f"frontier, {found}")
     measured = [(p.cost, p.measured.divergence) for p in frontier.points if p.measured]
     if measured:
-        axes.plot(*zip(*measured, strict=True), "x--", color="C1", label="frontier, measured")
-    _draw_others(axes, frontier.others)
-    axes.set_ylabel(f"loss [{frontier.loss_unit}]")
+        axes.plot(*zip(*measured, strict=True), "x--", color="C1", label=f"frontier, {again}")
+    _draw_others(axes, frontier.others, found, again)
+    axes.set_ylabel(_name_of_losses(frontier, found, again))
     _scale_losses(axes, [*_line(frontier.points)[1], *_line(frontier.others)[1]])
+
+
+def _name_of_losses(frontier: "Frontier", found: str, again: str) -> str:
+    """With both units, where what is measured on held-out examples has another one."""
+    units = {p.measured.metric.unit: None for p in frontier.all_points() if p.measured}
+    units.pop(frontier.loss_unit, None)
+    if not units:
+        return f"loss [{frontier.loss_unit}]"
+    return f"loss [{found}: {frontier.loss_unit}, {again}: {' or '.join(units)}]"
 
 
 def _draw_scores(axes: Axes, frontier: "Frontier") -> None:
@@ -166,7 +177,7 @@ def _line(points: Sequence["FrontierPoint"]) -> tuple[list[float], list[float]]:
     return [p.cost for p in points], [p.loss for p in points]
 
 
-def _draw_others(axes: Axes, others: Sequence["FrontierPoint"]) -> None:
+def _draw_others(axes: Axes, others: Sequence["FrontierPoint"], found: str, again: str) -> None:
     # A uniform precision that the device cannot run costs nan and has no place on the axis.
     shown = [p for p in others if not math.isnan(p.cost)]
     uniform = [p for p in shown if p.label != "result"]
@@ -184,11 +195,11 @@ def _draw_others(axes: Axes, others: Sequence["FrontierPoint"]) -> None:
     ):
         if not points:
             continue
-        axes.plot(*_line(points), marker, color=color, ms=size, label=f"{label}, predicted")
+        axes.plot(*_line(points), marker, color=color, ms=size, label=f"{label}, {found}")
         measured = [(p.cost, p.measured.divergence) for p in points if p.measured]
         if measured:
             places = zip(*measured, strict=True)
-            axes.plot(*places, marker, color=color, ms=size, mfc="none", label=f"{label}, measured")
+            axes.plot(*places, marker, color=color, ms=size, mfc="none", label=f"{label}, {again}")
 
 
 def draw_bits(assignment: Assignment, axes: Axes | None = None) -> Axes:

@@ -25,7 +25,13 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.quantization.precision import ORIGINAL
 from mpq.quantization.range_method import ActivationRange
-from mpq.report.frontier import Frontier, FrontierPoint
+from mpq.report.frontier import (
+    CALIBRATION_LOSS,
+    LOSS_TITLES,
+    PREDICTED_LOSS,
+    Frontier,
+    FrontierPoint,
+)
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.page.made import Made
 from mpq.report.safeguard import Safeguard
@@ -97,7 +103,7 @@ class SearchResult:
     made: Made = field(default_factory=Made, repr=False)
 
     def __repr__(self) -> str:
-        unit, status = self.problem.loss.unit, self.solution.status.name.lower()
+        unit, status = self.loss_unit, self.solution.status.name.lower()
         return (
             f"<SearchResult: {len(self.problem.loss.layers)} layers, loss "
             f"{self.solution.loss:.4g} {unit}, {status}, {self.run_id}>"
@@ -137,7 +143,7 @@ class SearchResult:
     def loss_name(self) -> str:
         """What ``solution.loss`` is: predicted, or measured on the calibration examples."""
         is_measured = self.provenance.is_loss_measured
-        return "measured loss (calibration examples)" if is_measured else "predicted loss"
+        return LOSS_TITLES[CALIBRATION_LOSS if is_measured else PREDICTED_LOSS]
 
     @property
     def loss_unit(self) -> str:
@@ -236,9 +242,9 @@ class SearchResult:
         # Solving again would lose what a search over loss and costs has found on its way.
         if self.trials and solver is None:
             points = found_points(self.problem, table, self.trials)
-            name = "calibration_loss" if self.provenance.is_loss_measured else "predicted_loss"
-            found = Frontier(table.name, table.unit, self.problem.loss.unit, points, (), name)
             is_measured = self.provenance.is_loss_measured
+            name = CALIBRATION_LOSS if is_measured else PREDICTED_LOSS
+            found = Frontier(table.name, table.unit, self.loss_unit, points, (), name)
             return self._transformed(found if is_measured else self._checked(found))
         points = frontier_points(self.problem, table, solver or self._solver, num_points)
         found = Frontier(

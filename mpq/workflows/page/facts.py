@@ -14,7 +14,15 @@ from mpq.problem.problem import Problem
 from mpq.problem.tolerances import is_within
 from mpq.quantization.precision import Precision
 from mpq.report.frontier import Frontier, FrontierPoint
-from mpq.report.page.facts import Checked, DeviceFacts, Facts, NetworkFacts, PointFacts, Resource
+from mpq.report.page.facts import (
+    Checked,
+    DeviceFacts,
+    Facts,
+    LossFacts,
+    NetworkFacts,
+    PointFacts,
+    Resource,
+)
 from mpq.workflows.page.accounts import Accounts
 from mpq.workflows.page.commands import call_of, command_of, why_no_command
 from mpq.workflows.page.files import file_note, metadata_of, shared_file, why_no_file
@@ -58,8 +66,8 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
         title=f"Mixed precision for {len(accounts.names)} layers",
         run_id=result.run_id,
         sentences=tuple(said(result, networks)),
-        loss_name=result.loss_name,
         loss_unit=result.problem.loss.unit,
+        solver_loss=LossFacts(result.loss_name, result.loss_unit, result.solution.loss),
         metric="" if measured is None else measured.metric.name,
         metric_unit="" if measured is None else measured.metric.unit,
         score=result.assignment.metadata.score or "",
@@ -72,6 +80,8 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
         networks=networks,
         axis=frontier.resource,
         points=points,
+        points_name=frontier.loss_title,
+        points_unit=frontier.loss_unit,
         # Of two points it is 0 whatever they are.
         hypervolume=None if isnan(volume) or len(frontier.points) < 3 else volume,
         frontier_notes=tuple(filter(None, (frontier.warning,))),

@@ -127,8 +127,9 @@ const MPQ = (function () {
 
   // What a picture of points can be drawn over: the loss, what was measured, every resource.
   function axesOf(points, resources, names) {
-    const found = { loss: { title: names.lossName || "loss", unit: names.lossUnit, of: (p) => p.loss } };
-    if (points.some((p) => known(p.measured))) found.measured = { title: "loss, measured", unit: names.metricUnit, of: (p) => p.measured, error: (p) => p.error, isMeasured: true };
+    // Points of several runs may each have a unit of their own.
+    const found = { loss: { title: names.pointsName || "loss", unit: names.pointsUnit, unitOf: (p) => p.lossUnit, nameOf: (p) => p.lossName, of: (p) => p.loss } };
+    if (points.some((p) => known(p.measured))) found.measured = { title: "loss, measured", unit: names.metricUnit, unitOf: (p) => p.metricUnit, of: (p) => p.measured, error: (p) => p.error, isMeasured: true };
     if (points.some((p) => known(p.accuracy))) found.accuracy = { title: "accuracy", unit: "share", of: (p) => p.accuracy, error: (p) => p.accuracyError, isMeasured: true, larger: true };
     if (points.some((p) => known(p.score))) found.score = { title: names.scoreName ? "score: " + names.scoreName : "score", unit: "", of: (p) => p.score, isMeasured: true, larger: names.higherScoreIsBetter };
     for (const resource of resources) {

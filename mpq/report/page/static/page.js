@@ -17,7 +17,7 @@
     const rows = [];
     for (const network of data.networks) {
       if (network.kind === "original") continue;
-      const tip = { network: network.label, "loss, measured": plain(network.measured) + (known(network.error) ? " ± " + plain(network.error, 2) : ""), "loss, predicted": plain(network.predicted), "budgets, rules": !network.keeps ? "breaks a rule" : network.within === null ? "not known" : network.within ? "within" : "beyond" };
+      const tip = { network: network.label, "loss, measured": plain(network.measured) + (known(network.error) ? " ± " + plain(network.error, 2) : "") + " " + data.metricUnit, "loss, predicted": known(network.predicted) ? plain(network.predicted) + " " + data.lossUnit : "–", "budgets, rules": !network.keeps ? "breaks a rule" : network.within === null ? "not known" : network.within ? "within" : "beyond" };
       const kind = network.kind === "answer" ? "answer" : !network.keeps || network.within === false ? BEYOND : network.within ? WITHIN : UNKNOWN;
       const common = { network: network.label, kind: kind, tip: tip };
       if (network.measured > 0) rows.push(Object.assign({ value: network.measured, what: "measured", low: Math.max(network.measured - (network.error || 0), network.measured / 20), high: network.measured + (network.error || 0) }, common));
@@ -25,7 +25,8 @@
     }
     if (!rows.length) return;
     const values = rows.flatMap((r) => [r.value, r.low, r.high]), scale = scaleOf(values);
-    const x = { field: "value", type: "quantitative", scale: scale, axis: axisOf("loss", data.metricUnit, values, scale) };
+    const units = data.metricUnit === data.lossUnit ? data.lossUnit : "measured: " + data.metricUnit + ", predicted: " + data.lossUnit;
+    const x = { field: "value", type: "quantitative", scale: scale, axis: axisOf("loss", units, values, scale) };
     const y = { field: "network", type: "nominal", sort: null, axis: { title: null, labelLimit: 140 } };
     const kinds = ["answer", WITHIN, BEYOND, ...(rows.some((r) => r.kind === UNKNOWN) ? [UNKNOWN] : [])];
     const color = { field: "kind", type: "nominal", scale: { domain: kinds, range: [COLORS.answer, COLORS.frontier, COLORS.uniform, SOFT] }, legend: { columns: 1 } };
@@ -122,8 +123,8 @@
   }
 
   function tipOf(point) {
-    const tip = { point: point.label, [data.lossName]: plain(point.loss, 4) + " " + data.lossUnit };
-    tip["loss, measured"] = known(point.measured) ? plain(point.measured) + (known(point.error) ? " ± " + plain(point.error, 2) : "") : "not measured";
+    const tip = { point: point.label, [data.pointsName]: plain(point.loss, 4) + " " + data.pointsUnit };
+    tip["loss, measured"] = known(point.measured) ? plain(point.measured) + (known(point.error) ? " ± " + plain(point.error, 2) : "") + " " + data.metricUnit : "not measured";
     if (known(point.accuracy)) tip.accuracy = share(point.accuracy, 1);
     if (known(point.score)) tip.score = plain(point.score, 4);
     for (const r of data.resources) if (r.shown) tip[words(r.name)] = amount(point.costs[r.name], r.unit);

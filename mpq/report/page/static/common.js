@@ -144,16 +144,28 @@ const MPQ = (function () {
     return plain(value, 4) + (known(error) ? " ± " + plain(error, 2) : "") + (axis.unit ? " " + axis.unit : "");
   }
 
-  // The points that no other of the same rows betters in both.
-  function frontOf(rows, larger) {
-    const sorted = rows.slice().sort((a, b) => a.x - b.x || (larger ? b.y - a.y : a.y - b.y));
-    const front = [];
-    for (const row of sorted) {
-      const last = front[front.length - 1];
-      if (!last || (larger ? row.y > last.y : row.y < last.y)) front.push(row);
-    }
+  // The points that no other of the same rows betters in both, the best across first. A score of an older
+  // run does not say which way is better: then nothing is dominated.
+  function frontOf(rows, ax, ay) {
+    if (ax.larger === null || ay.larger === null) return [];
+    const across = (r) => (ax.larger ? -r.x : r.x), up = (r) => (ay.larger ? -r.y : r.y), front = [];
+    for (const row of rows.slice().sort((a, b) => across(a) - across(b) || up(a) - up(b))) if (!front.length || up(row) < up(front[front.length - 1])) front.push(row);
     return front;
   }
+
+  // Between two points of a front what is had is the one that is no worse across.
+  const stepOf = (ax) => (ax.larger ? "step-before" : "step-after");
+
+  // One standard error to both sides of what was measured, across and upwards; above 0 on a logarithmic axis.
+  function errorBars(rows, x, y, color) {
+    const low = (value, error, scale) => (scale.type === "log" ? Math.max(value - error, value / 20) : value - error), way = { x: x, y: y };
+    return ["x", "y"].flatMap((name) => {
+      const values = rows.filter((r) => known(r.errors[name])).map((r) => ({ ...r, low: low(r[name], r.errors[name], way[name].scale), high: r[name] + r.errors[name] }));
+      return values.length ? [{ data: { values: values }, mark: { type: "rule", strokeWidth: 1.5 }, encoding: { ...way, [name]: { ...way[name], field: "low" }, [name + "2"]: { field: "high" }, color: color } }] : [];
+    });
+  }
+
+  const errorsOf = (point, ax, ay) => ({ x: ax.error ? ax.error(point) : null, y: ay.error ? ay.error(point) : null });
 
   // Predicted (across) against measured (upwards): marks by kind, bars from low to high where they are
   // known, and the line of equal numbers where both have one unit.
@@ -215,5 +227,5 @@ const MPQ = (function () {
   // After the tables are seen: what is drawn can wait for that, and not the other way round.
   const whenSeen = (begin) => requestAnimationFrame(() => setTimeout(begin));
 
-  return { data, byId, all, known, words, general, plain, amount, share, draw, widthOf, scaleOf, axisOf, axesOf, shown, frontOf, drawAgreement, foldRows, INK, SOFT, LINE, PAPER, STAR, whenSeen };
+  return { data, byId, all, known, words, general, plain, amount, share, draw, widthOf, scaleOf, axisOf, axesOf, shown, frontOf, stepOf, errorBars, errorsOf, drawAgreement, foldRows, INK, SOFT, LINE, PAPER, STAR, whenSeen };
 })();

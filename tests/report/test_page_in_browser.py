@@ -158,6 +158,7 @@ def test_runs_are_compared(browser: "Browser", pages: dict[str, Path], tmp_path:
         assert found.page.locator("#answers tbody tr").count() == 2
         assert found.said == []
         assert serious(found) == []
+        assert cut_on_paper(found) == []
 
 
 def test_a_click_on_a_point_changes_what_follows(small: Opened) -> None:

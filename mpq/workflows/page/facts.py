@@ -14,7 +14,15 @@ from mpq.problem.problem import Problem
 from mpq.problem.tolerances import is_within
 from mpq.quantization.precision import Precision
 from mpq.report.frontier import Frontier, FrontierPoint
-from mpq.report.page.facts import Checked, DeviceFacts, Facts, NetworkFacts, PointFacts, Resource
+from mpq.report.page.facts import (
+    BATCH_SIZE,
+    Checked,
+    DeviceFacts,
+    Facts,
+    NetworkFacts,
+    PointFacts,
+    Resource,
+)
 from mpq.workflows.page.accounts import Accounts
 from mpq.workflows.page.commands import call_of, command_of, why_no_command
 from mpq.workflows.page.files import file_note, metadata_of, shared_file, why_no_file
@@ -245,4 +253,4 @@ def _made(result: Searched) -> Iterator[tuple[str, str]]:
     count = known.num_held_out
     yield "held-out examples", "" if count is None else f"{count:,}"
     yield "metric", known.metric or ""
-    yield "batch size that was priced", str(known.batch_size)
+    yield BATCH_SIZE, str(known.batch_size)

@@ -172,13 +172,15 @@ const MPQ = (function () {
   function drawAgreement(id, rows, asked) {
     if (!rows.length || !byId(id)) return;
     const isOne = asked.across === asked.upwards, both = rows.flatMap((r) => [r.predicted, r.measured]);
-    const scaled = (values) => {
-      const scale = scaleOf(values), low = Math.min(...values), high = Math.max(...values);
+    // Bars are whole; on a logarithmic axis their lower ends may leave the picture.
+    const scaled = (values, isMeasured) => {
+      const scale = scaleOf(values), ends = rows.filter((r) => isMeasured && known(r.low)).flatMap((r) => (scale.type === "log" ? [r.high] : [r.low, r.high]));
+      const low = Math.min(...values, ...ends), high = Math.max(...values, ...ends);
       if (scale.type === "log") return { type: "log", nice: false, domain: [low / 1.6, high * 1.6] };
       const room = 0.06 * (high - low || high);
       return { zero: false, nice: false, domain: [low - room, high + room] };
     };
-    const sx = scaled(isOne ? both : rows.map((r) => r.predicted)), sy = isOne ? sx : scaled(rows.map((r) => r.measured));
+    const sx = scaled(isOne ? both : rows.map((r) => r.predicted), isOne), sy = isOne ? sx : scaled(rows.map((r) => r.measured), true);
     const x = { field: "predicted", type: "quantitative", scale: sx, axis: axisOf("predicted", asked.across, sx.domain, sx) };
     const y = { field: "measured", type: "quantitative", scale: sy, axis: axisOf("measured", asked.upwards, sy.domain, sy) };
     const names = asked.kinds.map((k) => k.name), legend = { legend: names.length > 1 ? { columns: asked.columns || 3 } : null };

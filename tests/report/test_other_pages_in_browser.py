@@ -1,6 +1,7 @@
 """Pages of comparisons and profiles in a real browser, with names that an adversary chose."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,3 +79,21 @@ def test_the_page_works_alone_and_for_everybody(
         assert found.page.evaluate(CUT_OFF) == []
         assert serious(found) == []
         assert cut_on_paper(found) == []
+
+
+def test_bars_are_whole(browser: "Browser", tmp_path: Path) -> None:
+    """The 95 % interval of a network that was measured in a noisy moment is in the picture."""
+    profile = made_up_profile(("a", "b", "c"))
+    noisy = [{**row, "high_s": 1.5 * row["median_s"]} for row in profile.record["networks"]]
+    file = tmp_path / "page.html"
+    record = {**profile.record, "networks": noisy}
+    file.write_bytes(profile_page(facts_of_profile(replace(profile, record=record))))
+    tops = """[...document.querySelectorAll("#networks g.mark-rule.role-mark line")]
+      .map(x => x.getBoundingClientRect().top)"""
+
+    with opened(browser, file, "#networks svg") as found:
+        edge = found.number(
+            "document.querySelector('#networks svg .background').getBoundingClientRect().top"
+        )
+        assert len(found.page.evaluate(tops)) > 0
+        assert min(found.page.evaluate(tops)) >= edge

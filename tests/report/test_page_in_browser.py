@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from mpq._support.files import write_files
@@ -241,6 +242,7 @@ def test_runs_are_compared(browser: "Browser", pages: dict[str, Path], tmp_path:
         assert found.page.locator("#answers tbody tr").count() == 2
         assert found.said == []
         assert serious(found) == []
+        assert cut_on_paper(found) == []
 
 
 def test_a_click_on_a_point_changes_what_follows(small: Opened) -> None:
@@ -333,6 +335,40 @@ def test_axes_can_be_switched(small: Opened) -> None:
     # The answer and five uniform precisions have one, each drawn and there to be clicked.
     marks = small.page.locator("#frontier g.mark-symbol.role-mark").last
     assert marks.locator("path").count() == 6
+
+
+@pytest.mark.parametrize("across", [True, False])
+@pytest.mark.parametrize("upwards", [True, False])
+def test_a_front_goes_the_way_that_is_better(small: Opened, across: bool, upwards: bool) -> None:
+    """Whichever axis holds what should be large: whoever is on it, nobody betters."""
+    rows = np.random.default_rng(0).integers(0, 9, (40, 2)).tolist()
+    signs = [-1 if is_larger else 1 for is_larger in (across, upwards)]
+    costs = {(x * signs[0], y * signs[1]) for x, y in rows}
+    expected = [
+        a for a in costs if not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in costs)
+    ]
+
+    found = small.page.evaluate(
+        "([rows, ax, ay]) => MPQ.frontOf(rows.map(([x, y]) => ({ x, y })), ax, ay)",
+        [rows, {"larger": across}, {"larger": upwards}],
+    )
+
+    assert [(p["x"] * signs[0], p["y"] * signs[1]) for p in found] == sorted(expected)
+
+
+@pytest.mark.parametrize(("x", "y"), [("measured", "cost:latency"), ("cost:latency", "measured")])
+def test_what_was_measured_has_its_error_on_either_axis(small: Opened, x: str, y: str) -> None:
+    """A bar for the answer and for each of five uniform precisions, along the axis."""
+    small.page.select_option("#axis-x", x)
+    small.page.select_option("#axis-y", y)
+    small.page.wait_for_function(
+        "[...document.querySelectorAll('#frontier .role-axis-title text')].length == 2"
+    )
+
+    side = "width" if x == "measured" else "height"
+    bars = f"""[...document.querySelectorAll("#frontier g.mark-rule.role-mark line")]
+      .filter(x => !x.getAttribute("stroke-dasharray") && x.getBBox().{side} > 0).length"""
+    small.page.wait_for_function(f"{bars} === 6")
 
 
 @pytest.mark.parametrize("row", [0, 4, 12])

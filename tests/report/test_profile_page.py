@@ -15,7 +15,7 @@ from mpq.workflows.page.profiled import facts_of_profile, page_of_profile, write
 from mpq.workflows.page.report import report
 from tests.report.made_up import HOSTILE, blocks
 from tests.report.made_up_profile import made_up_profile
-from tests.report.reading import read
+from tests.report.reading import read, tables
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +74,35 @@ def test_uniform_networks_are_those_of_the_table() -> None:
     assert (wrong.num_layers, wrong.total, wrong.measured) == (5, None, None)
     assert packed.measured is not None
     assert packed.measured.label == "uniform w8g32a8d"
+
+
+def test_a_networks_time_is_the_sum_of_what_the_page_shows() -> None:
+    """Its layers, what is between them, and what is besides; also where two take less together."""
+    profile = made_up_profile(blocks(6))
+    pairs = tuple(replace(pair, values=pair.values - 1e-4) for pair in profile.latency.pairs)
+    facts = facts_of_profile(replace(profile, latency=replace(profile.latency, pairs=pairs)))
+
+    floats, wrong, _ = facts.uniform
+
+    assert floats.between is not None
+    assert floats.between < 0
+    assert floats.total == pytest.approx(floats.layers + floats.between + facts.besides)
+    assert wrong.between is None
+    caption = "All layers at one precision, one run of a batch of 2"
+    _, *rows = tables(render.profile_page(facts))[caption]
+    assert [row[3][0] for row in rows] == ["-", "–", "-"]
+
+
+def test_what_has_no_mark_is_told() -> None:
+    """A layer that was measured to take nothing, on a logarithmic axis."""
+    profile = made_up_profile(blocks(6))
+    values = profile.latency.values.copy()
+    values[2, 0] = 0.0
+
+    page = page_of_profile(replace(profile, latency=replace(profile.latency, values=values)))
+
+    assert b"the table has the numbers, also those of 0, which have no mark: 1." in page
+    assert b"have no mark" not in page_of_profile(profile)
 
 
 def test_conversions_are_beyond_the_cheapest() -> None:

@@ -1,6 +1,7 @@
 """Searches whose layers are divided: bits for channels, or for blocks of them."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from mpq.cli.__main__ import app
 from mpq.errors import InputError
 from mpq.hardware_profiles.part_costs import part_costs
 from mpq.network.layer import Layer
+from mpq.report.amount import amount
 from mpq.sensitivity.output_sketch import OutputSketch
+from mpq.workflows.page.known import known_costs
 from mpq.workflows.setup import Prepared
 from tests.workflows.divided import CANDIDATES, IN_GROUPS, network
 from tests.workflows.networks import Net, batches
@@ -66,6 +69,20 @@ def _added(found: mpq.SearchResult) -> float:
     parts = found.problem.parts
     assert parts is not None
     return parts.code_bits / 8 + len(parts.divided)
+
+
+def test_the_page_says_why_its_tables_differ() -> None:
+    """Measured networks have their bytes, budgets and points room for parts, too."""
+    found = searched("channels")
+    (budget,) = found.problem.budgets
+    more = budget.used(found.columns) - found.comparison("result").costs["weight_bytes"]
+
+    said = [*known_costs(found, ()), *known_costs(replace(found, comparisons=()), ())]
+
+    assert [line for line in said if "points count" in line] == [
+        f"weight bytes: budgets and points count {amount(more, 'bytes')} more than the answer "
+        "takes: room for what names the parts, and for the last byte, of every divided layer"
+    ]
 
 
 @pytest.mark.parametrize("rounding", ["gptq", "nearest"])

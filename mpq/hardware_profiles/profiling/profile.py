@@ -37,9 +37,9 @@ from mpq.quantization.ranges import Ranges
 
 NOTES = (
     "Medians of processor or wall time on one machine, for the batch and shapes of the example "
-    "inputs. Layers run alone, one after the other as in the network; what is between them is in "
-    "the constant, as far as whole networks were measured."
+    "inputs. Layers run alone, one after the other as in the network;"
 )
+_IN_PAIRS: Final = "what two that follow each other take together was measured, too, and the rest"
 LAYERS: Final = "layers"
 NETWORKS: Final = "networks"
 VALIDATION_SHARE = 1 / 3
@@ -190,13 +190,22 @@ def _profile(
     return NetworkProfile(
         name=name,
         title=f"{runtime.name} on {machine['processor']}, {runtime.num_threads} thread(s)",
-        notes=f"{NOTES} Machine: {', '.join(f'{key} {value}' for key, value in machine.items())}.",
+        notes=_notes(bool(table.pairs), machine),
         signatures=tuple(layer.signature for layer in compiled.layers),
         batch_size=compiled.batch_size,
         latency=table,
         half_width=widths,
         machine=machine,
         record=_record(compiled, sums, times, measured, correction),
+    )
+
+
+def _notes(has_pairs: bool, machine: Mapping[str, str]) -> str:
+    between = _IN_PAIRS if has_pairs else "what is between them"
+    described = ", ".join(f"{key} {value}" for key, value in machine.items())
+    return (
+        f"{NOTES} {between} is in the constant, as far as whole networks were measured. "
+        f"Machine: {described}."
     )
 
 

@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import final
 
 from mpq.errors import InputError
-from mpq.report.page.facts import Facts, NetworkFacts
+from mpq.report.measurement import Measurement
+from mpq.report.page.facts import BATCH_SIZE, Facts, NetworkFacts, Resource
 
 
 @final
@@ -76,6 +77,22 @@ class Comparison:
         if len(self.points_units) > 1:
             units = " and ".join(self.points_units)
             yield f"Losses of points are in {units}, which cannot be compared."
+        yield from self._notes_on_costs()
+
+    def _notes_on_costs(self) -> Iterator[str]:
+        if len(set(self.devices)) > 1:
+            devices = " and ".join(dict.fromkeys(self.devices))
+            yield f"Costs are those of different devices, and not one machine's: {devices}."
+        sizes = dict.fromkeys(dict(facts.made).get(BATCH_SIZE, "") for facts in self.runs.values())
+        if len(sizes) > 1:
+            counts = " and ".join(size or "not known" for size in sizes)
+            yield f"Latency and energy are for different batch sizes: {counts}."
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """``[runs]`` name of the device that each was priced for."""
+        found = (facts.device for facts in self.runs.values())
+        return tuple("none" if device is None else device.name for device in found)
 
     @property
     def points_names(self) -> tuple[str, ...]:
@@ -94,10 +111,10 @@ class Comparison:
         return tuple(dict.fromkeys(filter(None, units)))
 
     @property
-    def resources(self) -> tuple[tuple[str, str], ...]:
-        """Name and unit of all that any answer costs."""
-        units = {x.name: x.unit for facts in self.runs.values() for x in facts.resources}
-        return tuple(units.items())
+    def resources(self) -> tuple[Resource, ...]:
+        """All that any answer costs."""
+        found = {x.name: x for facts in self.runs.values() for x in facts.resources}
+        return tuple(found.values())
 
     def answer(self, name: str) -> NetworkFacts | None:
         """What was measured of a run's answer; ``None``: nothing."""
@@ -106,9 +123,20 @@ class Comparison:
 
     @property
     def has_scores(self) -> bool:
-        """Whether any answer was judged by a score of the user's own."""
-        answers = (self.answer(name) for name in self.runs)
-        return any(answer is not None and answer.measured.score is not None for answer in answers)
+        """Whether anything was judged by a score of the user's own."""
+        return any(found.score is not None for found in self._measured)
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether there were targets in any run."""
+        return any(found.accuracy is not None for found in self._measured)
+
+    @property
+    def _measured(self) -> Iterator[Measurement]:
+        for name, facts in self.runs.items():
+            answer = self.answer(name)
+            points = (point.measured for point in facts.points)
+            yield from filter(None, (None if answer is None else answer.measured, *points))
 
     @cached_property
     def layers(self) -> tuple[Compared, ...]:
@@ -122,7 +150,8 @@ class Comparison:
         """What made them: a name, ``[runs]`` values."""
         found = [dict(facts.made) for facts in self.runs.values()]
         names = dict.fromkeys(name for each in found for name in each)
-        return tuple((name, tuple(each.get(name, "") for each in found)) for name in names)
+        rows = ((name, tuple(each.get(name, "") for each in found)) for name in names)
+        return (*rows, ("device", self.devices))
 
 
 def _precisions(facts: Facts) -> dict[str, str]:

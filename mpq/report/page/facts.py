@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, Final, final
 
 from mpq._support.phases import Spent
 from mpq.problem.metadata import UsedBudget
 from mpq.report.measurement import Measurement
 from mpq.report.page.layers import LayerFacts, Move, Pair
+
+BATCH_SIZE: Final = "batch size that was priced"
+"""Of what made a result: a row that runs are compared by."""
 
 
 @final

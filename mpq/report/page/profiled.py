@@ -102,7 +102,9 @@ class Uniform:
         precision: Its spelling.
         num_layers: Layers that run at it.
         layers: Seconds of these, corrected.
-        total: Predicted for the network; ``None`` where not all layers run at it.
+        between: Of what is between layers, corrected; below 0 where layers that follow each other
+            take less together. ``None`` where not all layers run at it, as with ``total``.
+        total: Predicted for the network: layers, what is between them, and what is besides.
         half_width: Half of the 95 % interval of the layers' sum, if layers err independently.
         measured: The network, run; ``None``: it was not.
     """
@@ -110,6 +112,7 @@ class Uniform:
     precision: str
     num_layers: int
     layers: float
+    between: float | None
     total: float | None
     half_width: float | None
     measured: NetworkTime | None
@@ -182,6 +185,12 @@ class ProfileFacts:
         """Neighbours of one module, under its path."""
         found = groupby(self.layers, key=lambda layer: layer.group)
         return tuple((name, tuple(layers)) for name, layers in found)
+
+    @property
+    def num_unmarked(self) -> int:
+        """Times of layers that a logarithmic picture has no place for: measured to be nothing."""
+        cells = (cell for layer in self.layers for cell in layer.cells)
+        return sum(cell is not None and cell.seconds <= 0 for cell in cells)
 
     @property
     def sentences(self) -> tuple[str, ...]:

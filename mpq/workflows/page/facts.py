@@ -15,6 +15,7 @@ from mpq.problem.tolerances import is_within
 from mpq.quantization.precision import Precision
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.page.facts import (
+    BATCH_SIZE,
     Checked,
     DeviceFacts,
     Facts,
@@ -255,4 +256,4 @@ def _made(result: Searched) -> Iterator[tuple[str, str]]:
     count = known.num_held_out
     yield "held-out examples", "" if count is None else f"{count:,}"
     yield "metric", known.metric or ""
-    yield "batch size that was priced", str(known.batch_size)
+    yield BATCH_SIZE, str(known.batch_size)

@@ -18,6 +18,24 @@ def known_costs(result: Searched, resources: Sequence[Resource]) -> Iterator[str
         for where, cost in (("besides its layers", table.constant), ("between layers", between)):
             if cost:
                 yield f"{_words(table.name)} {where}: {amount(cost, table.unit)}"
+    yield from _named_parts(result)
+
+
+def _named_parts(result: Searched) -> Iterator[str]:
+    """Why a budget counts more than the answer takes: a sum over parts cannot see them agree."""
+    rows = [row for row in result.comparisons if row.label == "result"]
+    if result.problem.parts is None or not rows:
+        return
+    columns = {table.name: table.column for table in result.tables}
+    for budget in result.problem.budgets:
+        taken = rows[0].costs.get(columns.get(budget.resource, ""))
+        more = 0.0 if taken is None else budget.used(result.columns) - taken
+        if more > 0:
+            yield (
+                f"{_words(budget.resource)}: budgets and points count {amount(more, budget.unit)} "
+                "more than the answer takes: room for what names the parts, and for the last byte, "
+                "of every divided layer"
+            )
 
 
 def _how(result: Searched, resource: Resource) -> str:

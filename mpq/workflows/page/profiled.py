@@ -113,6 +113,7 @@ def _uniform(profile: NetworkProfile, networks: tuple[NetworkTime, ...]) -> Iter
             str(precision),
             int(np.isfinite(values).sum()),
             float(np.nansum(values)),
+            table.total_between(columns) if is_whole else None,
             total if is_whole else None,
             # Independent errors add up in squares.
             sqrt(float((widths**2).sum())) if is_whole else None,

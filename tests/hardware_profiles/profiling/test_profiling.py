@@ -194,6 +194,8 @@ def test_real_runtime_measures_a_network(
     assert len(found.record["networks"]) == 4 + int(np.all(expected, axis=0).sum())
     assert set(found.record["agreement"]) == {"sum_of_layers", "corrected"}
     assert bool(found.record["neighbours"]) == chosen.runs_pairs == bool(found.latency.pairs)
+    # Where neighbours were measured by themselves, their time is not said to be in the constant.
+    assert ("two that follow each other" in found.notes) == chosen.runs_pairs
     assert found.machine["runtime"] == repr(chosen)
     assert found.machine[package] != "not installed"
     json.loads(found.to_json(), parse_constant=pytest.fail)

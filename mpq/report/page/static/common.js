@@ -167,29 +167,43 @@ const MPQ = (function () {
     }
   }
 
-  // The points that no other of the same rows betters in both.
-  function frontOf(rows, larger) {
-    const sorted = rows.slice().sort((a, b) => a.x - b.x || (larger ? b.y - a.y : a.y - b.y));
-    const front = [];
-    for (const row of sorted) {
-      const last = front[front.length - 1];
-      if (!last || (larger ? row.y > last.y : row.y < last.y)) front.push(row);
-    }
+  // The points that no other of the same rows betters in both, the best across first. A score of an older
+  // run does not say which way is better: then nothing is dominated.
+  function frontOf(rows, ax, ay) {
+    if (ax.larger === null || ay.larger === null) return [];
+    const across = (r) => (ax.larger ? -r.x : r.x), up = (r) => (ay.larger ? -r.y : r.y), front = [];
+    for (const row of rows.slice().sort((a, b) => across(a) - across(b) || up(a) - up(b))) if (!front.length || up(row) < up(front[front.length - 1])) front.push(row);
     return front;
   }
+
+  // Between two points of a front what is had is the one that is no worse across.
+  const stepOf = (ax) => (ax.larger ? "step-before" : "step-after");
+
+  // One standard error to both sides of what was measured, across and upwards; above 0 on a logarithmic axis.
+  function errorBars(rows, x, y, color) {
+    const low = (value, error, scale) => (scale.type === "log" ? Math.max(value - error, value / 20) : value - error), way = { x: x, y: y };
+    return ["x", "y"].flatMap((name) => {
+      const values = rows.filter((r) => known(r.errors[name])).map((r) => ({ ...r, low: low(r[name], r.errors[name], way[name].scale), high: r[name] + r.errors[name] }));
+      return values.length ? [{ data: { values: values }, mark: { type: "rule", strokeWidth: 1.5 }, encoding: { ...way, [name]: { ...way[name], field: "low" }, [name + "2"]: { field: "high" }, color: color } }] : [];
+    });
+  }
+
+  const errorsOf = (point, ax, ay) => ({ x: ax.error ? ax.error(point) : null, y: ay.error ? ay.error(point) : null });
 
   // Predicted (across) against measured (upwards): marks by kind, bars from low to high where they are
   // known, and the line of equal numbers where both have one unit.
   function drawAgreement(id, rows, asked) {
     if (!rows.length || !byId(id)) return;
     const isOne = asked.across === asked.upwards, both = rows.flatMap((r) => [r.predicted, r.measured]);
-    const scaled = (values) => {
-      const scale = scaleOf(values), low = Math.min(...values), high = Math.max(...values);
+    // Bars are whole; on a logarithmic axis their lower ends may leave the picture.
+    const scaled = (values, isMeasured) => {
+      const scale = scaleOf(values), ends = rows.filter((r) => isMeasured && known(r.low)).flatMap((r) => (scale.type === "log" ? [r.high] : [r.low, r.high]));
+      const low = Math.min(...values, ...ends), high = Math.max(...values, ...ends);
       if (scale.type === "log") return { type: "log", nice: false, domain: [low / 1.6, high * 1.6] };
       const room = 0.06 * (high - low || high);
       return { zero: false, nice: false, domain: [low - room, high + room] };
     };
-    const sx = scaled(isOne ? both : rows.map((r) => r.predicted)), sy = isOne ? sx : scaled(rows.map((r) => r.measured));
+    const sx = scaled(isOne ? both : rows.map((r) => r.predicted), isOne), sy = isOne ? sx : scaled(rows.map((r) => r.measured), true);
     const x = { field: "predicted", type: "quantitative", scale: sx, axis: axisOf("predicted", asked.across, sx.domain, sx) };
     const y = { field: "measured", type: "quantitative", scale: sy, axis: axisOf("measured", asked.upwards, sy.domain, sy) };
     const names = asked.kinds.map((k) => k.name), legend = { legend: names.length > 1 ? { columns: asked.columns || 3 } : null };
@@ -249,5 +263,5 @@ const MPQ = (function () {
   // After the tables are seen: what is drawn can wait for that, and not the other way round.
   const whenSeen = (begin, redraw) => requestAnimationFrame(() => setTimeout(() => { begin(); atNewWidth(redraw); }));
 
-  return { data, byId, all, known, words, general, plain, amount, share, draw, widthOf, scaleOf, axisOf, axesOf, shown, frontOf, separate, drawAgreement, foldRows, INK, SOFT, LINE, PAPER, STAR, whenSeen };
+  return { data, byId, all, known, words, general, plain, amount, share, draw, widthOf, scaleOf, axisOf, axesOf, shown, frontOf, stepOf, errorBars, errorsOf, separate, drawAgreement, foldRows, INK, SOFT, LINE, PAPER, STAR, whenSeen };
 })();

@@ -1,7 +1,7 @@
 // The page of one result: it draws what the tables say, and carries a chosen point through them.
 "use strict";
 (function () {
-  const { data, byId, all, known, words, plain, amount, share, draw, widthOf, scaleOf, axisOf, shown, frontOf, separate, drawAgreement, foldRows, INK, SOFT, PAPER, STAR, whenSeen } = MPQ;
+  const { data, byId, all, known, words, plain, amount, share, draw, widthOf, scaleOf, axisOf, shown, frontOf, stepOf, errorBars, errorsOf, separate, drawAgreement, foldRows, INK, SOFT, PAPER, STAR, whenSeen } = MPQ;
   const COLORS = { frontier: "var(--frontier)", answer: "var(--answer)", uniform: "var(--uniform)" };
   const SIZES = { frontier: 75, answer: 130, uniform: 85 };
   const KINDS = ["frontier", "answer", "uniform"];
@@ -80,30 +80,28 @@
 
   function drawFrontier() {
     const known_axes = axes(), ax = known_axes[state.x], ay = known_axes[state.y];
-    const rows = data.points.map((point, id) => ({ id: id, x: ax.of(point), y: ay.of(point), error: ay.error ? ay.error(point) : null, kind: point.kind, label: point.label.replace("uniform ", ""), size: SIZES[point.kind], within: point.within, tip: tipOf(point) })).filter((r) => known(r.x) && known(r.y));
+    const rows = data.points.map((point, id) => ({ id: id, x: ax.of(point), y: ay.of(point), errors: errorsOf(point, ax, ay), kind: point.kind, label: point.label.replace("uniform ", ""), size: SIZES[point.kind], within: point.within, tip: tipOf(point) })).filter((r) => known(r.x) && known(r.y));
     const sx = scaleOf(rows.map((r) => r.x)), sy = scaleOf(rows.map((r) => r.y));
-    // A score of an older run does not say which way is better: then nothing is dominated.
-    const front = ay.larger === null ? [] : frontOf(rows.filter((r) => r.kind === "frontier"), ay.larger);
+    const front = frontOf(rows.filter((r) => r.kind === "frontier"), ax, ay);
     const knee = kneeOf(front, sx.type === "log", sy.type === "log");
-    const end = Math.max(...rows.map((r) => r.x));
-    const area = front.length ? front.map((r) => ({ x: r.x, y: r.y })).concat([{ x: end, y: front[front.length - 1].y }]) : [];
+    const end = Math.max(...rows.map((r) => r.x)), start = Math.min(...rows.map((r) => r.x));
+    const area = front.length ? front.map((r) => ({ x: r.x, y: r.y })).concat([{ x: ax.larger ? start : end, y: front[front.length - 1].y }]) : [];
     const x = { field: "x", type: "quantitative", scale: sx, axis: axisOf(ax.title, ax.unit, rows.map((r) => r.x), sx) };
     const y = { field: "y", type: "quantitative", scale: sy, axis: axisOf(ay.title, ay.unit, rows.map((r) => r.y), sy) };
     const color = { field: "kind", type: "nominal", scale: { domain: KINDS, range: KINDS.map((k) => COLORS[k]) } };
     const shape = { field: "kind", type: "nominal", scale: { domain: KINDS, range: ["circle", STAR, "square"] } };
-    const bars = rows.filter((r) => known(r.error)).map((r) => Object.assign({}, r, { low: sy.type === "log" ? Math.max(r.y - r.error, r.y / 20) : r.y - r.error, high: r.y + r.error }));
     const layers = [];
-    if (area.length > 1) layers.push({ data: { values: area }, mark: { type: "area", interpolate: "step-after", color: "var(--area)", opacity: 1, line: false }, encoding: { x: x, y: Object.assign({}, y, { stack: null }), y2: { value: ay.larger ? "height" : 0 } } });
-    if (front.length > 1) layers.push({ data: { values: front }, mark: { type: "line", interpolate: "step-after", color: COLORS.frontier, strokeWidth: 1.5 }, encoding: { x: x, y: y } });
+    if (area.length > 1) layers.push({ data: { values: area }, mark: { type: "area", interpolate: stepOf(ax), color: "var(--area)", opacity: 1, line: false }, encoding: { x: x, y: Object.assign({}, y, { stack: null }), y2: { value: ay.larger ? "height" : 0 } } });
+    if (front.length > 1) layers.push({ data: { values: front }, mark: { type: "line", interpolate: stepOf(ax), color: COLORS.frontier, strokeWidth: 1.5 }, encoding: { x: x, y: y } });
     const budget = data.budgets.find((b) => b.resource === ax.resource);
     if (budget) {
       layers.push({ data: { values: [{ x: budget.limit }] }, mark: { type: "rule", color: INK, strokeDash: [5, 4] }, encoding: { x: x } });
       layers.push({ name: "budget", data: { values: [{ x: budget.limit, text: "budget" }] }, mark: { type: "text", align: "right", dx: -5, baseline: "top", color: INK }, encoding: { x: x, y: { value: 2 }, text: { field: "text" } } });
     }
-    if (bars.length) layers.push({ data: { values: bars }, mark: { type: "rule", strokeWidth: 1.5 }, encoding: { x: x, y: Object.assign({}, y, { field: "low" }), y2: { field: "high" }, color: color } });
+    layers.push(...errorBars(rows, x, y, color));
     layers.push({ name: "points", data: { values: rows }, mark: { type: "point", filled: true, opacity: 1, stroke: PAPER, strokeWidth: 1 }, encoding: { x: x, y: y, color: color, shape: shape, size: { field: "size", type: "quantitative", scale: null } } });
     // Labels stand to the right, where the frontier is lower; at the picture's edge above.
-    const along = sx.type === "log" ? Math.log : (value) => value, begin = along(Math.min(...rows.map((r) => r.x)));
+    const along = sx.type === "log" ? Math.log : (value) => value, begin = along(start);
     const isAtEdge = (r) => along(r.x) - begin > 0.85 * (along(end) - begin);
     for (const [name, align, side, dx, dy] of [["beside", "left", (r) => !isAtEdge(r), 9, -7], ["above", "center", isAtEdge, 0, -13]]) {
       const labelled = rows.filter((r) => r.kind === "uniform" && side(r));

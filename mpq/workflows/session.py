@@ -83,18 +83,20 @@ class Session:
         with streaming(bool(self.prepared.task.streamed)):
             return self.prepared.on_held_out.measure(dict(zip(names, chosen, strict=True)))
 
-    def measured(self, frontier: Frontier) -> Frontier:
+    def measured(self, frontier: Frontier, safeguard: bool = True) -> Frontier:
         """The same frontier, or alternatives, with all of its points measured.
 
-        A point that is measured to be worse than a uniform precision which costs no more is that
-        uniform precision in the end (``never_worse_points``).
+        Args:
+            frontier: Of a search's result.
+            safeguard: Whether a point that is measured to be worse than a uniform precision which
+                costs no more is that uniform precision in the end (``never_worse_points``).
         """
         asked = [x.precisions for x in frontier.points if x.measured is None]
         with streaming(bool(self.prepared.task.streamed)):
             round_parts(self.prepared, asked)
             points = tuple(map(self._measured, track(frontier.points, "measuring points")))
             others = tuple(map(self._measured, frontier.others))
-            kept = never_worse_points(self.prepared, points, others)
+            kept = never_worse_points(self.prepared, points, others) if safeguard else points
         return replace(frontier, points=kept, others=others)
 
     def _measured(self, point: FrontierPoint) -> FrontierPoint:

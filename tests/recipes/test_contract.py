@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 import mpq
 from mpq import demo
 from mpq.cli.__main__ import app
+from mpq.cli.task_options import demo_goal
 from mpq.errors import InputError, UnknownNameError
 from mpq.problem.split import Split
 from mpq.quantization.ranges import RANGE_METHODS
@@ -302,3 +303,16 @@ def test_settings_leave_the_model_as_it_is() -> None:
     mpq.search(mpq.Task(net, data, data), ["weight_bytes=1KiB"], recipe="hawq-v3")
 
     assert all(torch.equal(x, before[name]) for name, x in net.state_dict().items())
+
+
+@pytest.mark.usefixtures("few_examples")
+def test_the_built_in_network_does_not_bring_its_device(tmp_path: Path) -> None:
+    """It runs no 16 bits; the command of the docs has neither a device nor a limit."""
+    quick = (*QUICK["augmenting-hessians"][:2], "--precisions", "w4a16,w8a16")
+    few = ("--include", "stem.conv", "--include", "head", "--points", "2", "--output", tmp_path)
+    goal = ("--minimize", "weight_bytes", "--max-accuracy-drop", "0.5")
+
+    call("search", "--recipe", "augmenting-hessians", *goal, *quick, *few)
+
+    assert mpq.load(tmp_path).provenance.device is None
+    assert demo_goal("hawq-v3") == (None, ["weight_bytes=60KiB"])

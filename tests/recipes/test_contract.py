@@ -88,6 +88,27 @@ def test_it_says_where_it_is_from(recipe: Recipe) -> None:
     assert all(text.endswith(".") for text in recipe.departures)
 
 
+SOURCES = r"not stated|the (paper|paper of .+|abstract|published code)([',; ].+)?"
+NOT_LAST = {"a", "an", "and", "but", "from", "or", "than", "that", "the", "with"}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda x: x.name)
+def test_its_texts_are_whole(recipe: Recipe) -> None:
+    """Sentences, sources that name what they are of, and no file that only a checkout has."""
+    sentences = (*recipe.departures, *recipe.steps, *recipe.yours)
+    sources = [choice.source for choice in recipe.choices]
+    phrases = [recipe.summary, recipe.constraint, *sources, *(x.taken for x in recipe.choices)]
+    texts = (*sentences, *phrases, recipe.formula)
+
+    assert all(re.fullmatch(r"[A-Z-].*[^.]\.", text) for text in sentences)
+    assert all(len(text.split()) >= 4 for text in sentences)
+    assert [text for text in sources if not re.fullmatch(SOURCES, text)] == []
+    assert "the paper" not in sources
+    assert not {re.split(r"\W+", text.strip("()."))[-1] for text in texts} & NOT_LAST
+    assert not any("..." in text or "  " in text for text in texts)
+    assert not re.search(r"(benchmarks|tests|scripts|docs)/", " ".join(texts))
+
+
 @pytest.mark.usefixtures("few_examples")
 @pytest.mark.parametrize("name", list(QUICK))
 def test_it_runs_by_its_name(name: str, tmp_path: Path) -> None:

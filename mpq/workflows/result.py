@@ -32,6 +32,7 @@ from mpq.report.safeguard import Safeguard
 from mpq.sensitivity import SpotCheck
 from mpq.sensitivity.step_shares import StepShares
 from mpq.solvers import SOLVERS, Solver
+from mpq.workflows.built_in_scores import BUILT_IN
 from mpq.workflows.page.summary import summary_facts
 from mpq.workflows.page.write import page_beside
 from mpq.workflows.points import (
@@ -135,9 +136,11 @@ class SearchResult:
 
     @property
     def loss_name(self) -> str:
-        """What ``solution.loss`` is: predicted, or measured on the calibration examples."""
-        is_measured = self.provenance.is_loss_measured
-        return "measured loss (calibration examples)" if is_measured else "predicted loss"
+        """What ``solution.loss`` is: predicted, or measured, and on what; a function chooses."""
+        if not self.provenance.is_loss_measured:
+            return "predicted loss"
+        is_own = self.assignment.metadata.score not in (None, *BUILT_IN)
+        return "measured loss" if is_own else "measured loss (calibration examples)"
 
     @property
     def loss_unit(self) -> str:

@@ -16,9 +16,12 @@ from mpq.report.stored_measurement import measurement_to_dict
 PREDICTED_LOSS: Final = "predicted_loss"
 CALIBRATION_LOSS: Final = "calibration_loss"
 """What a solver that measures found on the calibration examples; held-out ones are another word."""
+TRIAL_LOSS: Final = "trial_loss"
+"""The same by a function of the user's, which looks at examples of its own."""
 LOSS_TITLES: Final = {
     PREDICTED_LOSS: "predicted loss",
     CALIBRATION_LOSS: "measured loss (calibration examples)",
+    TRIAL_LOSS: "measured loss",
 }
 """Names of losses in files to what they are for people."""
 
@@ -61,7 +64,8 @@ class Frontier:
         points: Sorted by cost; each loses strictly less than the one before it, measured where
             uniform precisions corrected them.
         others: The chosen assignment and the uniform precisions.
-        loss_name: What ``loss`` is: ``PREDICTED_LOSS``, or measured: ``CALIBRATION_LOSS``.
+        loss_name: What ``loss`` is: ``PREDICTED_LOSS``, or measured: ``CALIBRATION_LOSS``,
+            ``TRIAL_LOSS``.
         spot_check: What measuring a few cells said of the predictions, in sentences; none where
             they were not checked.
         untrusted: Layers whose predictions failed there, and were not mended.
@@ -89,7 +93,7 @@ class Frontier:
     @property
     def is_by_trials(self) -> bool:
         """Whether each point's ``loss`` was measured, by a solver that tried it."""
-        return self.loss_name == CALIBRATION_LOSS
+        return self.loss_name in (CALIBRATION_LOSS, TRIAL_LOSS)
 
     @property
     def loss_title(self) -> str:

@@ -25,19 +25,14 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.quantization.precision import ORIGINAL
 from mpq.quantization.range_method import ActivationRange
-from mpq.report.frontier import (
-    CALIBRATION_LOSS,
-    LOSS_TITLES,
-    PREDICTED_LOSS,
-    Frontier,
-    FrontierPoint,
-)
+from mpq.report.frontier import LOSS_TITLES, Frontier, FrontierPoint
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.page.made import Made
 from mpq.report.safeguard import Safeguard
 from mpq.sensitivity import SpotCheck
 from mpq.sensitivity.step_shares import StepShares
 from mpq.solvers import SOLVERS, Solver
+from mpq.workflows.loss_kind import loss_kind
 from mpq.workflows.page.summary import summary_facts
 from mpq.workflows.page.write import page_beside
 from mpq.workflows.points import (
@@ -141,9 +136,8 @@ class SearchResult:
 
     @property
     def loss_name(self) -> str:
-        """What ``solution.loss`` is: predicted, or measured on the calibration examples."""
-        is_measured = self.provenance.is_loss_measured
-        return LOSS_TITLES[CALIBRATION_LOSS if is_measured else PREDICTED_LOSS]
+        """What ``solution.loss`` is: predicted, or measured, and on what."""
+        return LOSS_TITLES[loss_kind(self.provenance, self.assignment)]
 
     @property
     def loss_unit(self) -> str:
@@ -242,10 +236,9 @@ class SearchResult:
         # Solving again would lose what a search over loss and costs has found on its way.
         if self.trials and solver is None:
             points = found_points(self.problem, table, self.trials)
-            is_measured = self.provenance.is_loss_measured
-            name = CALIBRATION_LOSS if is_measured else PREDICTED_LOSS
-            found = Frontier(table.name, table.unit, self.loss_unit, points, (), name)
-            return self._transformed(found if is_measured else self._checked(found))
+            unit, kind = self.loss_unit, loss_kind(self.provenance, self.assignment)
+            found = Frontier(table.name, table.unit, unit, points, (), kind)
+            return self._transformed(found if found.is_by_trials else self._checked(found))
         points = frontier_points(self.problem, table, solver or self._solver, num_points)
         found = Frontier(
             table.name, table.unit, self.problem.loss.unit, points, self.beside(table.name)

@@ -72,9 +72,16 @@ def loss_cells(facts: Facts) -> list[str]:
     return [row[1] for row in points]
 
 
-@pytest.mark.parametrize(("score", "unit"), [("", "squared_output"), ("mAP", "of the score")])
+@pytest.mark.parametrize(
+    ("score", "unit", "name", "title"),
+    [
+        ("", "squared_output", "calibration_loss", "measured loss (calibration examples)"),
+        ("psnr", "of the score", "calibration_loss", "measured loss (calibration examples)"),
+        ("judges:judge", "of the score", "trial_loss", "measured loss"),
+    ],
+)
 def test_trials_of_a_solver_that_measured_keep_their_unit_and_their_word(
-    score: str, unit: str
+    score: str, unit: str, name: str, title: str
 ) -> None:
     """In frontier.json, frontier.csv, the picture and the page; the rest of it is predicted."""
     found = by_trials(score)
@@ -83,12 +90,12 @@ def test_trials_of_a_solver_that_measured_keep_their_unit_and_their_word(
     again, table = frontier_from_json(drawn.to_json()), frontier_table(drawn)
     facts = facts_of(found, with_others(found, again))
 
-    key = f"calibration_loss_{unit.replace(' ', '_')}"
-    assert (again.loss_name, again.loss_unit) == ("calibration_loss", unit)
+    key = f"{name}_{unit.replace(' ', '_')}"
+    assert (again.loss_name, again.loss_unit) == (name, unit)
     assert table[key].tolist() == [point.loss for point in again.points]
     assert set(json.loads(drawn.to_json())["points"][0]) >= {key}
     head, *cells = loss_cells(facts)
-    assert head == f"measured loss (calibration examples) [{unit}]"
+    assert head == f"{title} [{unit}]"
     assert cells[-1] == f"{found.solution.loss:.4g}"
     assert draw_frontier(drawn).get_ylabel() == f"loss [{unit}]"
     assert facts.loss_unit == "relative"

@@ -36,7 +36,7 @@ def _network(result: Searched) -> Iterator[Row]:
     told = f"{len(weighted):,} with {count:,} weights{more}"
     yield "quantizable layers", told if result.layers else ""
     whole = result.coverage
-    yield "numbers in the network", "" if whole is None else f"{whole.num_elements:,}"
+    yield "parameters and buffers", "" if whole is None else f"{whole.num_elements:,}"
 
 
 def _named(sources: Mapping[str, str], *names: str) -> list[str]:

@@ -8,6 +8,7 @@ from math import isnan
 from typing import Any, Final, final
 
 from mpq._support import schema_versions
+from mpq._support.names import shortened, visible
 from mpq.problem.solution import Status
 from mpq.quantization.precision import Precision
 from mpq.report.measurement import Measurement
@@ -84,6 +85,12 @@ class Frontier:
     untrusted: tuple[str, ...] = ()
     transforms: tuple[str, ...] = ()
     transforms_unhelped: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        # Every layer of every point would fill a notebook.
+        how = "measured" if self.is_measured else "predicted"
+        over = shortened(visible(self.resource))
+        return f"<Frontier: {len(self.points)} points over {over}, {how}>"
 
     @property
     def is_measured(self) -> bool:

@@ -35,6 +35,7 @@ from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
 from mpq.workflows.setup import Prepared
 from mpq.workflows.streamable import refuse_streamed
+from mpq.workflows.subject import Subject
 from mpq.workflows.task import Task, check_task
 from mpq.workflows.uniform import compared
 
@@ -203,6 +204,12 @@ class Session:
             transforms_unhelped={} if transformed is None else dict(transformed.unhelped),
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
+            subject=Subject.of(
+                self.prepared.task.model,
+                self.prepared.calibration,
+                is_split=self.prepared.task.held_out is None,
+            ),
+            activation_range=self.prepared.task.ranges.activation,
         )
 
     def _shown(self, problem: Problem) -> tuple[str, ...]:

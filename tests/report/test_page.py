@@ -100,17 +100,26 @@ def test_the_page_is_opened_in_the_users_browser(tmp_path: Path) -> None:
     assert shown.read_text().strip() == (tmp_path / "report.html").as_uri()
 
 
+@pytest.mark.parametrize("error", [None, ValueError, IndexError, webbrowser.Error])
 def test_a_browser_that_is_not_there_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None
 ) -> None:
-    """The page is made, and a line says why nothing is seen."""
-    saved(made_up(blocks(4)), tmp_path)
-    monkeypatch.setattr(webbrowser, "open", lambda url: False)
+    """The page is made, and a line says why nothing is seen; BROWSER may hold no command."""
 
-    ran = CliRunner().invoke(app, ["report", str(tmp_path), "--open"])
+    def opens(url: str) -> bool:
+        if error is not None:
+            raise error("No closing quotation")
+        return False
+
+    saved(made_up(blocks(4)), tmp_path)
+    page = tmp_path / "again.html"
+    monkeypatch.setattr(webbrowser, "open", opens)
+
+    ran = CliRunner().invoke(app, ["report", str(tmp_path), "--output", str(page), "--open"])
 
     assert ran.exit_code == 0
-    assert f"no browser was found to open {tmp_path / 'report.html'}" in ran.stderr
+    assert page.exists()
+    assert f"no browser was found to open {page}" in ran.stderr
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from mpq.report.page import render
 from mpq.workflows.page.report import report
 from tests.recipes.reference import data, tiny
 from tests.report.made_up import HOSTILE, blocks, curve, made_up
+from tests.report.made_up_comparisons import estimators, recipes
 from tests.report.reading import read
 
 
@@ -55,6 +56,23 @@ def test_a_notebook_shows_the_comparison() -> None:
     assert "The answer has" in plain
     for text in (plain, hostile):
         assert not {"script", "style", "img", "a"} & set(read(text.encode()).tags)
+
+
+def test_what_a_notebook_shows_is_short() -> None:
+    """Of frontiers and comparisons a line, of a result a table, however names are and how many."""
+    many, hostile = made_up(blocks(500)), made_up(HOSTILE, score="<script>'\"\n😀" + "y" * 300)
+    frontier = replace(curve(hostile), resource="\x1b]0;owned" + "z" * 300)
+    lines = [repr(x) for x in (curve(many), frontier)]
+    lines += [repr(make(HOSTILE[:3], HOSTILE[3:5])) for make in (estimators, recipes)]
+
+    html = hostile._repr_html_()
+
+    assert max(map(len, lines)) < 150
+    assert all(line.isprintable() for line in lines)
+    assert len(many._repr_html_()) < 5000
+    assert "y" * 100 not in html
+    assert not {"script", "style", "img", "a"} & set(read(html.encode()).tags)
+    assert not [name for name, _ in read(html.encode()).attributes if name.startswith("on")]
 
 
 def test_a_notebook_shows_a_result_of_which_nothing_was_measured() -> None:

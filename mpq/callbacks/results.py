@@ -83,7 +83,8 @@ class Solved(Event):
     Args:
         solver: Its name, with its backend.
         status: How it ended: a member of ``Status``, in lower case.
-        loss: Predicted, in the estimator's unit; ``nan`` without an answer.
+        loss: What it made small: predicted, in the estimator's unit; of a solver that measures, in
+            the metric's, or how much worse the task's own score is; ``nan`` without an answer.
         bound: Proved lower bound of it; ``None``: not proved.
         seconds: Wall time; ``nan`` where it is not known.
     """

@@ -9,6 +9,7 @@ import typer
 from mpq.cli.app import app, command_words, reporting_errors
 from mpq.cli.comparing import CompareOptions
 from mpq.cli.instead import is_done_instead
+from mpq.cli.named import named_in
 from mpq.cli.options import (
     AssignmentFile,
     Differing,
@@ -64,7 +65,7 @@ def search(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> No
         if is_other_rank():
             return
         curve = options.frontier(result, session)
-        made = made_here(phases).by(options.in_full(command_words()))
+        made = made_here(phases).by(options.in_full(command_words()), named_in(options))
         result = replace(result, made=made)
         files = result.save(options.output, curve, options.section or [])
         if has_others:
@@ -101,7 +102,7 @@ def frontier(options: SearchOptions, watch: WatchOptions, talk: TalkOptions) -> 
         files = save_frontier(found, options.output)
         # In a folder of its own: beside it may lie the answer of a search.
         behind = options.output / BEHIND
-        made = made_here(phases).by(options.in_full(command_words()))
+        made = made_here(phases).by(options.in_full(command_words()), named_in(options))
         files += replace(result, made=made).save(behind, found)
         announced(found)
     talk.answer(found.to_json(), lambda console: print_frontier(found, console))

@@ -40,7 +40,7 @@ def recipes(
 
 
 def _json(recipe: "Recipe") -> dict[str, Any]:
-    return {**asdict(recipe), "command": recipe.command}
+    return {**asdict(recipe), "command": recipe.command, "yours": recipe.yours}
 
 
 def _print_all(recipes: "Sequence[Recipe]", console: "Console") -> None:
@@ -73,6 +73,7 @@ def _print_one(recipe: "Recipe", console: "Console") -> None:
     console.print(table)
     after = [f"then: {step}" for step in recipe.steps]
     after += [f"otherwise: {departure}" for departure in recipe.departures]
-    # Not wrapped: it is there to be copied.
-    for line in (*after, f"the same as: {recipe.command} ..."):
+    # Not wrapped: the command is there to be copied.
+    after += [f"the same as: {recipe.command}", *(f"yours: {said}" for said in recipe.yours)]
+    for line in after:
         console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -38,5 +38,13 @@ def report(
     page = run(paths, output)
     talk.answer({"file": str(page)}, lambda _: None)
     talk.wrote([page])
-    if is_opened and not webbrowser.open(page.resolve().as_uri()):
+    if is_opened and not _is_shown(page):
         say(f"no browser was found to open {page} (the variable BROWSER names one)")
+
+
+def _is_shown(page: Path) -> bool:
+    """Whether a browser took it."""
+    try:
+        return webbrowser.open(page.resolve().as_uri())
+    except (webbrowser.Error, ValueError, IndexError):  # what is in BROWSER is no command
+        return False

@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 
 from mpq.cli.methods import MethodOptions
 from mpq.cli.task_options import (
-    DEMO_DEVICE,
-    DEMO_LIMITS,
     DrawOptions,
     PatternOptions,
     RangeOptions,
     SourceOptions,
     TaskOptions,
+    demo_goal,
     listed,
 )
 from mpq.cli.watching import Kept, epochs_in, kept_in
@@ -288,8 +287,9 @@ class SearchOptions:
         device, limits = self.asked.device, self.asked.limit or []
         if not self.asked.source.is_demo or limits:
             return device, limits
+        own_device, own_limits = demo_goal(self.how.recipe)
         # The built-in limits would bound what is to be made small.
-        return device or DEMO_DEVICE, [] if self.objective.minimize else DEMO_LIMITS
+        return device or own_device, [] if self.objective.minimize else own_limits
 
     def in_full(self, words: Sequence[str]) -> list[str]:
         """The words of the command with the device and the limits that it took by itself."""

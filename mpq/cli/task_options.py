@@ -31,6 +31,14 @@ DEMO_COMPARED_LIMITS = ["effective_bits=4", "effective_bits=5", "effective_bits=
 DEMO_LIMITS = ["weight_bytes=60KiB", "latency=4.7ms"]
 
 
+def demo_goal(recipe: str | None) -> tuple[str | None, list[str]]:
+    """The device and the limits that come with the built-in network.
+
+    A recipe has candidates of its own, which that device need not run: bytes alone are limited.
+    """
+    return (DEMO_DEVICE, DEMO_LIMITS) if recipe is None else (None, DEMO_LIMITS[:1])
+
+
 @dataclass(frozen=True, eq=False)
 class SourceOptions:
     """A network and its calibration examples, by the names of functions."""

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mpq.cli.app import app, command_words, reporting_errors
+from mpq.cli.named import named
 from mpq.cli.options import EvalData, Seed
 from mpq.cli.score_options import ScoreOptions
 from mpq.cli.taking import taking
@@ -69,7 +70,7 @@ def tune(
     )
     with prepared_folder(folder), watch.watched(talk, epochs_in(folder)):
         result = run_tuning(task, found, what, folder=folder)
-        result = replace(result, made=result.made.by(command_words()))
+        result = replace(result, made=result.made.by(command_words(), named(source, eval_data)))
         files = result.save(folder)
     talk.answer(result.assignment.to_json(), lambda console: print_result(result, console))
     talk.wrote(files)

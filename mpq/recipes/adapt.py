@@ -22,9 +22,9 @@ ADAPT: Final = Recipe(
     constraint="any: epsilon is the least that it allows; yours: --solver threshold:max_loss=0.01",
     choices=(
         Choice("estimator", "divergence of a weight's distribution when it is rounded",
-               "on pushing down"),
+               "the paper, on pushing precisions down"),
         Choice("solver", "for each layer the lowest precision without a loss of information",
-               "abstract"),
+               "the abstract"),
         Choice("epsilon", "the least within the limits", NOT_STATED),
         Choice("bins of a histogram", "128", NOT_STATED),
         Choice("candidates", "weights of 2 to 8 bits, inputs in 16 bits", NOT_STATED),

@@ -22,18 +22,21 @@ AMQ: Final = Recipe(
     constraint="a mean number of bits: effective_bits, or weight_bytes",
     choices=(
         Choice("estimator", "divergence with one layer at its fewest bits, for pruning",
-               "on pruning of the space"),
-        Choice("candidates", "2, 3 or 4 bits", "on the space"),
-        Choice("groups", "128 weights share a scale", "on the space"),
-        Choice("weights", "HQQ's zero points, to nearest, as a proxy", "on the proxy"),
+               "the paper, on pruning of the search space"),
+        Choice("candidates", "2, 3 or 4 bits", "the paper, on the search space"),
+        Choice("groups", "128 weights share a scale", "the paper, on the search space"),
+        Choice("weights", "HQQ's zero points, to nearest, as a proxy",
+               "the paper, on the quantization proxy"),
         Choice("solver", "iterations of search, measuring and fitting the predictor",
-               "on the predictor; its kind and the number of measurements are ours"),
+               "the paper, on the predictor; its kind and the number of measurements: ours"),
         Choice("predictor", "the sum over layers, corrected by what was measured", NOT_STATED),
+        Choice("transfer", "measured assignments of an earlier search of the same layers, by the "
+               "same metric and score, if you name its log (earlier=FILE)", NOT_STATED),
     ),
     departures=(
         "No precision is pruned: the predictor begins at what single layers lose.",
         "One limit is searched, and not the whole frontier at once.",
         "HQQ's zero points are of the range, and not optimised.",
     ),
-    steps=("the answer quantized by AWQ or GPTQ (--rounding gptq)",),
+    steps=("The paper quantizes the answer by AWQ or GPTQ (--rounding gptq).",),
 )  # fmt: skip

@@ -23,14 +23,15 @@ BAQ: Final = Recipe(
     split="columns",
     choices=(
         Choice("estimator", "steps^2 / 12 x what later inputs cannot make good, in units of each "
-               "layer's own", "on the objective, and a loss that columns of one layer share"),
-        Choice("parts", "a column: an input of all output channels", "on the algorithm"),
+               "layer's own",
+               "the paper, on the objective, and on a loss that columns of one layer share"),
+        Choice("parts", "a column: an input of all output channels", "the paper, on the algorithm"),
         Choice("candidates", "0 bits, signs, and 2 to 8 bits",
-               "whole numbers from 0 on; the most: not stated"),
+               "the paper has whole numbers from 0 on; the most: not stated"),
         Choice("solver", "the optimum in whole bits, which is the rounded closed form, with the "
-               "same mean bits in each layer", "on the closed form and equal losses"),
+               "same mean bits in each layer", "the paper, on the closed form and equal losses"),
         Choice("weights", "by GPTQ, symmetric, a scale per output channel",
-               "GPTQ on the algorithm; scales: not stated"),
+               "the paper, on the algorithm, which is GPTQ's; scales: not stated"),
         Choice("ranges", "from the least to the largest number", NOT_STATED),
     ),
     departures=(

@@ -23,14 +23,16 @@ CALIBTIP: Final = Recipe(
     rounding="adaround",
     bias_correction=True,
     choices=(
-        Choice("estimator", "rise of the cross-entropy with one layer quantized", "on the program"),
-        Choice("candidates", "4 bits or 8, the same for weight and input", "on the experiments"),
-        Choice("solver", "integer program", "on the program"),
+        Choice("estimator", "rise of the cross-entropy with one layer quantized",
+               "the paper, on the integer program"),
+        Choice("candidates", "4 bits or 8, the same for weight and input",
+               "the paper, on the experiments"),
+        Choice("solver", "integer program", "the paper, on the integer program"),
         Choice("weights", "symmetric, a scale per output channel", NOT_STATED),
         Choice("inputs", "from the least to the largest", NOT_STATED),
-        Choice("rounding", "by the error of the layer's outputs", "on AdaQuant"),
+        Choice("rounding", "by the error of the layer's outputs", "the paper, on AdaQuant"),
         Choice("later steps", "BatchNorm's statistics estimated again, biases tuned",
-               "on para-normalization and bias tuning"),
+               "the paper, on para-normalization and bias tuning"),
     ),
     departures=(
         "The second moment of inputs is weighted, half of it, by squared gradients.",
@@ -38,5 +40,5 @@ CALIBTIP: Final = Recipe(
         "Biases and norms take back mean errors in closed form (--bias-correction), where unseen "
         "examples say that it helps.",
     ),
-    steps=("biases and norms corrected",),
+    steps=("The paper corrects biases and norms, which --bias-correction does here.",),
 )  # fmt: skip

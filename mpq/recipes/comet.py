@@ -17,10 +17,11 @@ COMET: Final = Recipe(
     split="activations:128",
     choices=(
         Choice("estimator", "squared errors of a block by squared gradients there",
-               "ours; the paper looks for outliers"),
+               "the paper looks for outliers; squared gradients: ours"),
         Choice("candidates", "weights at 4 bits, blocks of activations at 4 or 8",
-               "on fine-grained mixed precision"),
-        Choice("blocks", "128 consecutive input channels", "on fine-grained mixed precision"),
+               "the paper, on fine-grained mixed precision"),
+        Choice("blocks", "128 consecutive input channels",
+               "the paper, on fine-grained mixed precision"),
         Choice("groups", "128 weights share a scale", NOT_STATED),
         Choice("inputs", "a scale for every token and block, found while running", NOT_STATED),
         Choice("solver", "integer linear program over blocks", NOT_STATED),
@@ -31,5 +32,5 @@ COMET: Final = Recipe(
         "Weights are rounded to nearest.",
         "Keys and values stay as they came, unless --kv-cache says otherwise.",
     ),
-    steps=("keys and values of 4 bits (--kv-cache a4d)",),
+    steps=("The paper stores keys and values in 4 bits (--kv-cache a4d --kv-tokens NUMBER).",),
 )  # fmt: skip

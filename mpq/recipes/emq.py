@@ -20,12 +20,13 @@ EMQ: Final = Recipe(
     candidates=("w2a8", "w3a8", "w4a8"),
     constraint="model size, or operations",
     choices=(
-        Choice("estimator", "a proxy found by evolution; the formula is ours, of "
-               "benchmarks/evolve_proxy.py, where ResNet-20 and a small Llama were seen",
-               "abstract; the paper's own formula: not stated"),
-        Choice("evolution", "fitness is Spearman's correlation with a benchmark; selection prompts "
-               "diversity, screening for compatibility (mpq evolve-proxy)", "abstract"),
-        Choice("inputs", "weights, gradients, activations, curvature", "figure of the space"),
+        Choice("estimator", "a proxy found by evolution; the formula is ours: mpq evolve-proxy "
+               "found it on measured assignments of ResNet-20 and of a small Llama",
+               "the abstract; the paper's own formula: not stated"),
+        Choice("evolution", "fitness is Spearman's correlation with a benchmark; selection "
+               "prompts diversity, screening for compatibility (mpq evolve-proxy)", "the abstract"),
+        Choice("inputs", "weights, gradients, activations, curvature",
+               "the paper's figure of the search space"),
         Choice("candidates", "weights of 2, 3 or 4 bits, inputs of 8", NOT_STATED),
         Choice("solver", "integer linear program", NOT_STATED),
         Choice("labels", "drawn from the network's own answers", NOT_STATED),
@@ -37,5 +38,5 @@ EMQ: Final = Recipe(
         "It weighs relative rounding errors, as all proxies of one number per layer do here.",
         "A benchmark has what single assignments lose in divergence, and not trained accuracies.",
     ),
-    steps=("quantization-aware training of the answer",),
+    steps=("The paper trains the answer with its rounding (mpq tune, or mpq export).",),
 )  # fmt: skip

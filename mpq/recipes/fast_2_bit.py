@@ -24,10 +24,10 @@ FAST_2_BIT: Final = Recipe(
     split="groups",
     choices=(
         Choice("estimator", "squared range of a group x inverse diagonal of the inverse moment",
-               "range and Hessian in the abstract; their product: not stated"),
-        Choice("candidates", "2 bits, and 4 for a small fraction of the groups", "abstract"),
-        Choice("parts", "groups of 16 weights that share a scale", "groups in the abstract; their "
-               "size: not stated"),
+               "the abstract, on range and Hessian; their product: not stated"),
+        Choice("candidates", "2 bits, and 4 for a small fraction of the groups", "the abstract"),
+        Choice("parts", "groups of 16 weights that share a scale",
+               "the abstract, on groups; their size: not stated"),
         Choice("solver", "the groups that gain most for their bits, of all layers", NOT_STATED),
         Choice("weights", "by GPTQ, from the least to the largest of a group", NOT_STATED),
     ),

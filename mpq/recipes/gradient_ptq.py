@@ -22,11 +22,11 @@ GRADIENT_PTQ: Final = Recipe(
     rounding="adaround",
     choices=(
         Choice("estimator", "importance of a layer; gradient times weight is ours",
-               "abstract, on importance-based mixed precision"),
+               "the abstract, on importance-based mixed precision"),
         Choice("solver", "more bits to layers of higher importance; of such answers the one of the "
                "least importance x relative error", NOT_STATED),
         Choice("candidates", "weights of 2 to 8 bits, inputs of 8", NOT_STATED),
-        Choice("rounding", "learned on a small calibration set", "abstract"),
+        Choice("rounding", "learned on a small calibration set", "the abstract"),
         Choice("weights", "symmetric, a scale per output channel", NOT_STATED),
         Choice("inputs", "from the least to the largest", NOT_STATED),
     ),

@@ -20,13 +20,13 @@ GWQ: Final = Recipe(
     rounding="weighted-nearest",
     tie=("*",),
     choices=(
-        Choice("estimator", "gradient x error", "on gradients"),
+        Choice("estimator", "gradient x error", "the paper, on gradients"),
         Choice("labels", "drawn from the network; the data's: --sensitivity "
                "first-order:labels=targets", NOT_STATED),
-        Choice("kept weights", "1 %, in 16 bits", "abstract"),
-        Choice("candidates", "3 bits or 4, all layers the same", "on the experiments"),
-        Choice("groups", "64 weights share a scale", "groups on the method; their size: not "
-               "stated"),
+        Choice("kept weights", "1 %, in 16 bits", "the abstract"),
+        Choice("candidates", "3 bits or 4, all layers the same", "the paper, on the experiments"),
+        Choice("groups", "64 weights share a scale",
+               "the paper, on the method; the size of groups: not stated"),
         Choice("weights", "symmetric, each to nearest", NOT_STATED),
         Choice("solver", "one precision for all layers, by an integer program", NOT_STATED),
     ),

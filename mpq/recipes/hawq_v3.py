@@ -16,22 +16,36 @@ HAWQ_V3: Final = Recipe(
     ends="w8sdyadica8",
     constraint="model size, bit operations or latency, one or several, each a sum over layers",
     choices=(
-        Choice("estimator", "mean trace x squared error of the weights", "on the integer program"),
-        Choice("loss", "cross-entropy of the labels", "HAWQ-V2, on the trace"),
+        Choice(
+            "estimator",
+            "mean trace x squared error of the weights",
+            "the paper, on the integer program",
+        ),
+        Choice(
+            "loss",
+            "cross-entropy of the labels",
+            "the paper of HAWQ-V2, on the trace of the Hessian",
+        ),
         Choice("probes of the trace", "50 of Hutchinson's", NOT_STATED),
         Choice(
-            "candidates", "4 bits or 8, the same for weight and input", "on the integer program"
+            "candidates",
+            "4 bits or 8, the same for weight and input",
+            "the paper, on the integer program",
         ),
         Choice("first and last layer", "8 bits", "the published code"),
-        Choice("ties", "layers that read one tensor", "figure 2, transition layers"),
-        Choice("weights", "symmetric, a scale per output channel, to nearest", "on the method"),
+        Choice("ties", "layers that read one tensor", "the paper's figure 2, on transition layers"),
+        Choice(
+            "weights",
+            "symmetric, a scale per output channel, to nearest",
+            "the paper, on the method",
+        ),
         Choice("inputs", "a static scale per tensor, from the least to the largest", NOT_STATED),
-        Choice("scales", "dyadic, m / 2^e", "on dyadic arithmetic"),
-        Choice("solver", "integer linear program (PuLP)", "on the integer program"),
+        Choice("scales", "dyadic, m / 2^e", "the paper, on dyadic arithmetic"),
+        Choice("solver", "integer linear program (PuLP)", "the paper, on the integer program"),
     ),
     departures=(
         "Inputs have a zero point; behind a ReLU it is 0, and they are the paper's unsigned ones.",
         "Fine-tuning of the quantized network is left to you (mpq export, or mpq tune).",
     ),
-    steps=("quantization-aware training of the answer",),
+    steps=("The paper trains the answer with its rounding (mpq tune, or mpq export).",),
 )

@@ -23,12 +23,17 @@ LAYER_WISE: Final = Recipe(
     tie_blocks=True,
     choices=(
         Choice("estimator", "minus the cosine of a block's input and output, over positions",
-               "on LIM; the other order: --sensitivity z-score"),
-        Choice("candidates", "4 bits and 2", "on the experiments, among them 8 and 4"),
+               "the paper, on layer input modification (LIM); its other order: --sensitivity "
+               "z-score"),
+        Choice("candidates", "4 bits and 2",
+               "the paper, on the experiments, which have 8 and 4 bits as well"),
         Choice("groups", "128 weights share a scale", NOT_STATED),
-        Choice("blocks", "all layers of a block have its bits", "on layers, which are blocks here"),
-        Choice("solver", "the first of the order at more bits, as many as fit", "on the method"),
-        Choice("weights", "symmetric, to nearest", "on quanto; GPTQ: --rounding gptq"),
+        Choice("blocks", "all layers of a block have its bits",
+               "the paper, whose layers are blocks here"),
+        Choice("solver", "the first of the order at more bits, as many as fit",
+               "the paper, on the method"),
+        Choice("weights", "symmetric, to nearest",
+               "the paper, on quanto; its other rounding, GPTQ: --rounding gptq"),
     ),
     departures=(
         "Layers outside all blocks, such as a head, have a place in the order of their own.",

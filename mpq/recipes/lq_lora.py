@@ -23,16 +23,16 @@ LQ_LORA: Final = Recipe(
     rounding="nearest",
     choices=(
         Choice("estimator", "Fisher information x squared error that product and codes leave",
-               "on the data-aware version"),
+               "the paper, on the data-aware version"),
         Choice("labels", "those of the data; drawn ones: --sensitivity fisher",
-               "on Fisher information"),
+               "the paper, on Fisher information"),
         Choice("candidates", "bits and sizes of groups, each layer its own",
-               "on mixed configurations"),
+               "the paper, on mixed configurations"),
         Choice("codes", "NormalFloat by the largest of a group, scales quantized a second time",
-               "on NF and double quantization"),
-        Choice("product", "rank 64, found in turn with the codes", "on the decomposition; the rank "
-               "on the experiments"),
-        Choice("solver", "integer linear program", "on the program"),
+               "the paper, on NormalFloat and double quantization"),
+        Choice("product", "rank 64, found in turn with the codes",
+               "the paper, on the decomposition, and for the rank on the experiments"),
+        Choice("solver", "integer linear program", "the paper, on the integer program"),
     ),
     departures=(
         "Bits are 3 and 4, groups of 16, 32 and 64; 2 and 8 bits of NormalFloat are not there.",
@@ -44,5 +44,5 @@ LQ_LORA: Final = Recipe(
         "A layer whose smaller side is below 64 has none of these candidates: give it others "
         "(--precisions or --allow).",
     ),
-    steps=("fine-tuning of the product, the codes as they are",),
+    steps=("The paper fine-tunes the product, and leaves the codes as they are.",),
 )  # fmt: skip

@@ -24,12 +24,12 @@ LRP_QVIT: Final = Recipe(
     transforms=("smooth",),
     choices=(
         Choice("estimator", "a layer's contribution by layer-wise relevance propagation",
-               "abstract, on the contribution score"),
+               "the abstract, on the contribution score"),
         Choice("solver", "bits by the rank of the contribution; of such answers the one of the "
                "least contribution x relative error", NOT_STATED),
         Choice("candidates", "3 to 8 bits, the same for weight and input", NOT_STATED),
         Choice("inputs behind a LayerNorm", "outliers clipped, channels brought together",
-               "abstract, on clipped channel-wise quantization"),
+               "the abstract, on clipped channel-wise quantization"),
         Choice("how far they are clipped", "as the range method percentile does", NOT_STATED),
         Choice("weights", "symmetric, a scale per output channel, to nearest", NOT_STATED),
     ),

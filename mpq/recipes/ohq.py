@@ -16,10 +16,20 @@ OHQ: Final = Recipe(
     constraint="latency as the device takes it (mpq profile, then --device), and model size",
     source="batch-norm",
     choices=(
-        Choice("data", "none of the user's; distilled from BatchNorm", "abstract; how: not stated"),
-        Choice("estimator", "KL divergence of the outputs, one layer quantized", "on MQE"),
-        Choice("solver", "integer linear program", "abstract"),
-        Choice("costs", "measured on the device that the network will run on", "on OQA"),
+        Choice(
+            "data", "none of the user's; distilled from BatchNorm", "the abstract; how: not stated"
+        ),
+        Choice(
+            "estimator",
+            "KL divergence of the outputs, one layer quantized",
+            "the paper, on mask-guided quantization estimation (MQE)",
+        ),
+        Choice("solver", "integer linear program", "the abstract"),
+        Choice(
+            "costs",
+            "measured on the device that the network will run on",
+            "the paper, on on-chip quantization awareness (OQA)",
+        ),
         Choice("candidates", "weights of 4 bits or 8, inputs of 8", NOT_STATED),
         Choice("weights", "symmetric, a scale per output channel, to nearest", NOT_STATED),
         Choice("inputs", "from the least to the largest of the examples", NOT_STATED),

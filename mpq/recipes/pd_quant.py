@@ -23,10 +23,14 @@ PD_QUANT: Final = Recipe(
     rounding="adaround",
     ends="w8a8",
     choices=(
-        Choice("estimator", "difference of the network's predictions", "abstract, on the metric"),
-        Choice("ranges of inputs", "by their effect on the prediction", "abstract, on scales"),
-        Choice("rounding", "learned", "abstract, on rounding"),
-        Choice("candidates", "2 or 4 bits, of weights and of inputs", "tables of results"),
+        Choice(
+            "estimator", "difference of the network's predictions", "the abstract, on the metric"
+        ),
+        Choice("ranges of inputs", "by their effect on the prediction", "the abstract, on scales"),
+        Choice("rounding", "learned", "the abstract, on rounding"),
+        Choice(
+            "candidates", "2 or 4 bits, of weights and of inputs", "the paper's tables of results"
+        ),
         Choice("solver", "integer program; the paper has the same bits everywhere", NOT_STATED),
         Choice("first and last layer", "8 bits", NOT_STATED),
         Choice("weights", "symmetric, a scale per output channel", NOT_STATED),

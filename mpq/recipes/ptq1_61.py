@@ -21,17 +21,18 @@ PTQ1_61: Final = Recipe(
     candidates=("wbinarya16", "w4a16"),
     constraint="effective_bits=1.61, codes and scales and names of columns together",
     choices=(
-        Choice("candidates", "signs, and 4 bits for salient columns", "on the structured mask"),
+        Choice("candidates", "signs, and 4 bits for salient columns",
+               "the paper, on the structured mask"),
         Choice("parts", "single input channels, the same ones of all outputs",
-               "on the structured mask"),
+               "the paper, on the structured mask"),
         Choice("salience", "what errors of a column do to the outputs, by the inputs it meets",
-               "on the structured mask, by the magnitude of inputs; by the inverse of their second "
-               "moment, guided by gradients, is ours"),
+               "the paper, on the structured mask, goes by the magnitude of inputs; the inverse "
+               "of their second moment, guided by gradients: ours"),
         Choice("estimator", "relative squared error of each layer's weight, shared out to columns",
                NOT_STATED),
         Choice("solver", "the least sum of errors within the limit", NOT_STATED),
         Choice("scales", "found with the signs, for the error of outputs",
-               "on the optimisation of scaling factors"),
+               "the paper, on the optimisation of scaling factors"),
         Choice("rounding", "coordinate descent on codes and scales", NOT_STATED),
     ),
     departures=(

@@ -22,12 +22,13 @@ Q_VLM: Final = Recipe(
     tie_blocks=True,
     choices=(
         Choice("estimator", "entropy of a layer's output as what its errors depend on",
-               "on cross-layer dependency; times the error: ours"),
+               "the paper, on cross-layer dependency; times the error: ours"),
         Choice("histograms", "256 bins over the range", NOT_STATED),
-        Choice("candidates", "4, 6 or 8 bits, of weights and inputs", "on the experiments, which "
-               "have one of them for the whole network; 6: not stated"),
-        Choice("blocks", "the layers of a block have its bits", "on blocks, which entropy cuts "
-               "there"),
+        Choice("candidates", "4, 6 or 8 bits, of weights and inputs",
+               "the paper, on the experiments, which have one of them for the whole network; 6: "
+               "not stated"),
+        Choice("blocks", "the layers of a block have its bits",
+               "the paper, on blocks, which it cuts by entropy"),
         Choice("solver", "an integer program, which the paper has none of", NOT_STATED),
         Choice("weights", "symmetric, a scale per output channel, to nearest", NOT_STATED),
         Choice("inputs", "from the least to the largest of the examples", NOT_STATED),

@@ -20,12 +20,24 @@ QUANTMCU: Final = Recipe(
     candidates=("w8a2", "w8a4", "w8a8"),
     constraint="peak_ram of the device, and bit_operations in the place of the score's weight",
     choices=(
-        Choice("estimator", "entropy of a feature map less that of the rounded one", "on VDQS"),
+        Choice(
+            "estimator",
+            "entropy of a feature map less that of the rounded one",
+            "the paper, on value-driven quantization search (VDQS)",
+        ),
         Choice("bins", "256 over the range of the original", NOT_STATED),
-        Choice("score", "-lambda entropy lost + (1 - lambda) bit operations saved", "on VDQS"),
+        Choice(
+            "score",
+            "-lambda entropy lost + (1 - lambda) bit operations saved",
+            "the paper, on value-driven quantization search (VDQS)",
+        ),
         Choice("lambda", "what the limit on bit operations comes to", NOT_STATED),
         Choice("solver", "integer program: of all assignments the least entropy lost", NOT_STATED),
-        Choice("candidates", "weights of 8 bits, inputs of 2, 4 or 8", "8, and fewer for inputs"),
+        Choice(
+            "candidates",
+            "weights of 8 bits, inputs of 2, 4 or 8",
+            "the paper has 8 bits, and fewer for inputs; which: not stated",
+        ),
         Choice("weights", "symmetric, a scale per output channel, to nearest", NOT_STATED),
         Choice("inputs", "from the least to the largest of the examples", NOT_STATED),
     ),
@@ -36,6 +48,6 @@ QUANTMCU: Final = Recipe(
         "one by one until memory holds them.",
         "An assignment has one precision for a layer, with which all patches run: those with "
         "outliers do not stay at 8 bits.",
-        "peak_ram is that of the network as a whole; mpq patches plans the patches.",
+        "The limit peak_ram is that of the network as a whole; mpq patches plans the patches.",
     ),
 )

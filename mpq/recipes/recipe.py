@@ -79,7 +79,8 @@ class Choice:
     Args:
         of: What is chosen, such as ``candidates``.
         taken: What is taken, in words.
-        source: Where the paper says so, such as ``on the objective``; ``NOT_STATED``: it is ours.
+        source: Where the paper says so, such as ``the paper, on the objective``; ``NOT_STATED``: it
+            is ours.
     """
 
     of: str
@@ -118,7 +119,7 @@ class Recipe:
         bias_correction: As in ``mpq.Task``.
         tune: As in ``mpq.Task``.
         split: As in ``mpq.Task``.
-        steps: What the paper does with the answer, in order, in words.
+        steps: What the paper does with the answer, in order, a sentence each.
         orders_tuning: Whether it says in which order layers are fine-tuned: that of what they lose
             in the answer, the most first.
         allow: Globs of layers, and what these may take instead of the candidates.
@@ -208,11 +209,27 @@ class Recipe:
 
     @property
     def command(self) -> str:
-        """The same search said in full, without model, data, limits and the length of a cache.
-
-        A source of examples takes the shape of one as well.
-        """
+        """The same search said in full, but for what is the user's (``yours``)."""
         return " ".join(["mpq search", *(w for w in self.words.values() if w)])
+
+    @property
+    def yours(self) -> tuple[str, ...]:
+        """What neither its name nor its command says, with the options that do; a sentence each."""
+        amount = "kv_cache_bytes=1MiB" if self.kv_cache else "weight_bytes=1x:w8a32"
+        network = "--model FILE.py:FUNCTION" + ("" if self.source else " --data FILE.py:FUNCTION")
+        said = [
+            f"A limit is --limit RESOURCE=AMOUNT, such as --limit {amount}.",
+            f"Your own network is {network}; without, it is the built-in one.",
+        ]
+        if self.source:
+            said.append(
+                f"The command also needs the shape of an example: --data {self.source}:shape=SHAPE "
+                "(of the built-in network 1x8x8). What answers are measured on is --eval-data "
+                "FILE.py:FUNCTION."
+            )
+        if self.kv_cache:
+            said.append("How many tokens the cache holds is --kv-tokens NUMBER.")
+        return tuple(said)
 
     @cached_property
     def words(self) -> Mapping[str, str]:

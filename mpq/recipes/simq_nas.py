@@ -20,13 +20,14 @@ SIMQ_NAS: Final = Recipe(
     candidates=("w8a8", "fp32"),
     constraint="latency or model size",
     choices=(
-        Choice("estimator", "none: whole networks are measured", "abstract"),
-        Choice("candidates", "8 bits, or as it came", "abstract, on INT8; others not stated"),
+        Choice("estimator", "none: whole networks are measured", "the abstract"),
+        Choice("candidates", "8 bits, or as it came", "the abstract, on INT8; others: not stated"),
         Choice("solver", "iterations of search by the predictor, measuring and fitting it",
-               "abstract"),
+               "the abstract"),
         Choice("predictor", "a Gaussian process about the sum over layers", NOT_STATED),
         Choice("measurements", "100, ten at once", NOT_STATED),
-        Choice("transfer", "an earlier search of the same layers (earlier=)", NOT_STATED),
+        Choice("transfer", "an earlier search of the same layers, by the same metric and score, if "
+               "you name its log (earlier=FILE)", NOT_STATED),
         Choice("weights", "symmetric, a scale per output channel, to nearest", NOT_STATED),
         Choice("inputs", "a static scale per tensor, from the least to the largest", NOT_STATED),
     ),

@@ -17,15 +17,16 @@ SQUEEZELLM: Final = Recipe(
     rounding="weighted-nearest",
     tie=("*",),
     choices=(
-        Choice("estimator", "diagonal Fisher information x squared error", "on sensitivity"),
-        Choice("labels", "drawn from the network, as texts have none; the data's: "
-               "--sensitivity fisher:labels=targets", "its gradients are of the loss of the data"),
-        Choice("candidates", "3 bits or 4, all layers the same", "on the experiments"),
+        Choice("estimator", "diagonal Fisher information x squared error",
+               "the paper, on sensitivity"),
+        Choice("labels", "drawn from the network, as texts have none; the data's: --sensitivity "
+               "fisher:labels=targets", "the paper, whose gradients are of the loss of its data"),
+        Choice("candidates", "3 bits or 4, all layers the same", "the paper, on the experiments"),
         Choice("levels", "8 or 16 for every output channel, by weighted k-means",
-               "on sensitivity-based non-uniform quantization"),
+               "the paper, on sensitivity-based non-uniform quantization"),
         Choice("kept weights", "0.05 % by Fisher information, 0.4 % of the others by magnitude",
-               "on dense-and-sparse decomposition"),
-        Choice("weights", "each at its nearest level", "on the method"),
+               "the paper, on dense-and-sparse decomposition"),
+        Choice("weights", "each at its nearest level", "the paper, on the method"),
         Choice("solver", "one precision for all layers, by an integer program", NOT_STATED),
     ),
     departures=(

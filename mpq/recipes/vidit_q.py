@@ -24,22 +24,24 @@ VIDIT_Q: Final = Recipe(
     transforms=("smooth",),
     choices=(
         Choice("estimator", "kinds of layers decoupled, each by a metric of what it makes",
-               "on metric-decoupled mixed precision"),
+               "the paper, on metric-decoupled mixed precision"),
         Choice("groups", "cross-attention, temporal attention, all others", "the published code"),
         Choice("metrics", "SSIM, peak signal to noise, signal to noise, in the place of text "
                "alignment, flow and visual quality", NOT_STATED),
         Choice("solver", "an integer program for each kind, shares of the budget swept",
                NOT_STATED),
-        Choice("candidates", "weights of 4 bits or 8, inputs of 8", "abstract"),
+        Choice("candidates", "weights of 4 bits or 8, inputs of 8", "the abstract"),
         Choice("inputs", "a scale for every token, found when it is there",
-               "on dynamic quantization"),
-        Choice("channels", "brought together before rounding", "on channel balancing"),
+               "the paper, on dynamic quantization"),
+        Choice("channels", "brought together before rounding", "the paper, on channel balancing"),
         Choice("weights", "with a zero point, a scale per output channel, to nearest", NOT_STATED),
     ),
     departures=(
         "CLIP, flow and VQA need networks of their own: bring one as your score, and name it for "
-        "its kind of layers (--sensitivity decoupled:groups=...=own).",
+        "its kind of layers (--sensitivity decoupled:groups=PATTERNS=own).",
         "Factors of channels are the same at all steps; a rotation is --transform smooth,rotate.",
+        "Groups go by names of layers, in patterns of diffusion networks; others need their own "
+        "(--sensitivity and --solver, groups=PATTERNS).",
         "Bits do not change from step to step.",
     ),
 )  # fmt: skip

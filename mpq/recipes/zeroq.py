@@ -18,12 +18,28 @@ ZEROQ: Final = Recipe(
     constraint="model size, one budget",
     source="batch-norm",
     choices=(
-        Choice("data", "distilled until BatchNorm sees what it remembers", "on distilled data"),
-        Choice("estimator", "KL divergence of the outputs, one layer quantized", "on sensitivity"),
-        Choice("candidates", "weights of 2, 4 or 8 bits, inputs of 8", "tables of results"),
-        Choice("solver", "sums of single layers, by dynamic programming", "on sensitivity"),
+        Choice(
+            "data",
+            "distilled until BatchNorm sees what it remembers",
+            "the paper, on distilled data",
+        ),
+        Choice(
+            "estimator",
+            "KL divergence of the outputs, one layer quantized",
+            "the paper, on sensitivity",
+        ),
+        Choice(
+            "candidates", "weights of 2, 4 or 8 bits, inputs of 8", "the paper's tables of results"
+        ),
+        Choice(
+            "solver", "sums of single layers, by dynamic programming", "the paper, on sensitivity"
+        ),
         Choice("weights", "with a zero point, a scale per output channel", "the published code"),
-        Choice("inputs", "from the least to the largest of the distilled examples", "on its data"),
+        Choice(
+            "inputs",
+            "from the least to the largest of the distilled examples",
+            "the paper, on distilled data",
+        ),
         Choice("rounding", "to nearest", NOT_STATED),
     ),
     departures=(

@@ -67,6 +67,10 @@ class EstimatorComparison:
         ]
         return RankAgreement.of([p for p, _ in pairs], [m for _, m in pairs])
 
+    def __repr__(self) -> str:
+        count = len(self.scores)
+        return f"<EstimatorComparison: {count} estimators on {len(self.trials)} assignments>"
+
     def table(self) -> pd.DataFrame:
         """One row per estimator: correlations, ratio, what its optima lose, cost."""
         return scores_table(self)

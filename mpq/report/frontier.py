@@ -5,13 +5,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isnan
-from typing import Any, final
+from typing import Any, Final, final
 
 from mpq._support import schema_versions
+from mpq._support.names import shortened, visible
 from mpq.problem.solution import Status
 from mpq.quantization.precision import Precision
 from mpq.report.measurement import Measurement
 from mpq.report.stored_measurement import measurement_to_dict
+
+PREDICTED_LOSS: Final = "predicted_loss"
+CALIBRATION_LOSS: Final = "calibration_loss"
+"""What a solver that measures found on the calibration examples; held-out ones are another word."""
+TRIAL_LOSS: Final = "trial_loss"
+"""The same by a function of the user's, which looks at examples of its own."""
+LOSS_TITLES: Final = {
+    PREDICTED_LOSS: "predicted loss",
+    CALIBRATION_LOSS: "measured loss (calibration examples)",
+    TRIAL_LOSS: "measured loss",
+}
+"""Names of losses in files to what they are for people."""
 
 
 @final
@@ -22,7 +35,7 @@ class FrontierPoint:
     Args:
         label: ``frontier``, ``result``, or a uniform precision.
         cost: What it uses of the frontier's resource; ``nan`` where the device cannot run it.
-        loss: Predicted, in the loss table's unit.
+        loss: As the frontier's ``loss_name`` says: predicted, or measured by the solver.
         precisions: Layer name to the precision chosen for it.
         status: How the solver ended; ``None`` for points that nobody solved for.
         measured: On held-out examples, where asked.
@@ -47,11 +60,13 @@ class Frontier:
     Args:
         resource: What the loss is traded for, such as ``latency`` or ``weight_bytes``.
         unit: Unit of every point's ``cost``.
-        loss_unit: Unit of every point's ``loss``.
+        loss_unit: Unit of every point's ``loss``: of the loss table where it is predicted, of the
+            metric, or ``of the score``, where it is measured.
         points: Sorted by cost; each loses strictly less than the one before it, measured where
             uniform precisions corrected them.
         others: The chosen assignment and the uniform precisions.
-        loss_name: What ``loss`` is: predicted, or measured on calibration examples.
+        loss_name: What ``loss`` is: ``PREDICTED_LOSS``, or measured: ``CALIBRATION_LOSS``,
+            ``TRIAL_LOSS``.
         spot_check: What measuring a few cells said of the predictions, in sentences; none where
             they were not checked.
         untrusted: Layers whose predictions failed there, and were not mended.
@@ -65,16 +80,32 @@ class Frontier:
     loss_unit: str
     points: tuple[FrontierPoint, ...]
     others: tuple[FrontierPoint, ...] = ()
-    loss_name: str = "predicted_loss"
+    loss_name: str = PREDICTED_LOSS
     spot_check: tuple[str, ...] = ()
     untrusted: tuple[str, ...] = ()
     transforms: tuple[str, ...] = ()
     transforms_unhelped: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        # Every layer of every point would fill a notebook.
+        how = "measured" if self.is_measured else "predicted"
+        over = shortened(visible(self.resource))
+        return f"<Frontier: {len(self.points)} points over {over}, {how}>"
+
     @property
     def is_measured(self) -> bool:
         """Whether all of its points were tried on held-out examples."""
         return bool(self.points) and all(point.measured is not None for point in self.points)
+
+    @property
+    def is_by_trials(self) -> bool:
+        """Whether each point's ``loss`` was measured, by a solver that tried it."""
+        return self.loss_name in (CALIBRATION_LOSS, TRIAL_LOSS)
+
+    @property
+    def loss_title(self) -> str:
+        """What a point's ``loss`` is, for people."""
+        return LOSS_TITLES.get(self.loss_name, self.loss_name.replace("_", " "))
 
     @property
     def warning(self) -> str:
@@ -123,7 +154,8 @@ class Frontier:
     @property
     def loss_key(self) -> str:
         """What a point's loss is called in a file, with its unit."""
-        return f"{self.loss_name}_{self.loss_unit}"
+        # The unit "of the score" has blanks, which no name of a column should have.
+        return f"{self.loss_name}_{self.loss_unit.replace(' ', '_')}"
 
     def to_json(self) -> str:
         """Hypervolume and points, as ``mpq/report/frontier.schema.json`` describes them."""

@@ -15,6 +15,7 @@ from mpq.errors import InputError
 from mpq.network.layer import WEIGHTLESS
 from mpq.problem.assignment import Assignment
 from mpq.report.amount import amount
+from mpq.report.labels import name_points
 
 if TYPE_CHECKING:
     from mpq.report.frontier import Frontier, FrontierPoint
@@ -95,6 +96,10 @@ def draw_frontier(
     axes.margins(x=0.08)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
+    if upwards == "loss":
+        # A uniform precision that the device cannot run costs nan and has no place on the axis.
+        shown = (p for p in frontier.others if p.label != "result" and not math.isnan(p.cost))
+        name_points(axes, [(p.label, p.cost, p.loss) for p in shown])
     return axes
 
 
@@ -110,13 +115,24 @@ def _write_amounts(axes: Axes, resource: str, unit: str) -> None:
 
 
 def _draw_losses(axes: Axes, frontier: "Frontier") -> None:
-    axes.plot(*_line(frontier.points), "o-", color="C0", ms=4, label="frontier, predicted")
+    # Two words for two measurements: the solver's own, and that on held-out examples.
+    found, again = ("measured", "held out") if frontier.is_by_trials else ("predicted", "measured")
+    axes.plot(*_line(frontier.points), "o-", color="C0", ms=4, label=f"frontier, {found}")
     measured = [(p.cost, p.measured.divergence) for p in frontier.points if p.measured]
     if measured:
-        axes.plot(*zip(*measured, strict=True), "x--", color="C1", label="frontier, measured")
-    _draw_others(axes, frontier.others)
-    axes.set_ylabel(f"loss [{frontier.loss_unit}]")
+        axes.plot(*zip(*measured, strict=True), "x--", color="C1", label=f"frontier, {again}")
+    _draw_others(axes, frontier.others, found, again)
+    axes.set_ylabel(_name_of_losses(frontier, found, again))
     _scale_losses(axes, [*_line(frontier.points)[1], *_line(frontier.others)[1]])
+
+
+def _name_of_losses(frontier: "Frontier", found: str, again: str) -> str:
+    """With both units, where what is measured on held-out examples has another one."""
+    units = {p.measured.metric.unit: None for p in frontier.all_points() if p.measured}
+    units.pop(frontier.loss_unit, None)
+    if not units:
+        return f"loss [{frontier.loss_unit}]"
+    return f"loss [{found}: {frontier.loss_unit}, {again}: {' or '.join(units)}]"
 
 
 def _draw_scores(axes: Axes, frontier: "Frontier") -> None:
@@ -161,7 +177,7 @@ def _line(points: Sequence["FrontierPoint"]) -> tuple[list[float], list[float]]:
     return [p.cost for p in points], [p.loss for p in points]
 
 
-def _draw_others(axes: Axes, others: Sequence["FrontierPoint"]) -> None:
+def _draw_others(axes: Axes, others: Sequence["FrontierPoint"], found: str, again: str) -> None:
     # A uniform precision that the device cannot run costs nan and has no place on the axis.
     shown = [p for p in others if not math.isnan(p.cost)]
     uniform = [p for p in shown if p.label != "result"]
@@ -179,16 +195,11 @@ def _draw_others(axes: Axes, others: Sequence["FrontierPoint"]) -> None:
     ):
         if not points:
             continue
-        axes.plot(*_line(points), marker, color=color, ms=size, label=f"{label}, predicted")
+        axes.plot(*_line(points), marker, color=color, ms=size, label=f"{label}, {found}")
         measured = [(p.cost, p.measured.divergence) for p in points if p.measured]
         if measured:
             places = zip(*measured, strict=True)
-            axes.plot(*places, marker, color=color, ms=size, mfc="none", label=f"{label}, measured")
-    for point in uniform:
-        axes.annotate(
-            for_picture(point.label), (point.cost, point.loss), xytext=(4, 4),
-            textcoords="offset points", fontsize=8, color="0.3",
-        )  # fmt: skip
+            axes.plot(*places, marker, color=color, ms=size, mfc="none", label=f"{label}, {again}")
 
 
 def draw_bits(assignment: Assignment, axes: Axes | None = None) -> Axes:

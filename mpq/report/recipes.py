@@ -36,6 +36,9 @@ class RecipeComparison:
     num_held_out: int
     made: Made = field(default_factory=Made, compare=False, repr=False)
 
+    def __repr__(self) -> str:
+        return f"<RecipeComparison: {len(self.rows)} searches, losses in {self.unit}>"
+
     def table(self) -> "pd.DataFrame":
         """A row for every search, with what it loses in units of what the default does."""
         import pandas as pd

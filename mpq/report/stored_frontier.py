@@ -9,7 +9,7 @@ from mpq._support.json_object import json_object, require_version
 from mpq._support.schema import read_schema, validate
 from mpq.problem.solution import Status
 from mpq.quantization.precision import Precision
-from mpq.report.frontier import Frontier, FrontierPoint
+from mpq.report.frontier import PREDICTED_LOSS, Frontier, FrontierPoint
 from mpq.report.stored_measurement import measurement_from_dict
 
 
@@ -28,7 +28,7 @@ def frontier_from_json(text: str) -> Frontier:
         data.get("loss_unit", "nats"),
         (),
         (),
-        data.get("loss_name", "predicted_loss"),
+        data.get("loss_name", PREDICTED_LOSS),
         tuple(data.get("spot_check", ())),
         tuple(data.get("untrusted_layers", ())),
         tuple(data.get("transforms", ())),

@@ -98,13 +98,12 @@ def frontier_table(frontier: "Frontier") -> pd.DataFrame:
     # in which rows bring them.
     found = (measured_columns(p.measured) for p in frontier.all_points() if p.measured)
     unmeasured: dict[str, float | None] = dict.fromkeys(next(found, {}))
-    suffix = "" if frontier.resource.endswith(frontier.unit) else f"_{frontier.unit}"
     return pd.DataFrame(
         [
             {
                 "point": point.label,
-                f"{frontier.resource}{suffix}": point.cost,
-                f"{frontier.loss_name}_{frontier.loss_unit}": point.loss,
+                frontier.cost_key: point.cost,
+                frontier.loss_key: point.loss,
                 **(measured_columns(point.measured) if point.measured else unmeasured),
                 "meets_other_budgets": point.meets_others,
                 "status": point.status.name.lower() if point.status else "",

@@ -70,6 +70,8 @@ class SpotCheck:
         before_choice: Layers whose output reaches one of these, and which are none themselves.
         raised: Those of them whose predictions were raised by what ``sampled`` lose.
         sampled: Those of them that were measured at a few precisions, on few examples.
+        negative: Layers whose curvature was found below 0, which counts as 0 at every precision:
+            noise of few probes, or a direction in which the loss falls.
     """
 
     cells: tuple[CheckedCell, ...]
@@ -86,6 +88,7 @@ class SpotCheck:
     before_choice: tuple[str, ...] = ()
     raised: tuple[str, ...] = ()
     sampled: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -111,7 +114,8 @@ class SpotCheck:
         """Layers whose predictions failed, and were neither measured nor raised instead."""
         if self.fallback:
             return ()
-        blind = (name for name in self.no_gradient if name not in self.without_effect)
+        free = (*self.no_gradient, *self.negative)
+        blind = (name for name in free if name not in self.without_effect)
         before = () if self.raised or self.sampled else self.before_choice
         failed = dict.fromkeys((*blind, *self.failing, *self.choosing, *before))
         return tuple(name for name in failed if name not in self.repaired)
@@ -127,6 +131,11 @@ class SpotCheck:
             found.append(
                 f"no gradient reaches {', '.join(blind)} (rounding, detach or a "
                 f"comparison behind them): {self._done(blind)}"
+            )
+        if self.negative:
+            found.append(
+                f"the curvature of {_listed(self.negative)} was found negative and counts as 0 "
+                f"(more probes may find it positive): {self._done(self.negative)}"
             )
         if self.without_effect:
             found.append(

@@ -8,7 +8,7 @@ import numpy as np
 
 from mpq._support.arrays import Array
 from mpq.network.mapped import release
-from mpq.problem.cost_table import CostTable
+from mpq.problem.cost_table import WEIGHTS, CostTable
 from mpq.sensitivity.checked import AGREEMENT, APART, DEAR, FACTOR, CheckedCell, SpotCheck
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.measured import Measured
@@ -43,6 +43,7 @@ def spot_check(on: Estimation, table: CostTable, seed: int = 0) -> SpotCheck:
         seed: Which cells are drawn.
     """
     blind, layers = without_gradient(on, table), on.network.layers
+    negative = tuple(name for name in blind if _is_negative(table, name))
     chosen = chosen_cells(on, table, blind, seed)
     few = few_examples(on)
     values = measured_cells(few, chosen, _PURPOSE)
@@ -53,12 +54,13 @@ def spot_check(on: Estimation, table: CostTable, seed: int = 0) -> SpotCheck:
         cells,
         on.network.metric.unit,
         passes,
-        no_gradient=blind,
+        no_gradient=tuple(name for name in blind if name not in negative),
         agreement=agreement(cells),
         out_of_order=out_of_order(cells),
         compares_size=_is_comparable(on, table),
         choosing=tuple(layer.name for layer in layers if layer.is_choosing),
         before_choice=tuple(x.name for x in layers if x.is_before_choice and not x.is_choosing),
+        negative=negative,
     )
 
 
@@ -142,6 +144,11 @@ def without_gradient(on: Estimation, table: CostTable) -> tuple[str, ...]:
     return tuple(name for name in np.array(on.names)[silent].tolist() if _changes(on, name, tried))
 
 
+def _is_negative(table: CostTable, name: str) -> bool:
+    """Whether the layer's weight has a curvature below 0, and not one that no gradient tells of."""
+    return WEIGHTS in table.scores and table.scores[WEIGHTS][table.layers.index(name)] < 0
+
+
 def _changes(on: Estimation, name: str, tried: Sequence[int]) -> bool:
     weight = on.network.weight(name)
     found = any(
@@ -159,7 +166,7 @@ def chosen_cells(
     Args:
         on: The layers and candidates.
         table: ``[L, B]`` what was predicted.
-        blind: Layers that no gradient reaches: what is known to fail is not tried.
+        blind: Layers predicted to lose nothing: what is known to fail is not tried.
         seed: Which cells are drawn.
     """
     rows = np.flatnonzero([name not in blind for name in on.names])

@@ -8,10 +8,12 @@ from traceback import extract_tb
 from typing import Any, Final
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from mpq._support.names import shortened
 from mpq.errors import MpqError, ScoreError
+from mpq.quantization.fingerprint import checksum
 from mpq.quantization.precision import ORIGINAL, Precision
 
 ORIGINAL_NETWORK: Final = "the original network"
@@ -36,7 +38,12 @@ def in_precisions(precisions: Mapping[str, Precision]) -> str:
 
 
 def asked_number(
-    call: Callable[[], Any], module: nn.Module, name: str, what: str, is_own: bool
+    call: Callable[[], Any],
+    module: nn.Module,
+    name: str,
+    what: str,
+    is_own: bool,
+    by_value: bool = False,
 ) -> float:
     """What a score says of a network.
 
@@ -46,14 +53,16 @@ def asked_number(
         name: The score's.
         what: The network, in words.
         is_own: Whether the function is the user's, of which errors of ours are its own matter.
+        by_value: Whether the network's numbers themselves are compared, as what is written through
+            ``.data`` or NumPy is not counted by torch. Two checksums of all parameters.
 
     Raises:
         ScoreError: If the function fails, returns no finite number, or changes the network: its
-            mode, where it is, what its weights are kept in, or they themselves (as far as torch
-            counts that: not what is written through ``.data``).
+            mode, where it is, what its weights are kept in, or they themselves (without
+            ``by_value`` as far as torch counts that).
         MpqError: If a built-in score cannot be made of its examples.
     """
-    before = _marks(module)
+    before, numbers = _marks(module), _checksums(module) if by_value else {}
     try:
         found = call()
     # Whatever the user's function does not handle, and a script's end, which would be ours.
@@ -73,6 +82,9 @@ def asked_number(
             "returns"
         )
     changed = {parameter for parameter, _ in before.items() ^ _marks(module).items()}
+    # Of the same tensors: another one may be where no numbers are.
+    if by_value and not changed:
+        changed = {parameter for parameter, _ in numbers.items() ^ _checksums(module).items()}
     if changed:
         raise ScoreError(
             f"the score {name} (--score) changed {what} ({shortened(min(changed))}), which others "
@@ -88,7 +100,24 @@ def asked_number(
 
 
 def _marks(module: nn.Module) -> dict[str, tuple[object, ...]]:
-    """By which parameters, and what BatchNorm remembers, are known; no pass over their numbers.
+    """By which tensors are known that stay; no pass over their numbers."""
+    return {
+        name: (id(x), x.dtype, x.device, None if x.is_inference() else x._version)
+        for name, x in _staying(module).items()
+    }
+
+
+def _checksums(module: nn.Module) -> dict[str, str]:
+    """Of the numbers of tensors that stay, where they have some in an order."""
+    return {
+        name: checksum([x])
+        for name, x in _staying(module).items()
+        if x.layout is torch.strided and not x.is_meta
+    }
+
+
+def _staying(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters, and what BatchNorm remembers, by name.
 
     Other buffers may change in a call, such as those of a network with a state.
     """
@@ -96,10 +125,7 @@ def _marks(module: nn.Module) -> dict[str, tuple[object, ...]]:
     for name, part in module.named_modules():
         if isinstance(part, _NORMS):
             kept |= {f"{name}.{buffer}": x for buffer, x in part.named_buffers()}
-    return {
-        name: (id(x), x.dtype, x.device, None if x.is_inference() else x._version)
-        for name, x in kept.items()
-    }
+    return kept
 
 
 def _single(found: Any) -> float | None:

@@ -105,8 +105,10 @@ def curve_of(
         found = result.frontier(resource, num_points)
     if not measure:
         return found
+    asked = result.provenance.asked
     with phase(POINTS):
-        return session.measured(found)
+        # Nothing takes the place of a recipe's points, as nothing does of its answer.
+        return session.measured(found, safeguard=asked is None or asked.safeguard)
 
 
 def _check_one_answer(task: Task) -> None:

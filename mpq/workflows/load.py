@@ -39,6 +39,7 @@ from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
 from mpq.workflows.sequential_rounding import SequentialRounding
 from mpq.workflows.step_record import StepRecord
+from mpq.workflows.subject import Subject
 from mpq.workflows.tuning_record import TuningRecord
 
 
@@ -173,6 +174,7 @@ def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
     again, tuning = data.get("sequential_rounding"), data.get("tuning")
     biases = data.get("bias_correction")
     ranged, steps = data.get("recalibration"), data.get("steps")
+    subject = data.get("subject")
     known = {
         "refinements": rounds,
         "device": used,
@@ -184,6 +186,7 @@ def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
         "tuning": None if tuning is None else TuningRecord(**_with_tuples(tuning)),
         "steps": None if steps is None else StepRecord.from_dict(steps),
         "asked": Asked.from_dict(data.get("asked")),
+        "subject": None if subject is None else Subject(**subject),
     }
     return Provenance(**{**_with_tuples(data), **known})
 

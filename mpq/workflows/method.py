@@ -112,6 +112,17 @@ class Method:
         told = MeasuredLosses(losses, partial(_depends, prepared))
         return replace(self, solver=self.solver.bind(told))
 
+    def with_own_loss(self, solution: Solution, prepared: Prepared) -> Solution:
+        """A solution that another one was replaced by, with the loss that the solver makes small.
+
+        Where the solver measures, that is no predicted loss: it is measured here, if it was not.
+        """
+        if not self.solver.is_measuring:
+            return solution
+        assert solution.columns is not None
+        losses = prepared.on_calibration.losses_of(prepared.candidates)
+        return replace(solution, loss=float(losses(solution.columns[None])[0]))
+
     def solve(
         self, problem: Problem, table: CostTable | None, prepared: Prepared
     ) -> tuple[Problem, Solution]:

@@ -14,6 +14,7 @@ from mpq.workflows.recalibration import Recalibration
 from mpq.workflows.refine import Refinement
 from mpq.workflows.sequential_rounding import SequentialRounding
 from mpq.workflows.step_record import StepRecord
+from mpq.workflows.subject import Subject
 from mpq.workflows.tuning_record import TuningRecord
 
 
@@ -102,6 +103,9 @@ class Provenance:
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
         asked: Limits and objective; ``None``: a record of an older mpq, which does not say them.
+        subject: The network and its examples; ``None``: a record of an older mpq.
+        activation_range: How ranges of inputs were chosen, as ``RANGE_METHODS.build`` takes it;
+            empty: a record of an older mpq.
     """
 
     estimator: str
@@ -137,3 +141,5 @@ class Provenance:
     mpq_version: str = ""
     torch_version: str = ""
     asked: Asked | None = None
+    subject: Subject | None = None
+    activation_range: str = ""

@@ -25,13 +25,14 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.quantization.precision import ORIGINAL
 from mpq.quantization.range_method import ActivationRange
-from mpq.report.frontier import Frontier, FrontierPoint
+from mpq.report.frontier import LOSS_TITLES, Frontier, FrontierPoint
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.page.made import Made
 from mpq.report.safeguard import Safeguard
 from mpq.sensitivity import SpotCheck
 from mpq.sensitivity.step_shares import StepShares
 from mpq.solvers import SOLVERS, Solver
+from mpq.workflows.loss_kind import loss_kind
 from mpq.workflows.page.summary import summary_facts
 from mpq.workflows.page.write import page_beside
 from mpq.workflows.points import (
@@ -97,7 +98,7 @@ class SearchResult:
     made: Made = field(default_factory=Made, repr=False)
 
     def __repr__(self) -> str:
-        unit, status = self.problem.loss.unit, self.solution.status.name.lower()
+        unit, status = self.loss_unit, self.solution.status.name.lower()
         return (
             f"<SearchResult: {len(self.problem.loss.layers)} layers, loss "
             f"{self.solution.loss:.4g} {unit}, {status}, {self.run_id}>"
@@ -135,9 +136,8 @@ class SearchResult:
 
     @property
     def loss_name(self) -> str:
-        """What ``solution.loss`` is: predicted, or measured on the calibration examples."""
-        is_measured = self.provenance.is_loss_measured
-        return "measured loss (calibration examples)" if is_measured else "predicted loss"
+        """What ``solution.loss`` is: predicted, or measured, and on what."""
+        return LOSS_TITLES[loss_kind(self.provenance, self.assignment)]
 
     @property
     def loss_unit(self) -> str:
@@ -236,10 +236,9 @@ class SearchResult:
         # Solving again would lose what a search over loss and costs has found on its way.
         if self.trials and solver is None:
             points = found_points(self.problem, table, self.trials)
-            name = "calibration_loss" if self.provenance.is_loss_measured else "predicted_loss"
-            found = Frontier(table.name, table.unit, self.problem.loss.unit, points, (), name)
-            is_measured = self.provenance.is_loss_measured
-            return self._transformed(found if is_measured else self._checked(found))
+            unit, kind = self.loss_unit, loss_kind(self.provenance, self.assignment)
+            found = Frontier(table.name, table.unit, unit, points, (), kind)
+            return self._transformed(found if found.is_by_trials else self._checked(found))
         points = frontier_points(self.problem, table, solver or self._solver, num_points)
         found = Frontier(
             table.name, table.unit, self.problem.loss.unit, points, self.beside(table.name)

@@ -127,6 +127,9 @@ class ScoreCalls:
         calls = 2 + max(len(prepared.candidates), num_uniform) + self.num_points
         if self.method.safeguard and not self.method.solver.is_measuring:
             calls += task.weight_rounding.reads_inputs + is_mixed(prepared.candidates)
+        elif self.method.safeguard:
+            # A uniform precision in the answer's place, on the examples that the solver looks at.
+            calls += self.score.reads_examples
         if objective is not None and objective.max_loss is None:
             calls += BISECTED
         # Codes and ranges of the answer alone are judged again.

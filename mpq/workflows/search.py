@@ -233,6 +233,7 @@ def _answered(
             safeguard = replace(safeguard, prices=others.get(PRICES), integers=others.get(INTEGERS))
         if safeguard is not None and safeguard.replaced_by is not None:
             # Another answer, whose codes and ranges are those that all share so far.
+            solution = method.with_own_loss(solution, prepared)
             finish = finished(prepared, problem, solution, accepts)
         split = prepared.task.parts
         if split is not None:

@@ -16,6 +16,9 @@ from mpq.report.reasons import with_reasons
 from mpq.report.step_lines import step_lines
 from mpq.workflows.searched import Searched
 
+_MANY_TIMES = 2
+"""How much worse all layers together are said to be: drops of single ones are noisy."""
+
 
 def answer_sentences(result: Searched) -> Iterator[str]:
     """How the search ended, and whether its prediction holds."""
@@ -26,6 +29,7 @@ def answer_sentences(result: Searched) -> Iterator[str]:
     if solution.why:
         yield solution.why
     yield f"{result.loss_name}: {solution.loss:.4g} {result.loss_unit}{_proof(solution)}"
+    yield from _summed_scores(result)
     if result.spot_check is not None:
         yield from result.spot_check.sentences
     if result.safeguard is not None:
@@ -34,6 +38,24 @@ def answer_sentences(result: Searched) -> Iterator[str]:
         yield (
             f"refinement {number}: measured loss {round_.measured_loss:.4g} on calibration "
             f"examples, {'kept' if round_.is_kept else 'not better, dropped'}"
+        )
+
+
+def _summed_scores(result: Searched) -> Iterator[str]:
+    """Where single layers were judged, and all of them together cost the score much more."""
+    higher = result.provenance.higher_score_is_better
+    if result.problem.loss.unit != "score" or higher is None:
+        return
+    rows = {row.label: row.measured.score for row in result.comparisons}
+    original, found = rows["original"], rows["result"]
+    if original is None or found is None:  # of a network that no function can be asked of
+        return
+    drop = original - found if higher else found - original
+    if drop > _MANY_TIMES * max(result.solution.loss, 0.0):
+        yield (
+            f"the score is {drop:.4g} worse, where what it loses by single layers adds up to "
+            f"{result.solution.loss:.4g}: a score that does not tell them apart prices nothing; "
+            "let a solver ask it of whole networks (--solver surrogate:is_measured=true)"
         )
 
 

@@ -35,6 +35,7 @@ from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
 from mpq.workflows.setup import Prepared
 from mpq.workflows.streamable import refuse_streamed
+from mpq.workflows.subject import Subject
 from mpq.workflows.task import Task, check_task
 from mpq.workflows.uniform import compared
 
@@ -83,18 +84,20 @@ class Session:
         with streaming(bool(self.prepared.task.streamed)):
             return self.prepared.on_held_out.measure(dict(zip(names, chosen, strict=True)))
 
-    def measured(self, frontier: Frontier) -> Frontier:
+    def measured(self, frontier: Frontier, safeguard: bool = True) -> Frontier:
         """The same frontier, or alternatives, with all of its points measured.
 
-        A point that is measured to be worse than a uniform precision which costs no more is that
-        uniform precision in the end (``never_worse_points``).
+        Args:
+            frontier: Of a search's result.
+            safeguard: Whether a point that is measured to be worse than a uniform precision which
+                costs no more is that uniform precision in the end (``never_worse_points``).
         """
         asked = [x.precisions for x in frontier.points if x.measured is None]
         with streaming(bool(self.prepared.task.streamed)):
             round_parts(self.prepared, asked)
             points = tuple(map(self._measured, track(frontier.points, "measuring points")))
             others = tuple(map(self._measured, frontier.others))
-            kept = never_worse_points(self.prepared, points, others)
+            kept = never_worse_points(self.prepared, points, others) if safeguard else points
         return replace(frontier, points=kept, others=others)
 
     def _measured(self, point: FrontierPoint) -> FrontierPoint:
@@ -201,6 +204,12 @@ class Session:
             transforms_unhelped={} if transformed is None else dict(transformed.unhelped),
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
+            subject=Subject.of(
+                self.prepared.task.model,
+                self.prepared.calibration,
+                is_split=self.prepared.task.held_out is None,
+            ),
+            activation_range=self.prepared.task.ranges.activation,
         )
 
     def _shown(self, problem: Problem) -> tuple[str, ...]:

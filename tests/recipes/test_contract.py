@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 import mpq
 from mpq import demo
 from mpq.cli.__main__ import app
+from mpq.cli.task_options import demo_goal
 from mpq.errors import InputError, UnknownNameError
 from mpq.problem.split import Split
 from mpq.quantization.ranges import RANGE_METHODS
@@ -85,6 +86,27 @@ def test_it_says_where_it_is_from(recipe: Recipe) -> None:
     assert len(set(chosen)) == len(chosen)
     assert all(choice.taken and choice.source for choice in recipe.choices)
     assert all(text.endswith(".") for text in recipe.departures)
+
+
+SOURCES = r"not stated|the (paper|paper of .+|abstract|published code)([',; ].+)?"
+NOT_LAST = {"a", "an", "and", "but", "from", "or", "than", "that", "the", "with"}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda x: x.name)
+def test_its_texts_are_whole(recipe: Recipe) -> None:
+    """Sentences, sources that name what they are of, and no file that only a checkout has."""
+    sentences = (*recipe.departures, *recipe.steps, *recipe.yours)
+    sources = [choice.source for choice in recipe.choices]
+    phrases = [recipe.summary, recipe.constraint, *sources, *(x.taken for x in recipe.choices)]
+    texts = (*sentences, *phrases, recipe.formula)
+
+    assert all(re.fullmatch(r"[A-Z-].*[^.]\.", text) for text in sentences)
+    assert all(len(text.split()) >= 4 for text in sentences)
+    assert [text for text in sources if not re.fullmatch(SOURCES, text)] == []
+    assert "the paper" not in sources
+    assert not {re.split(r"\W+", text.strip("()."))[-1] for text in texts} & NOT_LAST
+    assert not any("..." in text or "  " in text for text in texts)
+    assert not re.search(r"(benchmarks|tests|scripts|docs)/", " ".join(texts))
 
 
 @pytest.mark.usefixtures("few_examples")
@@ -302,3 +324,16 @@ def test_settings_leave_the_model_as_it_is() -> None:
     mpq.search(mpq.Task(net, data, data), ["weight_bytes=1KiB"], recipe="hawq-v3")
 
     assert all(torch.equal(x, before[name]) for name, x in net.state_dict().items())
+
+
+@pytest.mark.usefixtures("few_examples")
+def test_the_built_in_network_does_not_bring_its_device(tmp_path: Path) -> None:
+    """It runs no 16 bits; the command of the docs has neither a device nor a limit."""
+    quick = (*QUICK["augmenting-hessians"][:2], "--precisions", "w4a16,w8a16")
+    few = ("--include", "stem.conv", "--include", "head", "--points", "2", "--output", tmp_path)
+    goal = ("--minimize", "weight_bytes", "--max-accuracy-drop", "0.5")
+
+    call("search", "--recipe", "augmenting-hessians", *goal, *quick, *few)
+
+    assert mpq.load(tmp_path).provenance.device is None
+    assert demo_goal("hawq-v3") == (None, ["weight_bytes=60KiB"])

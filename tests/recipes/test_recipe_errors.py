@@ -112,6 +112,19 @@ def test_python_has_a_frontier_of_a_recipe() -> None:
         mpq.frontier(task, limits={"weight_bytes": 1}, recipe="hawq-v2")
 
 
+def test_a_measured_frontier_is_the_recipes_too() -> None:
+    """Uniform precisions stand beside its points, and take the place of none that loses more."""
+    task = mpq.Task(tiny(), data, data)
+
+    predicted = mpq.frontier(task, num_points=6, recipe="hawq-v2")
+    measured = mpq.frontier(task, num_points=6, recipe="hawq-v2", measure=True)
+
+    assert [x.precisions for x in measured.points] == [x.precisions for x in predicted.points]
+    assert {x.label for x in measured.points} == {"frontier"}
+    plain = mpq.frontier(task, num_points=6, sensitivity="weight-error", measure=True)
+    assert any(x.label.startswith("frontier (uniform") for x in plain.points)
+
+
 def test_the_model_is_left_as_it_was() -> None:
     """Also after an error in the middle."""
     net = tiny()

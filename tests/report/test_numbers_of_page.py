@@ -19,7 +19,11 @@ NUMBER = re.compile(r"([+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?) ?(KiB|MiB|B|ms|µs
 SCALES = {"KiB": 1024.0, "MiB": 1024.0**2, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9, "%": 0.01}
 PERCENT = 0
 """Digits of a share: one behind the point, whatever its size."""
-WORDS = {"Versions, methods, data", "Single moves from the answer", "By phase, as measured"}
+WORDS = {
+    "Network, data, methods",
+    "Single moves from the answer",
+    "By phase, as measured",
+}
 """Tables of other files, or of differences, which test_page.py has."""
 
 Number = tuple[float | None, int]

@@ -100,17 +100,26 @@ def test_the_page_is_opened_in_the_users_browser(tmp_path: Path) -> None:
     assert shown.read_text().strip() == (tmp_path / "report.html").as_uri()
 
 
+@pytest.mark.parametrize("error", [None, ValueError, IndexError, webbrowser.Error])
 def test_a_browser_that_is_not_there_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None
 ) -> None:
-    """The page is made, and a line says why nothing is seen."""
-    saved(made_up(blocks(4)), tmp_path)
-    monkeypatch.setattr(webbrowser, "open", lambda url: False)
+    """The page is made, and a line says why nothing is seen; BROWSER may hold no command."""
 
-    ran = CliRunner().invoke(app, ["report", str(tmp_path), "--open"])
+    def opens(url: str) -> bool:
+        if error is not None:
+            raise error("No closing quotation")
+        return False
+
+    saved(made_up(blocks(4)), tmp_path)
+    page = tmp_path / "again.html"
+    monkeypatch.setattr(webbrowser, "open", opens)
+
+    ran = CliRunner().invoke(app, ["report", str(tmp_path), "--output", str(page), "--open"])
 
     assert ran.exit_code == 0
-    assert f"no browser was found to open {tmp_path / 'report.html'}" in ran.stderr
+    assert page.exists()
+    assert f"no browser was found to open {page}" in ran.stderr
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
@@ -280,7 +289,7 @@ def test_a_uniform_precision_that_breaks_a_rule_is_no_match() -> None:
 
     assert [x.label for x in facts.networks if not x.keeps_rules] == [best]
     assert [x.label for x in facts.points if not x.keeps_rules] == [f"uniform {best}"]
-    assert render.page_of(facts).count(b"breaks a rule") == 2
+    assert render.page_of(facts).count(b">breaks a rule<") == 2
     for found, label in ((free, best), (facts, second)):
         told = f"of uniform {label}, the best uniform precision within the budgets."
         assert found.sentences[0].endswith(told)
@@ -390,6 +399,25 @@ def test_the_rank_correlation_is_scipys() -> None:
 def test_a_points_command(command: str, expected: str) -> None:
     """The search's own with the point's limit and another folder; quoted for a shell."""
     assert command_for(shlex.split(command), "weight_bytes=1024B", "point") == expected
+
+
+@pytest.mark.parametrize("log", ["--log runs/a.log", "--log=runs/a.log"])
+def test_no_copied_command_writes_to_the_log_of_the_first_run(tmp_path: Path, log: str) -> None:
+    """Neither the answer's nor a point's, nor what repeats the run; made.json has it as it was."""
+    words = shlex.split(f"mpq search {log} --seed 1 --output runs/a")
+    result = replace(made_up(blocks(6)), made=Made(tuple(words)))
+    frontier = curve(result)
+    whole = replace(frontier, others=result.beside("weight_bytes"))
+
+    page_beside(result, frontier, tmp_path)
+    facts = facts_of(result, whole)
+
+    commands = [facts.command, *(point.command for point in facts.points)]
+    assert len(commands) > len(frontier.points)
+    assert all("--seed 1" in command and "log" not in command for command in commands)
+    assert facts.command == "mpq search --seed 1 --output runs/a"
+    assert Made.in_folder(tmp_path).command == tuple(words)
+    assert "a.log" not in read((tmp_path / "report.html").read_bytes()).data
 
 
 @pytest.mark.parametrize(

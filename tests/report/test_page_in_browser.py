@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from mpq._support.files import write_files
 from mpq.problem.assignment import Assignment
 from mpq.problem.limits import written_limit
 from mpq.report.page.made import Made
+from mpq.report.page.render import page_of
 from mpq.report.page.vega import vega_script
 from mpq.report.save import save_result
 from mpq.report.sections import frontier_files
+from mpq.workflows.page.facts import facts_of
 from mpq.workflows.page.report import report
 from mpq.workflows.page.write import page_beside
 from tests.report.browser import Opened, cut_on_paper, opened, serious, started
@@ -121,6 +124,87 @@ def test_words_of_pictures_are_whole(
         found.page.wait_for_selector("#checks svg", state="attached")
 
         assert found.page.evaluate(cut) == []
+
+
+def test_a_tooltip_says_what_the_table_says(small: Opened) -> None:
+    """Of every network: within, beyond a budget, or against a rule for layers."""
+    rows = small.page.locator(".beside.wide tbody tr")
+    said = {
+        row.locator("th").inner_text(): row.locator("td").last.inner_text() for row in rows.all()
+    }
+    marks = small.page.locator("#networks g.mark-symbol.role-mark").first.locator("path")
+    told = {}
+    for mark in marks.all():
+        mark.hover(force=True)
+        cells = small.page.locator("#vg-tooltip-element td").all_inner_texts()
+        found = dict(zip(cells[::2], cells[1::2], strict=True))
+        told[found["network"]] = found["budgets, rules"]
+
+    assert {"within", "breaks a rule"} <= set(told.values())
+    assert told == {name: text for name, text in said.items() if name != "original"}
+
+
+LABELS = """[...document.querySelectorAll("#frontier g.mark-text.role-mark text")]
+  .map(x => [x.textContent, x.getBoundingClientRect()]).filter(([, box]) => box.width > 0)
+  .map(([text, box]) => [text, box.left, box.top, box.right, box.bottom])"""
+
+
+def overlapping(labels: list[tuple[str, float, float, float, float]]) -> list[tuple[str, str]]:
+    """Pairs of texts whose boxes meet."""
+    return [
+        (first[0], second[0])
+        for first, second in combinations(labels, 2)
+        if first[1] < second[3] and second[1] < first[3]
+        and first[2] < second[4] and second[2] < first[4]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_no_label_lies_over_another(browser: "Browser", tmp_path: Path, width: int) -> None:
+    """The budget's runs through the labels of points that cost the same."""
+    made = made_up(NAMES["small"])
+    result = replace(made, made=Made(COMMAND))
+    frontier = curve(result, 8)
+    budget = result.problem.budgets[0].limit
+    heap = [
+        replace(point, label=f"w{number}a8", cost=budget * 0.97, loss=frontier.points[0].loss)
+        for number, point in enumerate(result.beside("weight_bytes") * 2)
+    ]
+    facts = facts_of(result, replace(frontier, others=tuple(heap)))
+    points = [
+        replace(x, costs={**x.costs, "weight_bytes": budget * 0.97}) if x.kind == "uniform" else x
+        for x in facts.points
+    ]
+    file = tmp_path / "page.html"
+    file.write_bytes(page_of(replace(facts, points=tuple(points))))
+
+    with opened(browser, file, viewport={"width": width, "height": 800}) as found:
+        found.page.wait_for_function(f"{LABELS}.length > 3")
+        labels = found.page.evaluate(LABELS)
+
+    assert {"budget", "w0a8", "w9a8"} <= {text for text, *_ in labels}
+    assert overlapping(labels) == []
+
+
+def test_pictures_follow_the_windows_width(small: Opened) -> None:
+    """As wide as there is room, from a desk to a telephone and back; nothing is moved sideways."""
+    widths = """["networks", "frontier", "bits", "checks"].map(
+      (id) => Math.round(document.querySelector(`#${id} svg`).getBoundingClientRect().width))"""
+    small.page.wait_for_selector("#checks svg", state="attached")
+    wide = small.page.evaluate(widths)
+
+    def at(width: int, until: str) -> list[int]:
+        small.page.set_viewport_size({"width": width, "height": 800})
+        small.page.wait_for_function(f"(w => {until})({widths})")
+        assert small.number("document.documentElement.scrollWidth") <= width
+        return list(small.page.evaluate(widths))
+
+    narrow = at(390, "w[0] <= 390 && w[1] <= 390 && w[3] <= 390")
+    again = at(1400, f"JSON.stringify(w) === '{json.dumps(wide, separators=(',', ':'))}'")
+
+    assert all(slim < broad for slim, broad in zip(narrow, wide, strict=True))
+    assert again == wide
+    assert small.said == []
 
 
 def test_tables_are_whole_on_paper(small: Opened) -> None:

@@ -1,35 +1,162 @@
 """What the page says where units differ, and where no move is a trade."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from mpq.network.metrics import METRICS
 from mpq.problem.cost_table import CostTable
 from mpq.report.page import render
 from mpq.report.page.comparison import Comparison
+from mpq.report.page.facts import Facts
 from mpq.report.page.script_data import comparing_data
+from mpq.report.pictures import draw_frontier
+from mpq.report.stored_frontier import frontier_from_json
+from mpq.report.tables import frontier_table
 from mpq.workflows.page.accounts import Accounts
 from mpq.workflows.page.facts import facts_of
 from mpq.workflows.page.moves import best_moves, single_moves
 from mpq.workflows.page.prices import budget_prices
+from mpq.workflows.page.trust import checks_of
+from mpq.workflows.page.write import with_others
+from mpq.workflows.result import SearchResult
 from tests.report.made_up import blocks, curve, made_up
 from tests.report.reading import tables
 
 
 def test_losses_in_different_units_share_no_axis_in_silence() -> None:
-    """The axis has both units and a note says so; of one unit there is neither."""
+    """The axis has both units and notes say so; of one unit there is neither."""
     found = made_up(blocks(6))
     nats = facts_of(found, curve(found))
-    other = replace(nats, loss_unit="relative")
+    solved = replace(nats.solver_loss, unit="relative")
+    other = replace(nats, loss_unit="relative", solver_loss=solved, points_unit="relative")
 
     mixed, alike = (Comparison({"a": nats, "b": each}, {}) for each in (other, nats))
 
-    note = "Losses by the solvers are in nats and relative, which cannot be compared."
-    assert note in mixed.notes
-    assert comparing_data(mixed)["lossUnit"] == "nats or relative"
-    assert note not in alike.notes
-    assert comparing_data(alike)["lossUnit"] == "nats"
+    assert mixed.notes == (
+        "Losses by the solvers are in nats and relative, which cannot be compared.",
+        "Losses of points are in nats and relative, which cannot be compared.",
+    )
+    assert comparing_data(mixed)["pointsUnit"] == "nats or relative"
+    assert {x["lossUnit"] for x in comparing_data(mixed)["points"]} == {"nats", "relative"}
+    assert alike.notes == ()
+    assert comparing_data(alike)["pointsUnit"] == "nats"
+
+
+def by_trials(score: str = "") -> SearchResult:
+    """A result of a solver that measured a squared error, and found its frontier on the way.
+
+    The estimate is in ``relative``; what was measured is 7 times what is predicted, plus 1.
+    """
+    found = made_up(blocks(6), score=score)
+    metric = METRICS.build("squared-error")
+    rows = (replace(x, measured=replace(x.measured, metric=metric)) for x in found.comparisons)
+    problem = replace(found.problem, loss=replace(found.problem.loss, unit="relative"))
+    trials = tuple((np.full(6, k), 7 * problem.loss_of(np.full(6, k)) + 1) for k in range(5))
+    return replace(
+        found,
+        problem=problem,
+        solution=replace(found.solution, loss=7 * found.solution.loss + 1),
+        comparisons=tuple(rows),
+        provenance=replace(found.provenance, is_loss_measured=True),
+        trials=trials,
+    )
+
+
+def loss_cells(facts: Facts) -> list[str]:
+    """The loss column of the points on the page, its head first."""
+    found = tables(render.page_of(facts))
+    (points,) = (rows for caption, rows in found.items() if caption.startswith("Points"))
+    return [row[1] for row in points]
+
+
+@pytest.mark.parametrize(
+    ("score", "unit", "name", "title"),
+    [
+        ("", "squared_output", "calibration_loss", "measured loss (calibration examples)"),
+        ("psnr", "of the score", "calibration_loss", "measured loss (calibration examples)"),
+        ("judges:judge", "of the score", "trial_loss", "measured loss"),
+    ],
+)
+def test_trials_of_a_solver_that_measured_keep_their_unit_and_their_word(
+    score: str, unit: str, name: str, title: str
+) -> None:
+    """In frontier.json, frontier.csv, the picture and the page; the rest of it is predicted."""
+    found = by_trials(score)
+    drawn = found.frontier()
+
+    again, table = frontier_from_json(drawn.to_json()), frontier_table(drawn)
+    facts = facts_of(found, with_others(found, again))
+
+    key = f"{name}_{unit.replace(' ', '_')}"
+    assert (again.loss_name, again.loss_unit) == (name, unit)
+    assert table[key].tolist() == [point.loss for point in again.points]
+    assert set(json.loads(drawn.to_json())["points"][0]) >= {key}
+    head, *cells = loss_cells(facts)
+    assert head == f"{title} [{unit}]"
+    assert cells[-1] == f"{found.solution.loss:.4g}"
+    assert draw_frontier(drawn).get_ylabel() == f"loss [{unit}]"
+    assert facts.loss_unit == "relative"
+    assert unit in repr(found)
+
+
+def test_points_that_nobody_tried_are_predicted_whatever_their_solver_measured() -> None:
+    """So are the answer and the uniform precisions beside them; the solver's loss stands apart."""
+    found = replace(by_trials(), trials=())
+    frontier = with_others(found, found.frontier())
+
+    facts = facts_of(found, frontier)
+
+    problem = found.problem
+    assert frontier.loss_key == "predicted_loss_relative"
+    for point in frontier.all_points():
+        assert point.loss == problem.loss_of(problem.columns_of(point.precisions))
+    assert loss_cells(facts)[0] == "predicted loss [relative]"
+    solved = facts.solver_loss
+    assert (solved.name, solved.unit) == ("measured loss (calibration examples)", "squared_output")
+    assert solved.value == found.solution.loss
+    name = "loss [predicted: relative, measured: squared_output]"
+    assert draw_frontier(frontier).get_ylabel() == name
+
+
+def test_what_is_measured_again_is_compared_with_the_prediction() -> None:
+    """A trial's own loss was measured as well: no prediction, and in another unit."""
+    found = by_trials()
+    drawn = found.frontier()
+    tried = replace(drawn.points[0], measured=found.measured)
+
+    checks = checks_of(found, replace(drawn, points=(tried,)))
+
+    (check,) = (x for x in checks if x.what == "frontier point 1")
+    problem = found.problem
+    assert check.predicted == problem.loss_of(problem.columns_of(tried.precisions))
+    assert check.predicted != tried.loss
+
+
+def test_measured_and_predicted_runs_beside_each_other_say_which_is_which() -> None:
+    """In every cell: its number, its unit, its word."""
+    plain = made_up(blocks(6))
+    runs = {"plain": plain, "measured": by_trials(), "scored": by_trials("mAP")}
+    facts = {
+        name: facts_of(found, with_others(found, found.frontier(num_points=3)))
+        for name, found in runs.items()
+    }
+
+    compared = Comparison(facts, dict.fromkeys(facts, ""))
+    found = tables(render.comparing_page(compared))
+
+    _, *answers = next(rows for caption, rows in found.items() if "answer of every run" in caption)
+    ends = "nats predicted loss", "squared_output measured loss", "of the score measured loss"
+    for row, end in zip(answers, ends, strict=True):
+        assert end in row[2]
+    _, *points = found["Points of all frontiers, and the answers"]
+    for row in points:
+        assert ends[list(facts).index(row[0])] in row[2]
+    assert "Losses of some runs' points are measured, those of others predicted." in compared.notes
+    assert comparing_data(compared)["pointsName"] == "loss"
+    assert comparing_data(compared)["metricUnit"] == "nats or squared_output"
 
 
 @pytest.mark.parametrize("bits_cost", [-1.0, 0.0])

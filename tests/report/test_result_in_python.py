@@ -1,6 +1,7 @@
 """A result in Python: it writes its page, shows itself in a notebook, and draws into given axes."""
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mpq.report.page import render
 from mpq.workflows.page.report import report
 from tests.recipes.reference import data, tiny
 from tests.report.made_up import HOSTILE, blocks, curve, made_up
+from tests.report.made_up_comparisons import estimators, recipes
 from tests.report.reading import read
 
 
@@ -56,6 +58,23 @@ def test_a_notebook_shows_the_comparison() -> None:
         assert not {"script", "style", "img", "a"} & set(read(text.encode()).tags)
 
 
+def test_what_a_notebook_shows_is_short() -> None:
+    """Of frontiers and comparisons a line, of a result a table, however names are and how many."""
+    many, hostile = made_up(blocks(500)), made_up(HOSTILE, score="<script>'\"\n😀" + "y" * 300)
+    frontier = replace(curve(hostile), resource="\x1b]0;owned" + "z" * 300)
+    lines = [repr(x) for x in (curve(many), frontier)]
+    lines += [repr(make(HOSTILE[:3], HOSTILE[3:5])) for make in (estimators, recipes)]
+
+    html = hostile._repr_html_()
+
+    assert max(map(len, lines)) < 150
+    assert all(line.isprintable() for line in lines)
+    assert len(many._repr_html_()) < 5000
+    assert "y" * 100 not in html
+    assert not {"script", "style", "img", "a"} & set(read(html.encode()).tags)
+    assert not [name for name, _ in read(html.encode()).attributes if name.startswith("on")]
+
+
 def test_a_notebook_shows_a_result_of_which_nothing_was_measured() -> None:
     """As of mpq 0.1."""
     found = replace(made_up(blocks(4)), comparisons=())
@@ -78,6 +97,26 @@ def test_a_frontier_is_drawn_into_given_axes() -> None:
     alone = draw_frontier(frontier)
     assert figure_of(alone).axes == [alone]
     assert len(result.plot(frontier=frontier).axes) == 1
+
+
+def test_no_name_of_a_picture_lies_over_another() -> None:
+    """Nor over the legend, nor beyond the axes: of points that cost the same, at an edge."""
+    frontier = curve(made_up(blocks(6)), 6)
+    last = frontier.points[-1]
+    heap = tuple(replace(last, label=f"w{k}a8", cost=last.cost * 0.999) for k in range(9))
+    far = replace(last, label="original.at.the.very.edge")
+
+    axes = draw_frontier(replace(frontier, others=(*heap, far)))
+
+    figure_of(axes).canvas.draw()
+    legend = axes.get_legend()
+    assert legend is not None
+    boxes = {x.get_text(): x.get_window_extent() for x in axes.texts if x.get_visible()}
+    assert {*boxes} == {*(p.label for p in heap), far.label}
+    boxes["legend"] = legend.get_window_extent()
+    met = [(a, b) for a, b in combinations(boxes, 2) if boxes[a].overlaps(boxes[b])]
+    assert met == []
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes.values())
 
 
 @pytest.mark.parametrize("given", [Figure(), Figure().subplots(1, 2)], ids=["figure", "array"])

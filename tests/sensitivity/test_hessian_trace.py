@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -22,9 +23,11 @@ from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Estimation, HessianTrace, Sensitivity
+from mpq.sensitivity.checked import SpotCheck
 from mpq.sensitivity.curvature.block_traces import Traces
 from mpq.sensitivity.curvature.gauss_newton import Directions
 from mpq.sensitivity.hessian_trace import block_traces
+from mpq.sensitivity.spot_check import spot_check
 
 BF16 = Precision.parse("wbf16")
 FP16 = Precision.parse("w16")
@@ -419,22 +422,42 @@ def test_a_tolerance_ends_the_drawing(matrix: str) -> None:
     assert exhausted.num_probes == 20
 
 
-def test_a_negative_trace_costs_nothing() -> None:
-    """``log(1 + exp(-h^2))`` bends downwards at 0, which the raw trace says and the table hides."""
+class Squared(nn.Module):
+    """``log(1 + exp(-h^2))`` of the first class bends downwards at 0."""
 
-    class Squared(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(1, 1, bias=False)
-            nn.init.constant_(self.fc.weight, 0.3)
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(self.fc.weight, 0.3)
 
-        def forward(self, x: Tensor) -> Tensor:
-            h = self.fc(x) ** 2
-            return torch.cat([h, torch.zeros_like(h)], dim=1)
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.fc(x) ** 2
+        return torch.cat([h, torch.zeros_like(h)], dim=1)
 
+
+def bent_downwards() -> tuple[Tool, dict[str, Any]]:
+    """That network at one candidate, and what finds its trace."""
     data = [(torch.ones(2, 1), torch.zeros(2, dtype=torch.long))]
     tool = Tool(Squared(), data, Precision.parse("bf16"))
-    options: dict[str, Any] = {"matrix": "hessian", "loss": "cross-entropy", "num_probes": 2}
+    return tool, {"matrix": "hessian", "loss": "cross-entropy", "num_probes": 2}
+
+
+def test_a_negative_trace_is_no_missing_gradient() -> None:
+    """A gradient reaches the layer: that its price of 0 is a curvature's is what is said."""
+    tool, options = bent_downwards()
+    on = Estimation(tool.network, tool.data, tool.quantizer, tool.candidates)
+
+    check = spot_check(on, tool.estimate(**options).table)
+
+    assert (check.negative, check.no_gradient, check.untrusted) == (("fc",), (), ("fc",))
+    assert check.sentences[0].startswith("the curvature of fc was found negative and counts as 0")
+    assert not any("no gradient" in sentence for sentence in check.sentences)
+    assert SpotCheck.from_dict(asdict(check)) == check
+
+
+def test_a_negative_trace_costs_nothing() -> None:
+    """The raw trace says that it is, and the table hides it."""
+    tool, options = bent_downwards()
 
     found, table = tool.traces(**options), tool.estimate(**options).table
 

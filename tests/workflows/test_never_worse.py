@@ -56,6 +56,11 @@ def test_a_search_that_is_out_of_time_is_never_worse_either(replaced: mpq.Search
     assert found.safeguard is not None
     assert found.safeguard.replaced_by == "w4a32"
     assert found.measured.divergence == replaced.measured.divergence
+    # Its loss is what that solver would have measured, as it says, and no predicted one.
+    calibrated = mpq.evaluate(task().model, found.assignment, examples())
+    assert found.loss_name == "measured loss (calibration examples)"
+    assert found.solution.loss == pytest.approx(calibrated["quantized"].divergence)
+    assert found.solution.loss != replaced.solution.loss
 
 
 def test_the_record_keeps_it(replaced: mpq.SearchResult, tmp_path: object) -> None:

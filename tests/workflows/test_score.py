@@ -22,6 +22,7 @@ from mpq.quantization.quantizer import quantized
 from mpq.sensitivity import ESTIMATORS
 from mpq.workflows.asked_score import in_precisions
 from mpq.workflows.score import Judge, Score
+from mpq.workflows.sentences import answer_sentences
 from mpq.workflows.setup import Prepared
 
 CANDIDATES = ("w2", "w4", "w8")
@@ -116,6 +117,27 @@ def test_measured_prices_the_score() -> None:
         with quantized(prepared.network, {"2": precision}, prepared.quantizer):
             expected = float(middle(prepared.network.module).detach())
         assert table.values[1, column] == pytest.approx(expected)
+
+
+def test_a_score_that_is_blind_to_single_layers_is_told() -> None:
+    """Two layers at 2 bits and it is worse, one and it is not: prices of 0 say nothing of all."""
+
+    def judge(network: nn.Module) -> float:
+        pairs = zip(network.parameters(), net().parameters(), strict=True)
+        return float(sum(float((a - b).abs().max()) > 0.02 for a, b in pairs) > 1)
+
+    asked = task(Score.of(judge, higher_is_better=False), candidates=("w2", "w8"))
+    known: dict[str, Any] = {"sensitivity": "measured:score=own", "safeguard": False}
+    solver = "evolutionary:is_measured=true,num_trials=10"
+
+    summed = mpq.search(asked, ["weight_bytes=1x:w2"], **known)
+    asking = mpq.search(asked, ["weight_bytes=1x:w2"], **known, solver=solver)
+
+    told = "the score is 1 worse, where what it loses by single layers adds up to 0: "
+    assert any(line.startswith(told) for line in answer_sentences(summed))
+    lines = tuple(answer_sentences(asking))
+    assert not any("single layers" in line for line in lines)
+    assert any(line.startswith("measured loss: 1 of the score") for line in lines)
 
 
 def test_a_uniform_precision_of_a_better_score_is_the_answer() -> None:
@@ -245,6 +267,28 @@ def test_a_score_that_changes_the_network_is_refused(change: Any) -> None:
 
     with pytest.raises(ScoreError, match=r"^the score mine .* changed the network \([04]\.[wb]"):
         asked.of(net())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x.weight.data.mul_(2), lambda x: x.bias.numpy().fill(0.5),
+     lambda x: x.weight.data.copy_(x.weight.data.flip(0))],
+)  # fmt: skip
+def test_what_torch_does_not_count_is_noticed_in_the_first_call(change: Any) -> None:
+    """Numbers that are written through ``.data`` or NumPy; later calls take no checksums."""
+    calls, model = [], net()
+
+    def judge(network: nn.Module) -> float:
+        calls.append(network)
+        change(network.get_submodule("0"))
+        return 1.0
+
+    asked = Judge(Score.of(judge, True, "mine"), mpq.Calibration(data()), net())
+
+    with pytest.raises(ScoreError, match=r"changed the original network \(0\.(weight|bias)\)"):
+        asked.of(model, "the original network")
+    assert asked.of(model) == 1.0
+    assert len(calls) == 2
 
 
 def test_a_score_that_lets_norms_learn_is_refused() -> None:

@@ -66,11 +66,17 @@ class Comparison:
         if len(held_out) > 1:
             counts = " and ".join(f"{count:,}" for count in sorted(held_out))
             yield f"Losses were measured on {counts} examples, which are not the same."
-        if len({facts.loss_name for facts in found}) > 1:
+        if len({facts.solver_loss.name for facts in found}) > 1:
             yield "Some solvers measured losses, others predicted them."
-        if len(self.loss_units) > 1:
-            units = " and ".join(self.loss_units)
+        solved = dict.fromkeys(facts.solver_loss.unit for facts in found)
+        if len(solved) > 1:
+            units = " and ".join(solved)
             yield f"Losses by the solvers are in {units}, which cannot be compared."
+        if len(self.points_names) > 1:
+            yield "Losses of some runs' points are measured, those of others predicted."
+        if len(self.points_units) > 1:
+            units = " and ".join(self.points_units)
+            yield f"Losses of points are in {units}, which cannot be compared."
         yield from self._notes_on_costs()
 
     def _notes_on_costs(self) -> Iterator[str]:
@@ -89,9 +95,20 @@ class Comparison:
         return tuple("none" if device is None else device.name for device in found)
 
     @property
-    def loss_units(self) -> tuple[str, ...]:
-        """Units of the losses by the solvers, each once."""
-        return tuple(dict.fromkeys(facts.loss_unit for facts in self.runs.values()))
+    def points_names(self) -> tuple[str, ...]:
+        """What losses of points are, each once."""
+        return tuple(dict.fromkeys(facts.points_name for facts in self.runs.values()))
+
+    @property
+    def points_units(self) -> tuple[str, ...]:
+        """Units of these, each once."""
+        return tuple(dict.fromkeys(facts.points_unit for facts in self.runs.values()))
+
+    @property
+    def metric_units(self) -> tuple[str, ...]:
+        """Units of what was measured on held-out examples, each once."""
+        units = (facts.metric_unit for facts in self.runs.values())
+        return tuple(dict.fromkeys(filter(None, units)))
 
     @property
     def resources(self) -> tuple[Resource, ...]:

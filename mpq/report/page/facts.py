@@ -63,7 +63,7 @@ class PointFacts:
     Args:
         label: For people.
         kind: ``frontier``, ``answer`` or ``uniform``.
-        loss: By the solver.
+        loss: As ``Facts.points_name`` says.
         costs: Resource to amount; ``None`` where the device cannot run it.
         choices: ``[L]`` place in each layer's ``choices``.
         measured: On held-out examples; ``None``: not measured.
@@ -119,6 +119,22 @@ class Checked:
 
 @final
 @dataclass(frozen=True)
+class LossFacts:
+    """How small a solver made what it was to make small.
+
+    Args:
+        name: What that is, for people: predicted, or measured on calibration examples.
+        unit: Of it.
+        value: How small.
+    """
+
+    name: str
+    unit: str
+    value: float
+
+
+@final
+@dataclass(frozen=True)
 class DeviceFacts:
     """The hardware profile, as far as the result knows it.
 
@@ -146,8 +162,8 @@ class Facts:
         title: Of the page.
         run_id: Mark of the run's files.
         sentences: The answer as a colleague would say it.
-        loss_name: What the solver made small.
-        loss_unit: Its unit.
+        loss_unit: Of all predicted losses: of layers, pairs, moves, networks.
+        solver_loss: What the solver made small, which need not be a predicted loss.
         metric: What was measured on held-out examples.
         metric_unit: Its unit.
         score: Name of the user's own score; empty: there is none.
@@ -157,6 +173,8 @@ class Facts:
         networks: What was measured: original, answer, uniform precisions.
         axis: The resource that the frontier is over.
         points: Frontier, then the answer and the uniform precisions.
+        points_name: What their losses are, for people: predicted, or measured by the solver.
+        points_unit: Of these.
         hypervolume: Share of the rectangle between the frontier's ends; ``None``: fewer than two.
         frontier_notes: What is to be known of the frontier.
         precisions: ``[B]`` spellings of the candidates.
@@ -183,8 +201,8 @@ class Facts:
     title: str
     run_id: str
     sentences: tuple[str, ...]
-    loss_name: str
     loss_unit: str
+    solver_loss: LossFacts
     metric: str
     metric_unit: str
     score: str
@@ -194,6 +212,8 @@ class Facts:
     networks: tuple[NetworkFacts, ...]
     axis: str
     points: tuple[PointFacts, ...]
+    points_name: str
+    points_unit: str
     hypervolume: float | None
     frontier_notes: tuple[str, ...]
     precisions: tuple[str, ...]

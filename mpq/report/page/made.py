@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Self, final
 
 from mpq._support import schema_versions
@@ -16,6 +17,8 @@ MADE_FILE: Final = "made.json"
 """Beside a run's other files."""
 _PASSWORD: Final = re.compile(r"(?<=//)([^/@:\s]*):[^/@\s]*@")
 """Of a URL, as the storage of a solver is."""
+_OF_ONE_RUN: Final = "--log"
+"""Names a file that another run would add to."""
 
 
 @final
@@ -27,15 +30,24 @@ class Made:
         command: Its words; none where it was called from Python.
         phases: What it spent its time on, in order.
         versions: Package to version; of a run of an older mpq none.
+        sources: What its command loaded, as that names it: ``network``, ``weights``,
+            ``calibration``, ``held_out``; none where it was called from Python.
     """
 
     command: tuple[str, ...] = ()
     phases: tuple[Spent, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
 
-    def by(self, command: Sequence[str]) -> Self:
-        """The same by a command; without the passwords of URLs."""
-        return replace(self, command=tuple(_PASSWORD.sub(r"\1:***@", word) for word in command))
+    def by(self, command: Sequence[str], sources: Mapping[str, str] = MappingProxyType({})) -> Self:
+        """The same by a command that loaded these; without the passwords of URLs."""
+        words = tuple(_PASSWORD.sub(r"\1:***@", word) for word in command)
+        return replace(self, command=words, sources=dict(sources))
+
+    @property
+    def again(self) -> tuple[str, ...]:
+        """The command's words as a page gives them away: without what is of the one run alone."""
+        return tuple(_without_log(self.command))
 
     def then(self, phases: Sequence[Spent]) -> Self:
         """With what came after; a phase that was done again counts as it was last."""
@@ -60,6 +72,7 @@ class Made:
             "command": list(self.command),
             "phases": [vars(phase) for phase in self.phases],
             **({"versions": dict(self.versions)} if self.versions else {}),
+            **({"sources": dict(self.sources)} if self.sources else {}),
         }
         return json.dumps(data, indent=1) + "\n"
 
@@ -74,4 +87,15 @@ class Made:
         require_version(data, "made", schema_versions.MADE)
         validate(data, read_schema("mpq.report", "made.schema.json"), "made")
         phases = tuple(Spent(**phase) for phase in data["phases"])
-        return cls(tuple(data["command"]), phases, data.get("versions", {}))
+        known = data.get("versions", {}), data.get("sources", {})
+        return cls(tuple(data["command"]), phases, *known)
+
+
+def _without_log(command: Sequence[str]) -> Iterator[str]:
+    words = iter(command)
+    for word in words:
+        option, separator, _ = word.partition("=")
+        if option != _OF_ONE_RUN:
+            yield word
+        elif not separator:
+            next(words, "")

@@ -17,7 +17,8 @@ def script_data(facts: Facts) -> dict[str, Any]:
     return {
         "run": facts.run_id,
         "lossUnit": facts.loss_unit,
-        "lossName": facts.loss_name,
+        "pointsName": facts.points_name,
+        "pointsUnit": facts.points_unit,
         "metric": facts.metric,
         "metricUnit": facts.metric_unit,
         **_score(facts),
@@ -36,7 +37,8 @@ def script_data(facts: Facts) -> dict[str, Any]:
                 "kind": x.kind,
                 "predicted": x.predicted,
                 "costs": dict(x.costs),
-                "within": x.is_within and x.keeps_rules,
+                "within": x.is_within,
+                "keeps": x.keeps_rules,
                 **_measured(x.measured),
             }
             for x in facts.networks
@@ -83,14 +85,21 @@ def comparing_data(comparison: Comparison) -> dict[str, Any]:
     first = next(iter(comparison.runs.values()))
     resources = {x.name: x.unit for facts in comparison.runs.values() for x in facts.resources}
     return {
-        "lossUnit": " or ".join(comparison.loss_units),
-        "lossName": first.loss_name,
-        "metricUnit": first.metric_unit,
+        # Both words would be longer than the picture is high; the points have theirs.
+        "pointsName": comparison.points_names[0] if len(comparison.points_names) == 1 else "loss",
+        "pointsUnit": " or ".join(comparison.points_units),
+        "metricUnit": " or ".join(comparison.metric_units),
         **_score(first),
         "axis": first.axis,
         "resources": [{"name": name, "unit": unit} for name, unit in resources.items()],
         "points": [
-            {"run": shortened(visible(name)), **_place(point)}
+            {
+                "run": shortened(visible(name)),
+                "lossName": facts.points_name,
+                "lossUnit": facts.points_unit,
+                "metricUnit": facts.metric_unit,
+                **_place(point),
+            }
             for name, facts in comparison.runs.items()
             for point in facts.points
         ],

@@ -33,7 +33,7 @@ _SAFEGUARD: Final = ("--safeguard", "--no-safeguard")
 
 def command_of(result: Searched, point: FrontierPoint, frontier: Frontier) -> str:
     """What finds the answer, or a point beside or on the frontier, again; empty: nothing does."""
-    is_answer, command = point.label == "result", result.made.command
+    is_answer, command = point.label == "result", result.made.again
     if why_no_command(result, point, frontier):
         return ""
     limit = written_limit(frontier.resource, point.cost, frontier.unit)

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from mpq._support.names import for_people
 from mpq.errors import UnknownNameError
 from mpq.problem.metadata import UsedBudget
 from mpq.problem.problem import Problem
@@ -15,10 +16,10 @@ from mpq.problem.tolerances import is_within
 from mpq.quantization.precision import Precision
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.page.facts import (
-    BATCH_SIZE,
     Checked,
     DeviceFacts,
     Facts,
+    LossFacts,
     NetworkFacts,
     PointFacts,
     Resource,
@@ -28,6 +29,7 @@ from mpq.workflows.page.commands import call_of, command_of, why_no_command
 from mpq.workflows.page.files import file_note, metadata_of, shared_file, why_no_file
 from mpq.workflows.page.known import known_costs
 from mpq.workflows.page.layers import Choices, layer_facts
+from mpq.workflows.page.made import made_rows
 from mpq.workflows.page.moves import best_moves, single_moves, why_no_moves
 from mpq.workflows.page.pairs import strongest_pairs, why_no_pairs
 from mpq.workflows.page.prices import budget_prices, price_of
@@ -66,8 +68,8 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
         title=f"Mixed precision for {len(accounts.names)} layers",
         run_id=result.run_id,
         sentences=tuple(said(result, networks)),
-        loss_name=result.loss_name,
         loss_unit=result.problem.loss.unit,
+        solver_loss=LossFacts(result.loss_name, result.loss_unit, result.solution.loss),
         metric="" if measured is None else measured.metric.name,
         metric_unit="" if measured is None else measured.metric.unit,
         score=result.assignment.metadata.score or "",
@@ -80,6 +82,8 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
         networks=networks,
         axis=frontier.resource,
         points=points,
+        points_name=frontier.loss_title,
+        points_unit=frontier.loss_unit,
         # Of two points it is 0 whatever they are.
         hypervolume=None if isnan(volume) or len(frontier.points) < 3 else volume,
         frontier_notes=tuple(filter(None, (frontier.warning,))),
@@ -96,9 +100,9 @@ def facts_of(result: Searched, frontier: Frontier) -> Facts:
         cost_notes=tuple(known_costs(result, resources)),
         warnings=(*unshipped_sentences(result), *network_sentences(result)),
         device=_device(result),
-        made=tuple(_made(result)),
+        made=tuple((name, for_people(told)) for name, told in made_rows(result)),
         phases=made.phases,
-        command=shlex.join(made.command),
+        command=shlex.join(made.again),
         call="" if made.command or result.provenance.asked is None else call_of(result),
         assignment=shared_file(result, choices.precisions),
     )
@@ -230,27 +234,3 @@ def _device(result: Searched) -> DeviceFacts | None:
     priced = f"{names[:1].upper()}{names[1:]} {verb} {device.basis}" if names else ""
     numbers = tuple((name, x.value, x.source) for name, x in device.numbers.items())
     return DeviceFacts(device.name, device.title, priced, device.notes, numbers)
-
-
-def _made(result: Searched) -> Iterator[tuple[str, str]]:
-    made, solution, known = result.provenance, result.solution, result.assignment.metadata
-    yield "mpq", made.mpq_version
-    yield "torch", made.torch_version
-    yield "python", result.made.versions.get("python", "")
-    table = result.problem.loss.name
-    named = made.estimator.partition(":")[0] == table
-    yield "estimator", made.estimator if named else f"{made.estimator} ({table})"
-    yield "solver", f"{made.solver} ({solution.solver})"
-    yield "time of the solver", "" if isnan(solution.seconds) else f"{solution.seconds:.3g} s"
-    yield from () if made.asked is None else made.asked.sentences
-    yield "seed", str(made.seed)
-    yield "rounding of weights", made.rounding
-    yield "ranges of weights", result.assignment.weight_range
-    yield "transformations", ", ".join(made.transforms) or "none"
-    yield "target", made.target or "none: anywhere"
-    examples = made.reach.num_examples
-    yield "calibration examples", f"{examples:,}" if examples else ""
-    count = known.num_held_out
-    yield "held-out examples", "" if count is None else f"{count:,}"
-    yield "metric", known.metric or ""
-    yield BATCH_SIZE, str(known.batch_size)

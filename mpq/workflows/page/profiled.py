@@ -11,6 +11,7 @@ from mpq._support.arrays import Columns
 from mpq.hardware_profiles.network_profile import NetworkProfile
 from mpq.problem.cost_table import PairwiseCost
 from mpq.report.page.layers import groups_of
+from mpq.report.page.made import Made
 from mpq.report.page.profiled import (
     Agreement,
     CellTime,
@@ -77,7 +78,7 @@ def facts_of_profile(profile: NetworkProfile) -> ProfileFacts:
         correction=record.get("correction", {}),
         uncovered=tuple(_uncovered(profile)),
         machine=profile.machine,
-        command=tuple(record.get("command", ())),
+        command=Made(tuple(record.get("command", ()))).again,
     )
 
 

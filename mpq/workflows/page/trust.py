@@ -17,7 +17,7 @@ _FEWEST: Final = 5
 
 def checks_of(result: Searched, frontier: Frontier) -> tuple[Checked, ...]:
     """Networks, points of the frontier, then single cells."""
-    return (*_networks(result), *_points(frontier), *_cells(result))
+    return (*_networks(result), *_points(result, frontier), *_cells(result))
 
 
 def _networks(result: Searched) -> Iterator[Checked]:
@@ -30,12 +30,16 @@ def _networks(result: Searched) -> Iterator[Checked]:
             )
 
 
-def _points(frontier: Frontier) -> Iterator[Checked]:
+def _points(result: Searched, frontier: Frontier) -> Iterator[Checked]:
+    problem = result.problem
     for number, point in enumerate(frontier.points, start=1):
         if point.measured is not None:
-            found = point.measured
+            found, predicted = point.measured, point.loss
+            if frontier.is_by_trials:
+                # Its loss is measured as well, on other examples.
+                predicted = problem.loss_of(problem.columns_of(point.precisions))
             yield Checked(
-                f"frontier point {number}", "network", point.loss, found.divergence,
+                f"frontier point {number}", "network", predicted, found.divergence,
                 found.standard_error,
             )  # fmt: skip
 

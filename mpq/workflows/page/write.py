@@ -32,9 +32,12 @@ def page_beside(result: Searched, frontier: Frontier, folder: Path) -> list[Path
 
 
 def with_others(result: Searched, frontier: Frontier) -> Frontier:
-    """With the answer and the uniform precisions beside it, as far as losses are of one kind."""
+    """With the answer and the uniform precisions beside it, as far as losses are of one kind.
+
+    Beside predicted points the answer's loss is predicted, too, whatever its solver measured.
+    """
     others = result.beside(frontier.resource)
-    if result.provenance.is_loss_measured:
+    if frontier.is_by_trials:
         # Those of uniform precisions are predicted only.
         answer = (point for point in others if point.label == "result")
         others = tuple(replace(point, loss=result.solution.loss) for point in answer)

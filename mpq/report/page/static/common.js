@@ -127,8 +127,9 @@ const MPQ = (function () {
 
   // What a picture of points can be drawn over: the loss, what was measured, every resource.
   function axesOf(points, resources, names) {
-    const found = { loss: { title: names.lossName || "loss", unit: names.lossUnit, of: (p) => p.loss } };
-    if (points.some((p) => known(p.measured))) found.measured = { title: "loss, measured", unit: names.metricUnit, of: (p) => p.measured, error: (p) => p.error, isMeasured: true };
+    // Points of several runs may each have a unit of their own.
+    const found = { loss: { title: names.pointsName || "loss", unit: names.pointsUnit, unitOf: (p) => p.lossUnit, nameOf: (p) => p.lossName, of: (p) => p.loss } };
+    if (points.some((p) => known(p.measured))) found.measured = { title: "loss, measured", unit: names.metricUnit, unitOf: (p) => p.metricUnit, of: (p) => p.measured, error: (p) => p.error, isMeasured: true };
     if (points.some((p) => known(p.accuracy))) found.accuracy = { title: "accuracy", unit: "share", of: (p) => p.accuracy, error: (p) => p.accuracyError, isMeasured: true, larger: true };
     if (points.some((p) => known(p.score))) found.score = { title: names.scoreName ? "score: " + names.scoreName : "score", unit: "", of: (p) => p.score, isMeasured: true, larger: names.higherScoreIsBetter };
     for (const resource of resources) {
@@ -142,6 +143,28 @@ const MPQ = (function () {
     if (axis.unit === "share") return share(value, 1) + (known(error) ? " ± " + share(error, 1) : "");
     if (axis.resource) return amount(value, axis.unit);
     return plain(value, 4) + (known(error) ? " ± " + plain(error, 2) : "") + (axis.unit ? " " + axis.unit : "");
+  }
+
+  const meets = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  const moved = (box, dx, dy) => ({ dx: dx, dy: dy, left: box.left + dx, right: box.right + dx, top: box.top + dy, bottom: box.bottom + dy });
+
+  // Moves texts of a picture until none lies over another or behind the edge, nor over a point where there is room.
+  // Of each kind, in order of what may stay, `ways` has the steps from where a text is, the best first.
+  function separate(place, kinds) {
+    const frame = place.querySelector("svg").getBoundingClientRect(), taken = [];
+    const isInside = (box) => box.left >= frame.left && box.right <= frame.right && box.top >= frame.top && box.bottom <= frame.bottom;
+    const points = all("g.points_marks path", place).map((point) => point.getBoundingClientRect());
+    for (const [name, ways] of Object.entries(kinds)) {
+      for (const text of all("g." + name + "_marks text", place)) {
+        const own = text.getBoundingClientRect();
+        const free = ways(own).map(([dx, dy]) => moved(own, dx, dy)).filter((box) => isInside(box) && !taken.some((other) => meets(box, other)));
+        const best = free.slice(0, 8).find((box) => !points.some((point) => meets(box, point))) || free[0];
+        // The tooltip and the table have its name.
+        if (!best) { text.style.display = "none"; continue; }
+        text.setAttribute("transform", "translate(" + best.dx + "," + best.dy + ") " + text.getAttribute("transform"));
+        taken.push(best);
+      }
+    }
   }
 
   // The points that no other of the same rows betters in both, the best across first. A score of an older
@@ -222,8 +245,19 @@ const MPQ = (function () {
     if (count > 60) groups.forEach((group) => toggle(group, false));
   }
 
-  // After the tables are seen: what is drawn can wait for that, and not the other way round.
-  const whenSeen = (begin) => requestAnimationFrame(() => setTimeout(begin));
+  // Pictures are as wide as there is room: another width is another picture.
+  function atNewWidth(redraw) {
+    const widthNow = () => document.documentElement.clientWidth;
+    let width = widthNow(), waiting;
+    window.addEventListener("resize", () => {
+      clearTimeout(waiting);
+      // Not while a window is being pulled; and on a telephone bars that come and go change the height alone.
+      waiting = setTimeout(() => { if (widthNow() !== width) { width = widthNow(); redraw(); } }, 100);
+    });
+  }
 
-  return { data, byId, all, known, words, general, plain, amount, share, draw, widthOf, scaleOf, axisOf, axesOf, shown, frontOf, stepOf, errorBars, errorsOf, drawAgreement, foldRows, INK, SOFT, LINE, PAPER, STAR, whenSeen };
+  // After the tables are seen: what is drawn can wait for that, and not the other way round.
+  const whenSeen = (begin, redraw) => requestAnimationFrame(() => setTimeout(() => { begin(); atNewWidth(redraw); }));
+
+  return { data, byId, all, known, words, general, plain, amount, share, draw, widthOf, scaleOf, axisOf, axesOf, shown, frontOf, stepOf, errorBars, errorsOf, separate, drawAgreement, foldRows, INK, SOFT, LINE, PAPER, STAR, whenSeen };
 })();

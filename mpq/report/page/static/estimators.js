@@ -28,8 +28,10 @@
     drawAgreement("scatter-" + place, seen, { across: estimator.unit, upwards: data.unit, kinds: kinds, columns: widthOf("scatter-" + place) < 480 ? 1 : 2, beyond: data.maxLoss });
   }
 
-  whenSeen(() => {
+  function drawAll() {
     drawWorth();
     data.estimators.forEach((estimator, place) => { if (estimator.predicted.length) drawScatter(estimator, place); });
-  });
+  }
+
+  whenSeen(drawAll, drawAll);
 })();

@@ -1,10 +1,11 @@
 // The page of one result: it draws what the tables say, and carries a chosen point through them.
 "use strict";
 (function () {
-  const { data, byId, all, known, words, plain, amount, share, draw, widthOf, scaleOf, axisOf, shown, frontOf, stepOf, errorBars, errorsOf, drawAgreement, foldRows, INK, SOFT, PAPER, STAR, whenSeen } = MPQ;
+  const { data, byId, all, known, words, plain, amount, share, draw, widthOf, scaleOf, axisOf, shown, frontOf, stepOf, errorBars, errorsOf, separate, drawAgreement, foldRows, INK, SOFT, PAPER, STAR, whenSeen } = MPQ;
   const COLORS = { frontier: "var(--frontier)", answer: "var(--answer)", uniform: "var(--uniform)" };
   const SIZES = { frontier: 75, answer: 130, uniform: 85 };
   const KINDS = ["frontier", "answer", "uniform"];
+  const WITHIN = "uniform, within budgets and rules", BEYOND = "uniform, beyond a budget or rule", UNKNOWN = "uniform, not known";
   // Of every layer, what it is at the points: the page has it by columns.
   const packed = data.layers;
   const layers = packed.names.map((name, k) => ({ name: name, choices: packed.choices[k].map((kind, c) => ({ ...packed.precisions[kind], loss: packed.losses[k][c], costs: packed.costs[k][c] })) }));
@@ -16,17 +17,19 @@
     const rows = [];
     for (const network of data.networks) {
       if (network.kind === "original") continue;
-      const tip = { network: network.label, "loss, measured": plain(network.measured) + (known(network.error) ? " ± " + plain(network.error, 2) : ""), "loss, predicted": plain(network.predicted), "budgets, rules": network.within === null ? "not known" : network.within ? "within" : "beyond one" };
-      const kind = network.kind === "answer" ? "answer" : network.within ? "uniform, within budgets and rules" : "uniform, beyond a budget or rule";
+      const tip = { network: network.label, "loss, measured": plain(network.measured) + (known(network.error) ? " ± " + plain(network.error, 2) : "") + " " + data.metricUnit, "loss, predicted": known(network.predicted) ? plain(network.predicted) + " " + data.lossUnit : "–", "budgets, rules": !network.keeps ? "breaks a rule" : network.within === null ? "not known" : network.within ? "within" : "beyond" };
+      const kind = network.kind === "answer" ? "answer" : !network.keeps || network.within === false ? BEYOND : network.within ? WITHIN : UNKNOWN;
       const common = { network: network.label, kind: kind, tip: tip };
       if (network.measured > 0) rows.push(Object.assign({ value: network.measured, what: "measured", low: Math.max(network.measured - (network.error || 0), network.measured / 20), high: network.measured + (network.error || 0) }, common));
       if (network.predicted > 0) rows.push(Object.assign({ value: network.predicted, what: "predicted" }, common));
     }
     if (!rows.length) return;
     const values = rows.flatMap((r) => [r.value, r.low, r.high]), scale = scaleOf(values);
-    const x = { field: "value", type: "quantitative", scale: scale, axis: axisOf("loss", data.metricUnit, values, scale) };
+    const units = data.metricUnit === data.lossUnit ? data.lossUnit : "measured: " + data.metricUnit + ", predicted: " + data.lossUnit;
+    const x = { field: "value", type: "quantitative", scale: scale, axis: axisOf("loss", units, values, scale) };
     const y = { field: "network", type: "nominal", sort: null, axis: { title: null, labelLimit: 140 } };
-    const color = { field: "kind", type: "nominal", scale: { domain: ["answer", "uniform, within budgets and rules", "uniform, beyond a budget or rule"], range: [COLORS.answer, COLORS.frontier, COLORS.uniform] }, legend: { columns: 1 } };
+    const kinds = ["answer", WITHIN, BEYOND, ...(rows.some((r) => r.kind === UNKNOWN) ? [UNKNOWN] : [])];
+    const color = { field: "kind", type: "nominal", scale: { domain: kinds, range: [COLORS.answer, COLORS.frontier, COLORS.uniform, SOFT] }, legend: { columns: 1 } };
     draw("networks", {
       width: widthOf("networks") - 110, height: { step: 34 }, autosize: { type: "pad" }, data: { values: rows },
       encoding: { y: y },
@@ -42,6 +45,23 @@
 
   let chosen = data.answer;
   const state = { x: "cost:" + data.axis, y: "loss" };
+
+  // Steps of a label around its point, from its middle: right, left, above, below, and line by line farther away.
+  function around(toMiddle) {
+    return (box) => {
+      const half = (box.right - box.left) / 2, [x, y] = toMiddle(half), sides = [9 + half, -9 - half, 0], found = [[0, 0]];
+      for (let k = 0; k < 9; k += 1) for (const up of [-7 - 14 * k, 8 + 14 * k]) for (const side of sides) found.push([side - x, up + (side ? 0 : Math.sign(up) * 7) - y]);
+      return found;
+    };
+  }
+
+  // Labels of points are by them; that of the budget slides along its line.
+  const LABELS = {
+    beside: around((half) => [9 + half, -7]),
+    above: around(() => [0, -13]),
+    knee: around((half) => [-10 - half, 10]),
+    budget: (box) => Array.from({ length: 24 }, (_, k) => [[0, 12 * k], [box.right - box.left + 10, 12 * k]]).flat(),
+  };
 
   // The point farthest below the line between both ends, in the scales of the picture.
   function kneeOf(front, logX, logY) {
@@ -76,18 +96,18 @@
     const budget = data.budgets.find((b) => b.resource === ax.resource);
     if (budget) {
       layers.push({ data: { values: [{ x: budget.limit }] }, mark: { type: "rule", color: INK, strokeDash: [5, 4] }, encoding: { x: x } });
-      layers.push({ data: { values: [{ x: budget.limit, text: "budget" }] }, mark: { type: "text", align: "right", dx: -5, baseline: "top", color: INK }, encoding: { x: x, y: { value: 2 }, text: { field: "text" } } });
+      layers.push({ name: "budget", data: { values: [{ x: budget.limit, text: "budget" }] }, mark: { type: "text", align: "right", dx: -5, baseline: "top", color: INK }, encoding: { x: x, y: { value: 2 }, text: { field: "text" } } });
     }
     layers.push(...errorBars(rows, x, y, color));
-    layers.push({ data: { values: rows }, mark: { type: "point", filled: true, opacity: 1, stroke: PAPER, strokeWidth: 1 }, encoding: { x: x, y: y, color: color, shape: shape, size: { field: "size", type: "quantitative", scale: null } } });
+    layers.push({ name: "points", data: { values: rows }, mark: { type: "point", filled: true, opacity: 1, stroke: PAPER, strokeWidth: 1 }, encoding: { x: x, y: y, color: color, shape: shape, size: { field: "size", type: "quantitative", scale: null } } });
     // Labels stand to the right, where the frontier is lower; at the picture's edge above.
     const along = sx.type === "log" ? Math.log : (value) => value, begin = along(start);
     const isAtEdge = (r) => along(r.x) - begin > 0.85 * (along(end) - begin);
-    for (const [align, side, dx, dy] of [["left", (r) => !isAtEdge(r), 9, -7], ["center", isAtEdge, 0, -13]]) {
+    for (const [name, align, side, dx, dy] of [["beside", "left", (r) => !isAtEdge(r), 9, -7], ["above", "center", isAtEdge, 0, -13]]) {
       const labelled = rows.filter((r) => r.kind === "uniform" && side(r));
-      if (labelled.length) layers.push({ data: { values: labelled }, mark: { type: "text", align: align, dx: dx, dy: dy, color: SOFT }, encoding: { x: x, y: y, text: { field: "label" } } });
+      if (labelled.length) layers.push({ name: name, data: { values: labelled }, mark: { type: "text", align: align, dx: dx, dy: dy, color: SOFT }, encoding: { x: x, y: y, text: { field: "label" } } });
     }
-    if (knee) layers.push({ data: { values: [Object.assign({ text: "knee" }, knee)] }, mark: { type: "text", align: "right", dx: -10, dy: 10, fontWeight: 600, color: COLORS.frontier }, encoding: { x: x, y: y, text: { field: "text" } } });
+    if (knee) layers.push({ name: "knee", data: { values: [Object.assign({ text: "knee" }, knee)] }, mark: { type: "text", align: "right", dx: -10, dy: 10, fontWeight: 600, color: COLORS.frontier }, encoding: { x: x, y: y, text: { field: "text" } } });
     layers.push({ data: { values: rows.filter((r) => r.id === chosen) }, mark: { type: "point", shape: "circle", filled: false, size: 420, strokeWidth: 2.5, color: INK, opacity: 1 }, encoding: { x: x, y: y } });
     // Larger than what is seen, for fingers.
     layers.push({ data: { values: rows }, mark: { type: "point", filled: true, size: 420, opacity: 0.001, cursor: "pointer" }, encoding: { x: x, y: y, tooltip: { field: "tip" } } });
@@ -96,12 +116,13 @@
     document.querySelector("#frontier-figure strong").textContent = ay.title.charAt(0).toUpperCase() + ay.title.slice(1) + " against " + ax.title + ".";
     draw("frontier", { width: widthOf("frontier") - 20, height: 360, autosize: { type: "fit", contains: "padding" }, layer: layers }, (view) => {
       view.addEventListener("click", (_, item) => { if (item && item.datum && known(item.datum.id)) choose(item.datum.id); });
+      separate(byId("frontier"), LABELS);
     });
   }
 
   function tipOf(point) {
-    const tip = { point: point.label, [data.lossName]: plain(point.loss, 4) + " " + data.lossUnit };
-    tip["loss, measured"] = known(point.measured) ? plain(point.measured) + (known(point.error) ? " ± " + plain(point.error, 2) : "") : "not measured";
+    const tip = { point: point.label, [data.pointsName]: plain(point.loss, 4) + " " + data.pointsUnit };
+    tip["loss, measured"] = known(point.measured) ? plain(point.measured) + (known(point.error) ? " ± " + plain(point.error, 2) : "") + " " + data.metricUnit : "not measured";
     if (known(point.accuracy)) tip.accuracy = share(point.accuracy, 1);
     if (known(point.score)) tip.score = plain(point.score, 4);
     for (const r of data.resources) if (r.shown) tip[words(r.name)] = amount(point.costs[r.name], r.unit);
@@ -316,5 +337,11 @@
     if (data.checks) drawChecks();
   }
 
-  whenSeen(begin);
+  function redraw() {
+    if (data.networks && data.networks.length) drawNetworks();
+    if (data.points && data.points.length) { drawFrontier(); drawBits(); }
+    if (data.checks) drawChecks();
+  }
+
+  whenSeen(begin, redraw);
 })();

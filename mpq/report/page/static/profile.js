@@ -40,10 +40,11 @@
     });
   }
 
-  whenSeen(() => {
-    foldRows(["layers"]);
+  function drawAll() {
     drawNetworks();
     drawLayers();
     drawCells();
-  });
+  }
+
+  whenSeen(() => { foldRows(["layers"]); drawAll(); }, drawAll);
 })();

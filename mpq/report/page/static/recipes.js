@@ -21,5 +21,7 @@
     });
   }
 
-  whenSeen(() => data.within.forEach(drawLosses));
+  const drawAll = () => data.within.forEach(drawLosses);
+
+  whenSeen(drawAll, drawAll);
 })();

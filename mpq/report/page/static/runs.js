@@ -9,10 +9,12 @@
   const cycled = (values) => runs.map((_, k) => values[k % values.length]);
   const state = { x: "cost:" + data.axis, y: axes.measured && data.points.every((p) => p.kind === "uniform" || known(p.measured)) ? "measured" : "loss" };
 
+  // A value under the name and in the unit that it has in its run.
+  const tipOf = (axis, p) => ({ [axis.nameOf ? axis.nameOf(p) : axis.title]: shown(axis.unitOf ? { ...axis, unit: axis.unitOf(p) } : axis, axis.of(p), axis.error ? axis.error(p) : null) });
+
   function drawRuns() {
     const ax = axes[state.x], ay = axes[state.y];
-    const told = (axis, point) => shown(axis, axis.of(point), axis.error ? axis.error(point) : null);
-    const rows = data.points.filter((p) => p.kind !== "uniform").map((p) => ({ x: ax.of(p), y: ay.of(p), run: p.run, kind: p.kind, errors: errorsOf(p, ax, ay), tip: { run: p.run, point: p.label, [ax.title]: told(ax, p), [ay.title]: told(ay, p) } })).filter((r) => known(r.x) && known(r.y));
+    const rows = data.points.filter((p) => p.kind !== "uniform").map((p) => ({ x: ax.of(p), y: ay.of(p), run: p.run, kind: p.kind, errors: errorsOf(p, ax, ay), tip: { run: p.run, point: p.label, ...tipOf(ax, p), ...tipOf(ay, p) } })).filter((r) => known(r.x) && known(r.y));
     if (!rows.length) return;
     const sx = scaleOf(rows.map((r) => r.x)), sy = scaleOf(rows.map((r) => r.y));
     const x = { field: "x", type: "quantitative", scale: sx, axis: axisOf(ax.title, ax.unit, rows.map((r) => r.x), sx) };
@@ -57,5 +59,5 @@
       fillAxes();
       drawRuns();
     }
-  });
+  }, () => { if (data.points.length) drawRuns(); });
 })();

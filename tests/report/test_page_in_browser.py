@@ -413,11 +413,17 @@ def test_layers_are_searched_for(browser: "Browser", pages: dict[str, Path]) -> 
         found.page.fill("#search", "layers.17.mlp")
         hits = rows.count()
         told = found.text("#found")
+        # What is opened while something is searched for is what was found.
+        found.page.click("#close-all")
+        none = rows.count()
+        found.page.click("#open-all")
+        again = rows.count()
         found.page.fill("#search", "")
         found.page.locator("#layers .toggle").nth(3).click()
 
         assert closed == 0
         assert (hits, told) == (2, "2 of 500 layers")
+        assert (none, again) == (0, 2)
         assert rows.count() == 4
 
 

@@ -224,21 +224,17 @@ const MPQ = (function () {
   function foldRows(tables) {
     const groups = all("#" + tables[0] + " tbody").map((body) => body.dataset.group), count = all("#" + tables[0] + " [data-layer]").length;
     const bodiesOf = (group) => tables.map((table) => document.querySelector("#" + table + ' tbody[data-group="' + group + '"]')).filter(Boolean);
-    const toggle = (group, open) => bodiesOf(group).forEach((body) => {
+    const asked = () => byId("search").value.trim().toLowerCase(), isHit = (row, text) => row.firstElementChild.textContent.toLowerCase().includes(text);
+    // Of a module that is opened, rows that are searched for: all, where nothing is.
+    const toggle = (group, open, text = asked()) => bodiesOf(group).forEach((body) => {
       body.querySelector(".toggle").setAttribute("aria-expanded", String(open));
-      all("[data-layer]", body).forEach((row) => { row.hidden = !open; });
+      all("[data-layer]", body).forEach((row) => { row.hidden = !open || !isHit(row, text); });
     });
     const filter = () => {
-      const text = byId("search").value.trim().toLowerCase();
-      let found = 0;
+      const text = asked(), found = all("#" + tables[0] + " [data-layer]").filter((row) => isHit(row, text)).length;
       for (const group of groups) {
-        if (!text) toggle(group, count <= 60);
-        bodiesOf(group).forEach((body, table) => {
-          let any = !text;
-          if (text) all("[data-layer]", body).forEach((row) => { row.hidden = !row.firstElementChild.textContent.toLowerCase().includes(text); any = any || !row.hidden; found += !row.hidden && table === 0 ? 1 : 0; });
-          body.hidden = !any;
-          if (text && any) body.querySelector(".toggle").setAttribute("aria-expanded", "true");
-        });
+        toggle(group, Boolean(text) || count <= 60, text);
+        bodiesOf(group).forEach((body) => { body.hidden = Boolean(text) && !all("[data-layer]", body).some((row) => !row.hidden); });
       }
       byId("found").textContent = text ? found + " of " + count + " layers" : "";
     };

@@ -92,7 +92,7 @@ def test_search_writes_all_files(run: tuple[Path, Result]) -> None:
 
 
 @pytest.mark.parametrize("command", ["search", "frontier"])
-def test_the_page_says_which_python_ran(
+def test_the_page_says_what_was_loaded_and_which_python_ran(
     run: tuple[Path, Result], tmp_path: Path, command: str
 ) -> None:
     """Of a command, too, as of ``mpq.search``: with made.json, and on the page."""
@@ -101,11 +101,15 @@ def test_the_page_says_which_python_ran(
         folder = tmp_path / "frontier"
         call("frontier", *LIMIT, *FAST, "--points", "3", "--output", tmp_path)
 
-    versions = json.loads((folder / "made.json").read_text())["versions"]
+    made = json.loads((folder / "made.json").read_text())
+    versions, sources = made["versions"], made["sources"]
     page = (folder / "report.html").read_text(encoding="utf-8")
 
     assert versions["python"] == platform.python_version()
     assert re.search(rf"python</t[hd]>\s*<td[^>]*>{re.escape(versions['python'])}<", page)
+    assert sources["network"] == "mpq.demo:make_net, the built-in demonstration"
+    assert f"{sources['network']}; class DigitsNet" in page
+    assert f"; {sources['calibration']}" in page
 
 
 def test_search_shows_layers_comparison_and_limits(run: tuple[Path, Result]) -> None:

@@ -24,6 +24,7 @@ from mpq.workflows.clock import clocked
 from mpq.workflows.codes_keys import ToRoundTogether
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.measuring_s import measuring_s
 from mpq.workflows.room import rounds_in_calls
 from mpq.workflows.rounded_weights import NUM_TRIED, information, to_round
 from mpq.workflows.setup import Prepared
@@ -193,7 +194,8 @@ class FirstBatch:
         """
         if solver.is_measuring:
             each_s = self.calibration_s / self.num_workers
-            return None, _finite(solver.measuring_s(each_s))
+            asked = self.prepared.indifferent(constraints)
+            return None, _finite(measuring_s(solver, each_s, asked))
         if found is None or not solver.is_repeatable:
             return None, None
         interactions = found.interactions if solver.takes_interactions else None

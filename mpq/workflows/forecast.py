@@ -148,7 +148,7 @@ def _calls(prepared: Prepared, score: ScoreCalls, constraints: Constraints) -> P
     # Its call about the original, which is clocked, is one that the search needs.
     judge = prepared.judges.on_held_out
     assert judge is not None  # the task has a score
-    return score.planned(prepared, judge, len(uniform_within(prepared.indifferent(constraints))))
+    return score.planned(prepared, judge, prepared.indifferent(constraints))
 
 
 def has_estimates(prepared: Prepared) -> bool:

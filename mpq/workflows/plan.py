@@ -28,6 +28,7 @@ from mpq.workflows.codes_keys import NUMBERS_TOGETHER, ToRound, ToRoundTogether
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.follow import Way, follow
 from mpq.workflows.forecast import ESTIMATE
+from mpq.workflows.measuring_s import measuring_s
 from mpq.workflows.method import Method
 from mpq.workflows.num_measured import NumMeasured
 from mpq.workflows.objective import Objective
@@ -207,13 +208,12 @@ def _planned(
         _, seconds, _ = timed(lambda: solve(method.solver, problem), prepared.network.device)
         phases.append(Phase("solution", seconds))
     if method.solver.is_measuring:
-        phases += first.solver_measurements(method.solver)
-    num_uniform = len(uniform_within(problem))
-    phases.append(first.measurements(num_uniform))
+        phases += first.solver_measurements(method.solver, problem)
+    phases.append(first.measurements(len(uniform_within(problem))))
     calls = None
     if score is not None:
         judge = Judge(score.score, prepared.held_out, share_parameters(task.model))
-        calls = score.planned(prepared, judge, num_uniform)
+        calls = score.planned(prepared, judge, problem)
         phases += [Phase(name, seconds) for name, seconds in calls.seconds.items()]
     counts = prepared.calibration.num_examples, prepared.held_out.num_examples
     return Plan(tuple(phases), *counts, tuple(unplanned(task, method)), calls), prepared
@@ -360,13 +360,13 @@ class _Rehearsal:
     def _measured(self) -> OneMeasurement:
         return OneMeasurement.of(replace(self._plain, held_out=self._held_out))
 
-    def solver_measurements(self, solver: Solver) -> Iterator[Phase]:
+    def solver_measurements(self, solver: Solver, problem: Problem) -> Iterator[Phase]:
         """Those of a solver that measures on calibration examples, where it knows how many."""
         each, num_examples = self._measured, self.whole.calibration.num_examples
-        seconds = solver.measuring_s(each.fixed_s + each.example_s * num_examples)
+        seconds = measuring_s(solver, each.fixed_s + each.example_s * num_examples, problem)
         # All of its time, however many examples; else so long for each.
-        is_all = seconds == solver.measuring_s(inf)
-        fixed_s = seconds if is_all else solver.measuring_s(each.fixed_s)
+        is_all = seconds == measuring_s(solver, inf, problem)
+        fixed_s = seconds if is_all else measuring_s(solver, each.fixed_s, problem)
         if isfinite(seconds):
             grows_s = (seconds - fixed_s) / num_examples
             yield Phase(OF_SOLVER, fixed_s, grows_s, peak_bytes=each.peak_bytes)

@@ -13,7 +13,6 @@ from mpq.workflows.follow import Way, follow
 from mpq.workflows.score_calls import OF_ANSWERS, PlannedCalls, ScoreCalls
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
-from mpq.workflows.uniform import uniform_within
 
 
 def recipe_calls(
@@ -46,8 +45,8 @@ def recipe_calls(
                 each, asked = Prepared.untransformed(way.task), ScoreCalls(score, way.method())
                 for limit in limits:
                     constraints = each.constraints([limit])
-                    within = uniform_within(each.indifferent(constraints))
-                    counts.update(asked.planned(each, judge, len(within)).counts)
+                    problem = each.indifferent(constraints)
+                    counts.update(asked.planned(each, judge, problem).counts)
             except MpqError:  # what a recipe cannot do is its result
                 continue
         return PlannedCalls.of(judge, counts)

@@ -6,15 +6,18 @@ from math import ceil, isfinite
 from typing import Any, Final, Self, final
 
 from mpq._support.durations import in_words
+from mpq.problem.problem import Problem
 from mpq.quantization.precision import ORIGINAL
 from mpq.sensitivity import SensitivityEstimator
 from mpq.sensitivity.weight_error import WeightError
+from mpq.workflows.measuring_s import measuring_s
 from mpq.workflows.method import Method
 from mpq.workflows.minimize import BISECTED
 from mpq.workflows.other_answers import is_mixed
 from mpq.workflows.score import Judge, Score
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
+from mpq.workflows.uniform import uniform_within
 
 OF_PRICES: Final = "score of single layers"
 OF_TRIALS: Final = "score of what the solver tries"
@@ -96,29 +99,28 @@ class ScoreCalls:
         is_asking = method.estimator.asks_score
         return replace(method, estimator=WeightError()) if is_asking else method
 
-    def planned(self, prepared: Prepared, judge: Judge, num_uniform: int) -> PlannedCalls:
+    def planned(self, prepared: Prepared, judge: Judge, problem: Problem) -> PlannedCalls:
         """All calls, at most; of a solver that measures, as far as it says how many.
 
         Args:
             prepared: Layers and candidates are known.
             judge: Who is asked; where no time of a call is told, about the original.
-            num_uniform: Uniform precisions within the limits.
+            problem: With the limits; its losses do not count.
         """
         counts = {
             OF_PRICES: num_cells(prepared, self.method.estimator),
-            OF_TRIALS: self._by_solver,
-            OF_ANSWERS: self._answers(prepared, num_uniform),
+            OF_TRIALS: self._by_solver(problem),
+            OF_ANSWERS: self._answers(prepared, len(uniform_within(problem))),
         }
         return PlannedCalls.of(judge, counts)
 
-    @property
-    def _by_solver(self) -> int:
+    def _by_solver(self, problem: Problem) -> int:
         solver = self.method.solver
         if not solver.is_measuring:
             return 0
         # A limit on its time says nothing of how many.
         call_s = self.score.call_s or 1.0
-        seconds = solver.measuring_s(call_s)
+        seconds = measuring_s(solver, call_s, problem)
         return ceil(seconds / call_s - 1e-9) if isfinite(seconds) else 0
 
     def _answers(self, prepared: Prepared, num_uniform: int) -> int:

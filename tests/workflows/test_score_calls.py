@@ -18,7 +18,7 @@ from mpq.workflows.plan import plan
 from mpq.workflows.score import Score
 from mpq.workflows.within_time import within_time
 from tests.callbacks.listeners import Kept
-from tests.workflows.asking import ASKING, CALLS, judge, task
+from tests.workflows.asking import ASKING, CALLS, judge, search, task
 
 LIMITS = ["weight_bytes=0.85x:w8"]
 SPARE = {"prices": 1, "a group": 1, "a solver": 4, "a drop": 7, "biases": 1, "a tuning": 2,
@@ -44,13 +44,37 @@ def test_the_plan_is_told_first_and_is_kept_to(name: str) -> None:
 
 
 def test_calls_of_recipes_that_measure_are_planned() -> None:
-    """What each tries within each limit, and its answers; the call that is clocked comes first."""
+    """What each tries within each limit, and its answers; the call that is clocked comes first.
+
+    Of a hundred trials 27: three layers of three precisions.
+    """
     kept, limits = Kept(), ["weight_bytes=0.8x:w8", "weight_bytes=0.9x:w8"]
 
     compare_recipes(task(), limits, ["layer-wise-quantization", "simq-nas"], [kept])
 
     (told,) = kept.of(Planned)
-    assert "31 of answers, 200 of what the solver tries" in told.calls
+    assert "31 of answers, 54 of what the solver tries" in told.calls
+
+
+def test_no_more_trials_are_planned_than_there_are_assignments() -> None:
+    """Three layers of three precisions have 27, however many trials a solver may make."""
+    solver = "surrogate:is_measured=true,num_trials={}"
+    few, many = (
+        plan(task(call_s=1.0), LIMITS, sensitivity="weight-error", solver=solver.format(count))
+        for count in (20, 100)
+    )
+
+    kept = Kept()
+    CALLS.clear()
+    search(task(call_s=1.0), [kept], solver=solver.format(100))
+
+    assert [x.calls and x.calls.counts["score of what the solver tries"] for x in (few, many)] == [
+        20, 27,
+    ]  # fmt: skip
+    (told,) = kept.of(Planned)
+    (most,) = re.findall(r"is asked at most (\d+) times", told.calls)
+    assert len(CALLS) <= int(most)
+    assert "27 of what the solver tries" in told.calls
 
 
 def test_without_a_cost_one_call_is_clocked() -> None:

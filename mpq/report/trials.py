@@ -33,12 +33,17 @@ class Trial:
 @final
 @dataclass(frozen=True)
 class Solved:
-    """What an estimator's own optimum within a limit really loses, as ``Trial`` has it."""
+    """What an estimator's own optimum within a limit really loses, as ``Trial`` has it.
+
+    Args:
+        standard_error: Of ``divergence``; ``None``: not known, as of a score.
+    """
 
     limit: str
     predicted: float
     divergence: float
     accuracy: float | None
+    standard_error: float | None = None
 
 
 @final

@@ -293,7 +293,9 @@ class _Comparison:
     def _measured(self, columns: Columns) -> dict[str, Any]:
         measured = Session(self.prepared).measure(columns)
         loss = self.prepared.on_held_out.loss(measured)
-        return {"divergence": loss, "accuracy": measured.accuracy}
+        # A task's own score has no error of examples.
+        error = measured.standard_error if loss == measured.divergence else None
+        return {"divergence": loss, "accuracy": measured.accuracy, "standard_error": error}
 
     def forward_seconds(self) -> float:
         """Median time of a forward pass over the calibration examples, by ``clock``."""

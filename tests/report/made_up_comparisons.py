@@ -32,7 +32,7 @@ def estimators(
             name,
             tuple((losses * np.exp(rng.normal(0, 0.1 + 0.4 * k, len(losses)))).tolist()),
             "squared error" if k == 1 else "nats",
-            tuple(Solved(limit, 0.004, 0.003 * (1 + k), 0.93) for limit in limits),
+            tuple(Solved(limit, 0.004, 0.003 * (1 + k), 0.93, 0.0005) for limit in limits),
             1.5 * (k + 1), 12.0 * (k + 1), 2**20,
         )
         for k, name in enumerate(names)

@@ -23,7 +23,7 @@ from mpq.report.stored_estimators import estimators_from_json
 from mpq.workflows.page.report import report
 from tests.report.made_up import HOSTILE
 from tests.report.made_up_comparisons import estimators, recipes
-from tests.report.reading import read
+from tests.report.reading import read, tables
 
 NAMES = ("sketch", "hessian-trace:num_probes=8", "weight-error")
 LIMITS = ("weight_bytes=0.9x:w4", "weight_bytes=1x:w6")
@@ -101,9 +101,27 @@ def test_what_a_colleague_would_say_of_estimators() -> None:
     )
     random = min(trial.divergence for trial in found.trials if trial.limit == LIMITS[1])
     assert said[-1] == (
-        f"Within {LIMITS[1]} the optimum by sketch loses least, "
+        f"Within {LIMITS[1]} the optimum by sketch loses least, 0.003 ± 0.0005 nats, "
         f"{0.003 / random:.2g} × the best random assignment."
     )
+
+
+def test_what_an_optimum_really_loses_has_its_error() -> None:
+    """In both tables; not where it is not known, as in files of before."""
+    found = estimators(NAMES, LIMITS)
+    known = tables(render.estimators_page(EstimatorFacts(found, "mark")))
+    data = json.loads(found.to_json())
+    for score in data["scores"]:
+        for solved in score["solved"]:
+            del solved["standard_error"]
+
+    old = estimators_from_json(json.dumps(data))
+
+    assert known["Best rank correlation first"][1][-1] == "0.003 ± 0.0005"
+    assert known["Near each limit"][1][4] == "0.009 ± 0.0005"
+    unknown = tables(render.estimators_page(EstimatorFacts(old, "mark")))
+    assert unknown["Best rank correlation first"][1][-1] == "0.003"
+    assert "loses least, 0.003 nats, " in EstimatorFacts(old, "").sentences[-1]
 
 
 def test_what_a_colleague_would_say_of_recipes() -> None:

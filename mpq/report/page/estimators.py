@@ -7,6 +7,7 @@ from math import isnan
 from typing import Any, final
 
 from mpq._support.names import shortened, visible
+from mpq.report.page.numbers import plain
 from mpq.report.page.script_data import shortest
 from mpq.report.rank_agreement import RankAgreement
 from mpq.report.trials import ComparedEstimators, Score, Solved
@@ -127,16 +128,19 @@ class EstimatorFacts:
     def _optimum(self, limit: str) -> str:
         """Whose optimum within a limit loses least."""
         solved = [
-            (near.solved.divergence, each.score.estimator)
+            (near.solved, each.score.estimator)
             for each in self.ranked
             for near in each.near
             if near.limit == limit and near.solved is not None
         ]
-        least = min(loss for loss, _ in solved)
-        names = ", ".join(name for loss, name in solved if loss == least)
+        best = min((one for one, _ in solved), key=lambda one: one.divergence)
+        least = best.divergence
+        names = ", ".join(name for one, name in solved if one.divergence == least)
+        error = "" if best.standard_error is None else f" ± {plain(best.standard_error, 2)}"
         random = self.best_random[limit]
         share = f", {least / random:.2g} × the best random assignment" if random > 0 else ""
-        return f"Within {limit} the optimum by {names} loses least{share}."
+        told = f"{plain(least)}{error} {self.found.unit}"
+        return f"Within {limit} the optimum by {names} loses least, {told}{share}."
 
     @property
     def made(self) -> tuple[tuple[str, str], ...]:
@@ -167,8 +171,8 @@ class EstimatorFacts:
                     "passes": each.score.forward_passes,
                     "predicted": list(map(shortest, each.score.predicted)),
                     "solved": [
-                        [near.solved.predicted, near.solved.divergence] if near.solved else None
-                        for near in each.near
+                        [one.predicted, one.divergence, one.standard_error] if one else None
+                        for one in (near.solved for near in each.near)
                     ],
                 }
                 for each in self.ranked

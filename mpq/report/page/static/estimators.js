@@ -22,7 +22,11 @@
   function drawScatter(estimator, place) {
     const named = (k, kind) => data.limits.length > 1 ? data.limits[k] + (kind ? ": " + kind : "") : kind || "near " + data.limits[k];
     const rows = estimator.predicted.map((predicted, k) => ({ predicted: predicted, measured: data.measured[k], shown: named(data.near[k]), tip: { assignment: k + 1, near: data.limits[data.near[k]], predicted: plain(predicted), measured: plain(data.measured[k]) } }));
-    estimator.solved.forEach((pair, k) => { if (pair) rows.push({ predicted: pair[0], measured: pair[1], shown: named(k, "optimum"), tip: { optimum: "within " + data.limits[k], predicted: plain(pair[0]), measured: plain(pair[1]) } }); });
+    estimator.solved.forEach((found, k) => {
+      if (!found) return;
+      const [predicted, measured, error] = found, told = plain(measured) + (known(error) ? " ± " + plain(error, 2) : "");
+      rows.push({ predicted: predicted, measured: measured, low: known(error) ? Math.max(measured - error, measured / 20) : null, high: measured + (error || 0), shown: named(k, "optimum"), tip: { optimum: "within " + data.limits[k], predicted: plain(predicted), measured: told } });
+    });
     const seen = rows.filter((r) => r.predicted > 0 && r.measured > 0);
     const kinds = data.limits.flatMap((_, k) => [{ name: named(k), color: of(COLORS, k), shape: of(SHAPES, k), size: 45 }, { name: named(k, "optimum"), color: data.limits.length > 1 ? of(COLORS, k) : "var(--answer)", shape: STAR, size: 170 }]);
     drawAgreement("scatter-" + place, seen, { across: estimator.unit, upwards: data.unit, kinds: kinds, columns: widthOf("scatter-" + place) < 480 ? 1 : 2, beyond: data.maxLoss });

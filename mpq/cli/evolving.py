@@ -38,12 +38,15 @@ Models = Annotated[
     ),
 ]
 ManyWeights = Annotated[
-    list[Path] | None, typer.Option("--weights", help="Weights, in the order of the models.")
+    list[Path] | None,
+    typer.Option("--weights", help="Weights, in the order of the models; none: its own."),
 ]
 ManyData = Annotated[
     list[str] | None,
     typer.Option("--data", help="Calibration batches, in the order of the models."),
 ]
+NO_WEIGHTS = Path("none")
+"""In the place of a file, for one of several networks that comes with its weights."""
 Generations = Annotated[int, typer.Option(help="How often the formulas are renewed.")]
 Population = Annotated[int, typer.Option(help="Formulas in a generation.")]
 Labels = Annotated[
@@ -84,7 +87,8 @@ class NetworksOptions:
         for option, given in (("--weights", self.weights), ("--data", self.data)):
             if given and len(given) != len(models):
                 raise InputError(f"{option} is given {len(given)} times for {len(models)} --model")
-        weights: Sequence[Path | None] = self.weights or [None] * len(models)
+        given_weights = self.weights or [NO_WEIGHTS] * len(models)
+        weights = [None if path == NO_WEIGHTS else path for path in given_weights]
         data: Sequence[str | None] = self.data or [None] * len(models)
         return [SourceOptions(*one) for one in zip(models, weights, data, strict=True)]
 

@@ -25,6 +25,8 @@ def why_no_scale(tensor_format: TensorFormat) -> str:
     number = tensor_format.number
     if tensor_format.is_exact:
         return "its weight stays as it came"
+    if not number.bits:
+        return "all its weights are 0"
     if not number.needs_scale:
         return f"{number.name} has no scale"
     if number.has_codebook:

@@ -95,8 +95,8 @@ def evolve_proxy(
     with listening(callbacks):
         with phase("statistics"):
             arenas = [
-                _Arena.of(task, benchmark, labels, seed)
-                for task, benchmark in track(on, "benchmarks")
+                _Arena.of(task, benchmark, labels, seed, _told(place, len(on)))
+                for place, (task, benchmark) in enumerate(track(on, "benchmarks"))
             ]
         with phase(GENERATIONS):
             start = perf_counter()
@@ -130,12 +130,12 @@ class _Arena:
     target: Array
 
     @classmethod
-    def of(cls, task: Task, benchmark: LossBenchmark, labels: str, seed: int) -> Self:
-        """Looks at the network once."""
+    def of(cls, task: Task, benchmark: LossBenchmark, labels: str, seed: int, which: str) -> Self:
+        """Looks at the network once; errors say ``which`` of several it is."""
         check_task(task, "evolve_proxy")
         refuse_streamed(task, "evolve-proxy")
         prepared = Prepared.untransformed(replace(task, candidates=list(benchmark.candidates)))
-        _check(prepared, benchmark)
+        _check(prepared, benchmark, which)
         on, rows = prepared.asked, benchmark.counted
         found = weight_statistics(on, INPUTS, labels, seed)
         inputs = tuple({k: x.double() for k, x in found[name].items()} for name in on.names)
@@ -155,18 +155,23 @@ class _Arena:
         return _ranks(predicted)
 
 
-def _check(prepared: Prepared, benchmark: LossBenchmark) -> None:
+def _told(place: int, count: int) -> str:
+    return "the benchmark" if count == 1 else f"benchmark {place + 1} of {count}"
+
+
+def _check(prepared: Prepared, benchmark: LossBenchmark, which: str) -> None:
     is_another = prepared.network.fingerprint != benchmark.fingerprint
     if is_another or tuple(benchmark.layers) != tuple(prepared.asked.names):
         raise MismatchError(
-            "the benchmark is of another network, or of other layers of it (--include, "
-            f"--exclude): it has {len(benchmark.layers)}, the first of them "
-            f"{benchmark.layers[0]!r}; give the network that mpq compare was called with"
+            f"{which} is of another network, or of other layers of it (--include, --exclude): it "
+            f"has {len(benchmark.layers)}, the first of them {benchmark.layers[0]!r}, and the "
+            f"network {len(prepared.asked.names)}, the first of them {prepared.asked.names[0]!r}; "
+            "give the network that mpq compare was called with, in the order of the benchmarks"
         )
     losses = {row.loss for row in benchmark.counted}
     if len(losses) < 3:
         raise InputError(
-            f"a benchmark has {len(benchmark.counted)} assignments that lose at most "
+            f"{which} has {len(benchmark.counted)} assignments that lose at most "
             f"{benchmark.max_loss} {benchmark.unit}, with {len(losses)} different losses; at least "
             "3 have a rank correlation (mpq compare --random, --max-loss, --limit)"
         )

@@ -96,6 +96,33 @@ def test_what_a_recipe_cannot_do_is_its_result() -> None:
     assert found.table()["error"][1] == found.rows[1].error
 
 
+def test_a_score_that_fails_in_the_middle_is_the_result_of_that_row(tmp_path: Path) -> None:
+    """What was found before and is found after stays, in the file as well."""
+    seen = []
+
+    def judge(network: torch.nn.Module) -> float:
+        if torch.equal(network.get_parameter("0.weight"), tiny().get_parameter("0.weight")):
+            seen.append(network)  # the original, once for each search
+        return float("nan") if len(seen) == 2 else 1.0
+
+    task = mpq.Task(
+        tiny(), data, data, candidates=["w4a4", "w8a8"], rounding="nearest",
+        score=Score.of(judge, higher_is_better=True, name="mine"),
+    )  # fmt: skip
+
+    found = compare_recipes(task, ["bit_operations=12000"], ["hawq-v3", "hawq"])
+
+    errors = [row.error for row in found.rows]
+    assert errors[::2] == [None, None]
+    assert errors[1] is not None
+    assert errors[1].startswith("the score mine (--score) returns one finite number; got nan")
+    found.save(tmp_path)
+    assert [
+        row.error
+        for row in RecipeComparison.from_json((tmp_path / "recipes.json").read_text()).rows
+    ] == errors
+
+
 def test_it_takes_limits_and_names() -> None:
     """Refused before anything is searched."""
     task = mpq.Task(tiny(), data)

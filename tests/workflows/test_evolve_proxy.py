@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import spearmanr
+from torch import nn
 from typer.testing import CliRunner
 
 import mpq
@@ -100,7 +102,9 @@ def test_what_is_refused(bench: LossBenchmark) -> None:
         evolve_proxy([(task(), replace(bench, fingerprint="x"))])
     with pytest.raises(MismatchError, match="the first of them 'mine'"):
         evolve_proxy([(task(), replace(bench, layers=("mine", *bench.layers[1:])))])
-    with pytest.raises(InputError, match="at least 3 have a rank"):
+    with pytest.raises(MismatchError, match="^benchmark 2 of 2 is of another .* network 5, .* '0'"):
+        evolve_proxy([(task(), bench), (task(), replace(bench, fingerprint="x"))])
+    with pytest.raises(InputError, match="^the benchmark has .* at least 3 have a rank"):
         evolve_proxy([(task(), replace(bench, max_loss=0.0))])
 
 
@@ -189,3 +193,45 @@ def test_as_many_networks_as_benchmarks(bench: LossBenchmark, tmp_path: Path) ->
 
     assert ran.exit_code == 2
     assert "--data is given 1 times for 2 --model" in " ".join(ran.stderr.split())
+
+
+def test_networks_of_their_own_layers_and_weights(bench: LossBenchmark, tmp_path: Path) -> None:
+    """Two benchmarks of two networks, one of which reads a file of weights."""
+    net = tmp_path / "net.py"
+    net.write_text(OTHER, encoding="utf-8")
+    weights = tmp_path / "weights.pt"
+    torch.save(other().state_dict(), weights)
+    second = mpq.Task(other(), data, candidates=CANDIDATES, rounding="nearest")
+    mpq.compare(second, [LIMIT], estimators=["weight-error"], num_random=8, max_loss=10,
+                save_bench=tmp_path / "other.json")  # fmt: skip
+    files = [str(bench.save(tmp_path / "bench.json")), str(tmp_path / "other.json")]
+    words = ["--model", f"{net}:tiny", "--weights", "none", "--data", f"{net}:data"]
+    words += ["--model", f"{net}:blank", "--weights", str(weights), "--data", f"{net}:data"]
+
+    ran = CliRunner().invoke(app, ["evolve-proxy", *files, *words, *WORDS, "--output",
+                                   str(tmp_path / "out")])  # fmt: skip
+
+    assert ran.exit_code == 0, ran.output
+    own = [(replace(task(), held_out=None), bench), (second, LossBenchmark.load(Path(files[1])))]
+    again = evolve_proxy(own, generations=2, population=8, seed=3)
+    assert (tmp_path / "out" / "proxy.json").read_text() == again.to_json()
+    assert len(again.spearman) == 2
+
+
+OTHER = """
+from tests.recipes.reference import data, tiny
+from tests.workflows.test_evolve_proxy import other
+
+def blank():
+    net = other()
+    for parameter in net.parameters():
+        parameter.data.zero_()
+    return net
+"""
+
+
+def other() -> nn.Module:
+    """Of fewer layers than the tiny network, for the same examples."""
+    torch.manual_seed(1)
+    net = tiny()
+    return nn.Sequential(net[0], nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), net[-1]).eval()

@@ -3,6 +3,7 @@
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -138,6 +139,35 @@ def test_a_whole_layer_loses_what_its_zeros_lose() -> None:
     original, without = (net(torch.cat(data)).detach().log_softmax(1).double() for net in nets)
     lost = float((original.exp() * (original - without)).sum(1).mean())
     assert found.problem.loss.values[0, 0] == pytest.approx(lost, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"tune": "all:epochs=2,lr=0.02"}, {"bias_correction": True}, {"transforms": ["equalize"]},
+        {"rounding": "gptq", "sequential_rounding": True, "recalibrate": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_later_steps_leave_it_at_0(steps: dict[str, Any], tmp_path: Path) -> None:
+    """A weight of 0 bits stays 0, and has neither codes nor scales to tune."""
+    torch.manual_seed(1)
+    data = [torch.randn(8, 6) for _ in range(8)]
+    asked = {"rounding": "nearest", **steps}
+    rules = mpq.Rules(fix={"first": "w0a8", "second": "w4a8"})
+    task = mpq.Task(Two(), data[:6], data[6:], candidates=["w0a8", "w4a8"], rules=rules, **asked)
+
+    found = mpq.search(task, {"weight_bytes": "1x:w4a8"}, sensitivity="weight-error")
+
+    found.save(tmp_path)
+    assignment = mpq.load(tmp_path).assignment
+    assert not weight_of(mpq.quantize(Two(), assignment).get_submodule("first")).any()
+    measured = mpq.evaluate(Two(), assignment, data[6:])["quantized"]
+    assert measured.divergence == pytest.approx(found.measured.divergence, rel=1e-6)
+    tuning = found.provenance.tuning
+    assert (tuning.left if tuning else {}) == (
+        {"first": "all its weights are 0"} if "tune" in steps else {}
+    )
 
 
 EXPORTS = [part.name for part in mpq.BACKENDS if part.writes_files and not issubclass(part, Text)]

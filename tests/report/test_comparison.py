@@ -66,6 +66,19 @@ def test_what_the_picture_can_show_is_in_the_table() -> None:
     assert "Score" not in _points(alone)[0]
 
 
+def test_what_runs_have_alike_stands_once() -> None:
+    """The name of the loss and its unit are in the heading, where every run has the same."""
+    header, first, *_ = _points(facts())
+
+    one = facts()
+    page = comparing_page(Comparison({"a": one, "b": one}, {"a": "", "b": ""}))
+    answers = tables(page)["The answer of every run, on held-out examples, ± one standard error"]
+    assert answers[0][2] == "Loss by the solver, predicted"
+    assert answers[1][2].endswith(" nats")
+    assert header[2] == "Predicted loss [nats]"
+    assert first[2] == f"{one.points[0].loss:.3g}"
+
+
 def _points(each: Facts) -> list[list[str]]:
     """The table of a result beside itself."""
     page = comparing_page(Comparison({"a": each, "b": each}, {"a": "", "b": ""}))

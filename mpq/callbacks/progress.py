@@ -123,8 +123,12 @@ class _Lines:
         told = f"{phase}{event.work} {event.done}{total}"
         if event.seconds_left:
             told += f", {in_words(event.seconds_left)} left"
-        whole = self._left.seconds
-        return told if whole is None else f"{told}; of all work {in_words(whole)}"
+        seconds, whole = self._left.seconds, self._left.whole
+        if seconds is None:
+            return told
+        is_outer = whole is not None and whole.work != event.work
+        far = f"{whole.work} {whole.done} of {whole.total}, " if whole and is_outer else ""
+        return f"{told}; {far}of all work {in_words(seconds)}"
 
 
 def plan_told(event: Planned) -> str:

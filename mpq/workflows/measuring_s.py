@@ -24,5 +24,5 @@ def measuring_s(solver: Solver, each_s: float, problem: Problem) -> float:
     seconds = solver.measuring_s(each_s)
     if not isfinite(seconds):
         return seconds
-    count = prod(problem.grouped.allowed.sum(axis=1).tolist())
+    count: int = prod(problem.grouped.allowed.sum(axis=1).tolist())
     return min(seconds, min(count, _MANY) * each_s)

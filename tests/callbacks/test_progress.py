@@ -118,6 +118,27 @@ def test_long_work_writes_a_line_now_and_then(
     assert len(lines) == 2
 
 
+def test_a_line_says_how_far_the_planned_work_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside what is done within one of its items; no plan, no word."""
+    monkeypatch.setattr(module, "_FIRST_LINE_S", 0.0)
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN", 0.0)
+    lines = module._Lines()
+    for event in (
+        Planned({"recipes": 60.0}, 60.0), Progressed("recipes", 0, 3), PhaseBegan("solving"),
+        Progressed("level-switch search", 321, 1000, 300.0),
+    ):  # fmt: skip
+        lines.show(event)
+
+    _, first, inner = capsys.readouterr().err.splitlines()
+    assert first.startswith("recipes 0 of 3; of all work ")
+    told = (
+        "solving: level-switch search 321 of 1000, 5 min left; recipes 0 of 3, of all work 5.7 min"
+    )
+    assert inner == told
+
+
 def test_nothing_is_told_where_nobody_asked() -> None:
     """The items come as they are, without a generator of ours."""
     items = [1, 2]
@@ -192,7 +213,10 @@ def test_a_phase_that_a_cache_had_says_nothing_of_the_others() -> None:
 
 
 def test_work_that_was_planned_by_its_name_knows_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own time left counts, also where it is less than planned; at its end nothing is left."""
+    """Its own time left counts, also where it is less than planned; at its end nothing is left.
+
+    The item that is under way does not end before what is done in it, and passes otherwise.
+    """
     from mpq.callbacks import time_left
 
     clock = [0.0]
@@ -203,10 +227,16 @@ def test_work_that_was_planned_by_its_name_knows_best(monkeypatch: pytest.Monkey
     left.take(PhaseBegan("estimate"))
     left.take(Progressed("passes", 1, 2, 99.0))
     clock[0] = 10.0
-    assert left.seconds == 50
-    left.take(PhaseEnded("estimate", 10.0))
+    assert left.seconds == 40 + 99
+    left.take(Progressed("passes", 2, 2, 0.0))
+    assert left.seconds == 40 + 20 - 10
+    clock[0] = 25.0
+    assert left.seconds == 40
+    left.take(PhaseEnded("estimate", 25.0))
     left.take(Progressed("recipes", 1, 3, 30.0))
     assert left.seconds == 30
+    clock[0] = 29.0
+    assert left.seconds == 15 + 15 - 4
     left.take(Progressed("recipes", 3, 3, 0.0))
     assert left.seconds == 0
 

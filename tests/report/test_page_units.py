@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mpq._support.files import write_files
 from mpq.network.metrics import METRICS
 from mpq.problem.cost_table import CostTable
 from mpq.report.page import render
@@ -13,10 +15,13 @@ from mpq.report.page.comparison import Comparison
 from mpq.report.page.facts import Facts
 from mpq.report.page.script_data import comparing_data
 from mpq.report.pictures import draw_frontier
+from mpq.report.save import save_result
+from mpq.report.sections import frontier_files
 from mpq.report.stored_frontier import frontier_from_json
 from mpq.report.tables import frontier_table
 from mpq.workflows.page.accounts import Accounts
 from mpq.workflows.page.facts import facts_of
+from mpq.workflows.page.folder import facts_of_folder
 from mpq.workflows.page.moves import best_moves, single_moves
 from mpq.workflows.page.prices import budget_prices
 from mpq.workflows.page.trust import checks_of
@@ -100,6 +105,21 @@ def test_trials_of_a_solver_that_measured_keep_their_unit_and_their_word(
     assert draw_frontier(drawn).get_ylabel() == f"loss [{unit}]"
     assert facts.loss_unit == "relative"
     assert unit in repr(found)
+
+
+def test_a_folder_of_an_earlier_mpq_is_read_in_the_unit_that_was_measured_in(
+    tmp_path: Path,
+) -> None:
+    """Its frontier.json has the estimate's unit beside what was measured."""
+    found = by_trials()
+    frontier = replace(found.frontier(), loss_unit="relative")
+    save_result(found, tmp_path, frontier, ())
+    write_files(tmp_path, frontier_files(frontier, found.run_id))
+
+    facts = facts_of_folder(tmp_path)
+
+    assert facts.points_unit == "squared_output"
+    assert facts.points[0].loss == frontier.points[0].loss
 
 
 def test_points_that_nobody_tried_are_predicted_whatever_their_solver_measured() -> None:

@@ -1,5 +1,6 @@
 """The folder of a search, as what its page says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from mpq._support.json_object import read_as
@@ -36,4 +37,7 @@ def _saved_frontier(result: SearchResult, folder: Path) -> Frontier:
                 f"{path} is of a network with other layers than the result beside it: search "
                 "again into a new folder"
             )
+    if found.is_by_trials:
+        # An earlier mpq wrote the estimate's unit beside what was measured in another one.
+        found = replace(found, loss_unit=result.loss_unit)
     return with_others(result, found)

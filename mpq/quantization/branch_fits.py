@@ -25,6 +25,15 @@ Rounded = Callable[[Tensor], Codes]
 """Makes codes in the plain format of a weight ``[O, K]``, or of what a branch leaves of it."""
 
 
+def rehearsed(tensor_format: TensorFormat) -> TensorFormat:
+    """What takes as long before gradients are known: picks by these are by magnitude."""
+    branch = tensor_format.branch
+    if not isinstance(branch, Sparse):
+        return tensor_format
+    picks = tuple(replace(x, rule="m") if x.rule == "g" else x for x in branch.picks)
+    return replace(tensor_format, branch=replace(branch, picks=picks))
+
+
 def with_branches(
     rows: Tensor, formats: Sequence[TensorFormat], form: ErrorForm, plain: Codes, rounded: Rounded
 ) -> list[Codes]:

@@ -19,7 +19,7 @@ from mpq.network.network import Network
 from mpq.network.own_forward import is_computed_again
 from mpq.network.weight_layout import layout_of
 from mpq.quantization.blocks import block_of, round_blocks
-from mpq.quantization.branch_fits import with_branches
+from mpq.quantization.branch_fits import rehearsed, with_branches
 from mpq.quantization.codes import Codes
 from mpq.quantization.error_form import ErrorForm
 from mpq.quantization.grid import Grid
@@ -51,6 +51,7 @@ class Quantizer:
         shared: Layers whose weight is that of another one (``Network.shared_weights``), and which:
             its range is searched for once.
         steps: Which cluster of steps every example that runs is in, where ranges are by cluster.
+        is_rehearsal: Whether it is only seen how long it takes (``rehearsed``).
     """
 
     ranges: ActivationRanges
@@ -61,6 +62,7 @@ class Quantizer:
     )
     shared: Mapping[str, str] = field(default_factory=dict, repr=False)
     steps: RunningClusters | None = field(default=None, repr=False)
+    is_rehearsal: bool = False
     _grids: dict[tuple[str, TensorFormat], Grid] = field(default_factory=dict, repr=False)
     _checked: set[str] = field(default_factory=set, repr=False)
     _fitted: dict[tuple[str, TensorFormat], StoredWeight] = field(default_factory=dict, repr=False)
@@ -237,10 +239,8 @@ class Quantizer:
         return of_channels([*parts], tensor_format)
 
     def _of_branch(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> StoredWeight:
-        """Codes to nearest of a weight ``[O, K]`` with the branch that suits them.
-
-        A branch is fitted to the whole weight, by its squared error.
-        """
+        """Codes to nearest of a weight ``[O, K]``, and a branch by the squared error of all."""
+        tensor_format = rehearsed(tensor_format) if self.is_rehearsal else tensor_format
         key = (self.shared.get(name, name), tensor_format)
         if key not in self._fitted:
             self._fitted[key] = self._with_branch(rows, tensor_format)
@@ -254,8 +254,8 @@ class Quantizer:
         def rounded(target: Tensor) -> Codes:
             return Codes.of(target, plain, weight_grid(target, plain, method, self.numerics))
 
-        (found,) = with_branches(rows, [tensor_format], ErrorForm(), rounded(rows), rounded)
-        return found.stored(rows)
+        found = with_branches(rows, [tensor_format], ErrorForm(), rounded(rows), rounded)
+        return found[0].stored(rows)
 
     def _grid(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Grid | None:
         # Not by the weight: a quantizer is of one network, whose original weights stay as they are.

@@ -70,8 +70,8 @@ class SpotCheck:
         before_choice: Layers whose output reaches one of these, and which are none themselves.
         raised: Those of them whose predictions were raised by what ``sampled`` lose.
         sampled: Those of them that were measured at a few precisions, on few examples.
-        negative: Layers whose curvature was found below 0, which counts as 0 at every precision:
-            noise of few probes, or a direction in which the loss falls.
+        negative: Layers whose weights' curvature was found below 0, which counts as 0 at every
+            precision: noise of few probes, or directions in which the loss falls.
     """
 
     cells: tuple[CheckedCell, ...]
@@ -134,8 +134,8 @@ class SpotCheck:
             )
         if self.negative:
             found.append(
-                f"the curvature of {_listed(self.negative)} was found negative and counts as 0 "
-                f"(more probes may find it positive): {self._done(self.negative)}"
+                f"the curvature of {_listed(self.negative)} was found negative and prices no "
+                f"weights (more probes may find it positive): {self._done(self.negative)}"
             )
         if self.without_effect:
             found.append(

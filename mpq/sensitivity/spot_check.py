@@ -43,7 +43,7 @@ def spot_check(on: Estimation, table: CostTable, seed: int = 0) -> SpotCheck:
         seed: Which cells are drawn.
     """
     blind, layers = without_gradient(on, table), on.network.layers
-    negative = tuple(name for name in blind if _is_negative(table, name))
+    negative = _negative(table)
     chosen = chosen_cells(on, table, blind, seed)
     few = few_examples(on)
     values = measured_cells(few, chosen, _PURPOSE)
@@ -144,9 +144,13 @@ def without_gradient(on: Estimation, table: CostTable) -> tuple[str, ...]:
     return tuple(name for name in np.array(on.names)[silent].tolist() if _changes(on, name, tried))
 
 
-def _is_negative(table: CostTable, name: str) -> bool:
-    """Whether the layer's weight has a curvature below 0, and not one that no gradient tells of."""
-    return WEIGHTS in table.scores and table.scores[WEIGHTS][table.layers.index(name)] < 0
+def _negative(table: CostTable) -> tuple[str, ...]:
+    """Layers whose weights have a curvature below 0: inputs alone have a price, if any."""
+    # Other estimators' scores may be below 0 as well, and are no curvatures.
+    if table.name != "hessian-trace" or WEIGHTS not in table.scores:
+        return ()
+    pairs = zip(table.layers, table.scores[WEIGHTS], strict=True)
+    return tuple(name for name, curvature in pairs if curvature < 0)
 
 
 def _changes(on: Estimation, name: str, tried: Sequence[int]) -> bool:

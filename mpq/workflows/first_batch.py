@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, isinf
 from time import perf_counter
@@ -14,7 +14,7 @@ from mpq.network.layer import Layer
 from mpq.network.modules import share_parameters
 from mpq.problem.constraints import Constraints
 from mpq.problem.problem import Problem
-from mpq.quantization.quantizer import quantized
+from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.rounding import AutoRounding
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.measured import Measured
@@ -78,11 +78,16 @@ class FirstBatch:
         return workers.count or os.cpu_count() or 1
 
     @cached_property
+    def _nearest(self) -> Quantizer:
+        # Branches by gradients have to wait for these: something that takes as long stands in.
+        return replace(self.prepared.nearest, is_rehearsal=True)
+
+    @cached_property
     def _evaluator(self) -> Evaluator:
         prepared, network = self.prepared, self.prepared.network
         plain, few = share_parameters(prepared.task.model), _first_of(prepared.held_out)
         reference = Reference(plain, few, network.metric, prepared.task.allow_randomness)
-        return Evaluator(network, prepared.nearest, reference)
+        return Evaluator(network, self._nearest, reference)
 
     @cached_property
     def _measurement(self) -> tuple[float, float]:
@@ -141,7 +146,7 @@ class FirstBatch:
         prepared = self.prepared
         if estimator.is_measuring:
             return self._cells_s / self.num_workers, None
-        on = Estimation(prepared.network, self._calibration, prepared.nearest, prepared.candidates)
+        on = Estimation(prepared.network, self._calibration, self._nearest, prepared.candidates)
         estimator = estimator.for_examples(prepared.calibration.num_examples)
         try:
             estimator.estimate(on)
@@ -156,7 +161,7 @@ class FirstBatch:
     def codes_s(self) -> float:
         """Of second moments, codes of all weights, and the trial of ``auto``; 0: to nearest."""
         prepared, rounding = self.prepared, self.prepared.task.weight_rounding
-        on = Estimation(prepared.network, self._calibration, prepared.nearest, prepared.candidates)
+        on = Estimation(prepared.network, self._calibration, self._nearest, prepared.candidates)
         formats = [f for f in on.weights.formats if f.number.has_codes]
         if not rounding.reads_inputs or not formats:
             return 0.0

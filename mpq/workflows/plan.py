@@ -15,6 +15,7 @@ from mpq.network.modules import share_parameters
 from mpq.network.randomness import random_state_kept
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
+from mpq.quantization.branch_fits import rehearsed
 from mpq.recipes import Recipe
 from mpq.rounding import AutoRounding
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
@@ -236,7 +237,7 @@ class _Rehearsal:
         # What ``auto`` begins with: its check looks at few examples, however many there are.
         self._estimator = estimator.for_examples(whole.calibration.num_examples)
         plain = replace(whole.task, rounding="nearest", sequential_rounding=False)
-        self._plain = replace(whole, task=plain)
+        self._plain = replace(whole, task=plain, is_rehearsal=True)
         self._calibration, self._held_out = (
             x.until(x.first().size) for x in (whole.calibration, whole.held_out)
         )
@@ -304,7 +305,7 @@ class _Rehearsal:
 
     def _rounding(self) -> Iterator[Phase]:
         rounding = self.whole.task.weight_rounding
-        formats = [f for f in self._on.weights.formats if f.number.has_codes]
+        formats = [rehearsed(f) for f in self._on.weights.formats if f.number.has_codes]
         if not rounding.reads_inputs or not formats:
             return
         passes: list[tuple[float, int | None]] = []

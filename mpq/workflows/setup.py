@@ -78,6 +78,7 @@ class Prepared:
         transformed: The model after its transformations; ``None``: none was asked for.
         cache: Where what took long is kept on disk; ``None``: nowhere.
         unseen: Calibration examples that are kept for tuning; ``None``: it was not asked for.
+        is_rehearsal: Whether it is only seen how long all takes, with weights to nearest.
     """
 
     task: Task
@@ -94,6 +95,7 @@ class Prepared:
     transformed: TransformedModel | None = None
     cache: Cache | None = None
     unseen: Calibration | None = None
+    is_rehearsal: bool = False
 
     @classmethod
     def of(cls, task: Task) -> Self:
@@ -257,8 +259,9 @@ class Prepared:
         if running is not None and plan is not None:
             steps = RunningClusters(running, plan.record.clusters)
         return Quantizer(
-            self.calibrated.ranges, self.task.ranges.weight, numerics, shared=shared, steps=steps
-        )
+            self.calibrated.ranges, self.task.ranges.weight, numerics, shared=shared, steps=steps,
+            is_rehearsal=self.is_rehearsal,
+        )  # fmt: skip
 
     @cached_property
     def on_calibration(self) -> Evaluator:

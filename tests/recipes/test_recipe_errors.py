@@ -17,6 +17,10 @@ from mpq.errors import (
     PrecisionError,
     UnknownNameError,
 )
+from mpq.workflows.first_batch import FirstBatch
+from mpq.workflows.follow import Way, follow
+from mpq.workflows.plan import plan
+from mpq.workflows.setup import Prepared
 from tests.recipes.reference import data, tiny
 
 UNLABELLED = [x for x, _ in data()]
@@ -110,6 +114,22 @@ def test_python_has_a_frontier_of_a_recipe() -> None:
     assert [x.precisions for x in found.points] == [x.precisions for x in expected.points]
     with pytest.raises(InfeasibleError, match=r"recipe hawq-v2: infeasible"):
         mpq.frontier(task, limits={"weight_bytes": 1}, recipe="hawq-v2")
+
+
+@pytest.mark.parametrize("name", ["gwq", "squeezellm"])
+def test_what_gradients_pick_is_planned_without_them(name: str) -> None:
+    """No gradient is known when a search is planned: of a large network, or on being asked."""
+    task = mpq.Task(tiny(), data, data)
+
+    told = plan(task, {"effective_bits": 30}, recipe=name)
+    prepared = Prepared.of(follow(name, Way(task)).task)
+    seconds = FirstBatch(prepared).held_out_s
+
+    assert {"codes of weights", "measurements"} <= {phase.name for phase in told.phases}
+    assert seconds > 0
+    layer = prepared.network.module.get_submodule("0")
+    with pytest.raises(InputError, match="a sparse branch by gradients"):
+        prepared.nearest.weight("0", layer, prepared.candidates[0].weight)
 
 
 def test_a_measured_frontier_is_the_recipes_too() -> None:

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from mpq.network.examples import Calibration
 from mpq.network.metric import KL, KLDivergence, OutputMetric
 from mpq.network.metrics import METRICS
 from mpq.network.network import Network
+from mpq.problem.cost_table import WEIGHTS
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
@@ -450,9 +451,23 @@ def test_a_negative_trace_is_no_missing_gradient() -> None:
     check = spot_check(on, tool.estimate(**options).table)
 
     assert (check.negative, check.no_gradient, check.untrusted) == (("fc",), (), ("fc",))
-    assert check.sentences[0].startswith("the curvature of fc was found negative and counts as 0")
+    assert check.sentences[0].startswith(
+        "the curvature of fc was found negative and prices no weights"
+    )
     assert not any("no gradient" in sentence for sentence in check.sentences)
     assert SpotCheck.from_dict(asdict(check)) == check
+
+
+def test_a_negative_trace_is_told_where_inputs_have_a_price() -> None:
+    """The row is not all 0 then; another estimator's scores below 0 are no curvature."""
+    tool, _ = bent_downwards()
+    on = Estimation(tool.network, tool.data, tool.quantizer, tool.candidates)
+    priced = on.table(np.ones(on.shape), "hessian-trace", scores={WEIGHTS: np.array([-1.0])})
+
+    found, other = (spot_check(on, replace(priced, name=x)) for x in (priced.name, "z-score"))
+
+    assert (found.negative, found.no_gradient, found.untrusted) == (("fc",), (), ("fc",))
+    assert other.negative == ()
 
 
 def test_a_negative_trace_costs_nothing() -> None:

@@ -35,7 +35,7 @@ def optimism(
     with the second moments ``H`` of unseen and of seen examples, summed over rows, the errors ``d``
     of codes that the seen ones gave, and those ``n`` of rounding to nearest, which fit neither:
     what examples differ in by themselves cancels. The geometric mean over formats. Near 1 where
-    there are more positions than inputs; 500 of a layer of 1,280 inputs that reads 36 vectors,
+    there are more positions than inputs; hundreds of a layer of 1,280 inputs that reads 36 vectors,
     whose codes leave errors in directions that none of them has. (The optimism of an apparent
     error, Efron 1986, JASA 81:461, as a factor and per layer. Ours.)
 

@@ -189,6 +189,8 @@ class Safeguard:
             not asked for, no part can be chosen, or both are the same.
         score: By the user's own score, which then decides in the place of ``checks``; ``None``:
             there is none.
+        unseen: After ``prices``, the answer so far against that by prices for unseen examples;
+            ``None`` where codes fit no layer too well to be priced, or both are the same.
     """
 
     checks: tuple[UniformCheck, ...] = ()
@@ -197,11 +199,16 @@ class Safeguard:
     integers: AnswerCheck | None = None
     inside: AnswerCheck | None = None
     score: ScoreCheck | None = None
+    unseen: AnswerCheck | None = None
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """What was found, for people, in the order in which it was asked."""
-        asked = (("prices by channels", self.prices), ("integers alone", self.integers))
+        asked = (
+            ("prices by channels", self.prices),
+            ("prices for unseen examples", self.unseen),
+            ("integers alone", self.integers),
+        )
         others = (check.sentence(other) for other, check in asked if check is not None)
         last = () if self.inside is None else (self.inside.sentence("bits inside layers"),)
         return (*others, self.sentence, *last)

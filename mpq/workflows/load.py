@@ -128,12 +128,12 @@ def _safeguard_from_dict(data: Mapping[str, Any] | None) -> Safeguard | None:
         )
         for x in data["checks"]
     )
-    prices, integers, inside = (
-        _answer_check(data.get(other)) for other in ("prices", "integers", "inside")
+    prices, integers, inside, unseen = (
+        _answer_check(data.get(other)) for other in ("prices", "integers", "inside", "unseen")
     )
     found = data.get("score")
     score = None if found is None else ScoreCheck(**found)
-    return Safeguard(checks, data["replaced_by"], prices, integers, inside, score)
+    return Safeguard(checks, data["replaced_by"], prices, integers, inside, score, unseen)
 
 
 def _answer_check(data: Mapping[str, Any] | None) -> AnswerCheck | None:

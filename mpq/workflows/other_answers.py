@@ -1,6 +1,6 @@
 """What the estimate says is best beside what else may be: unseen examples say which is better."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -23,8 +23,15 @@ from mpq.workflows.setup import Prepared
 BEYOND: Final = 0.5
 """Standard errors by which another answer has to be better, beside being so on most examples."""
 
-PRICES, INTEGERS = "prices", "integers"
-_OTHER: Final = {PRICES: "prices by channels", INTEGERS: "integers alone"}
+OPTIMISM: Final = 2.0
+"""Factor by which prices of a layer are too low, from which on a second solve is worth its time."""
+
+PRICES, UNSEEN, INTEGERS = "prices", "unseen", "integers"
+_OTHER: Final = {
+    PRICES: "prices by channels",
+    UNSEEN: "prices for unseen examples",
+    INTEGERS: "integers alone",
+}
 """What gives another answer, as ``Safeguard`` names it, and for people."""
 
 
@@ -37,13 +44,15 @@ def best_answer(
 ) -> tuple[Solution, dict[str, AnswerCheck]]:
     """The solution, or another optimum that loses less on held-out examples; and what was found.
 
-    An estimate errs, and two of its errors have a remedy that costs a solve and a forward pass
+    An estimate errs, and three of its errors have a remedy that costs a solve and a forward pass
     over the held-out examples each. Codes that fit data have two kinds of prices: what errors of
     different channels do together on examples that codes were made to fit need not be what they do
-    on others (docs/rounding.md). And where a layer was given floating point, a codebook or a
-    branch, errors of another shape stand beside those of integers: the optimum of integers alone is
-    asked as well, so that more candidates do no harm. Another answer is taken where it is better in
-    the mean and on most examples.
+    on others (docs/rounding.md). Where a layer has more inputs than few examples tell anything
+    about, its codes seem to lose next to nothing, and it gets the fewest bits: prices times what
+    unseen examples say (``mpq.workflows.optimism``) are asked as well. And where a layer was given
+    floating point, a codebook or a branch, errors of another shape stand beside those of integers:
+    the optimum of integers alone is asked, so that more candidates do no harm. Another answer is
+    taken where it is better in the mean and on most examples.
 
     Args:
         prepared: Measures on held-out examples.
@@ -54,7 +63,7 @@ def best_answer(
             limit on the loss.
     """
     checks = dict[str, AnswerCheck]()
-    for name, other in _others(problem, by_channels):
+    for name, other in _others(problem, by_channels, prepared.rounded.optimism):
         assert solution.columns is not None
         if name == INTEGERS and _is_of_integers(problem, solution.columns):
             continue
@@ -69,10 +78,14 @@ def best_answer(
     return solution, checks
 
 
-def _others(problem: Problem, by_channels: CostTable | None) -> Iterator[tuple[str, Problem]]:
+def _others(
+    problem: Problem, by_channels: CostTable | None, optimism: Mapping[str, float]
+) -> Iterator[tuple[str, Problem]]:
     """Problems whose optima are asked about, each with what makes it another."""
     if by_channels is not None:
         yield PRICES, Problem(by_channels, problem.constraints)
+    if max(optimism.values(), default=0.0) > OPTIMISM:
+        yield UNSEEN, _for_unseen(problem, optimism)
     integers = np.array([_is_integer(found) for found in problem.loss.precisions])
     mask = problem.allowed.copy()
     for rows in map(list, problem.grouped.members):
@@ -81,6 +94,21 @@ def _others(problem: Problem, by_channels: CostTable | None) -> Iterator[tuple[s
             mask[rows] &= integers
     if not np.array_equal(mask, problem.allowed):
         yield INTEGERS, replace(problem, mask=mask)
+
+
+def _for_unseen(problem: Problem, optimism: Mapping[str, float]) -> Problem:
+    """With prices times each layer's factor, where a candidate rounds weights.
+
+    Without interactions: what errors of layers do together on examples that all were made to fit
+    says as little.
+    """
+    loss = problem.loss
+    is_rounded = [not precision.weight.is_exact for precision in loss.precisions]
+    of_layers = np.array([optimism.get(name, 1.0) for name in loss.layers])
+    # Near an incumbent a price may be below 0, which is no error that fits anything.
+    is_raised = np.array(is_rounded) & (loss.values > 0)  # [L, B]
+    values = np.where(is_raised, of_layers[:, None], 1.0) * loss.values
+    return replace(problem, loss=replace(loss, values=values), interactions=None)
 
 
 def is_mixed(candidates: Sequence[Precision]) -> bool:

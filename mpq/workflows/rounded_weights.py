@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, final
+from typing import Final, TypeAlias, final
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from mpq.workflows.codes_cache import CodesCache, outside_memory
 from mpq.workflows.codes_keys import ToRound, ToRoundTogether, network_key
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.optimism import optimism, pooled
 from mpq.workflows.shown_examples import Share, Shown, shares
 
 SINGLE: Final = (
@@ -55,12 +56,15 @@ class RoundedWeights:
         unhelped: Precisions at which weights were rounded to nearest, as unseen examples did not
             say that ``auto``'s rounding helps: all, or those of the fewest bits.
         unguided: Layers whose rounding the loss did not guide, and why.
+        optimism: Layer to the factor by which prices of its codes are too low, as far as a trial
+            told (``mpq.workflows.optimism``).
     """
 
     stored: Mapping[tuple[str, TensorFormat], StoredWeight] = field(default_factory=dict)
     to_nearest: Mapping[str, str] = field(default_factory=dict)
     unhelped: tuple[str, ...] = ()
     unguided: Mapping[str, str] = field(default_factory=dict)
+    optimism: Mapping[str, float] = field(default_factory=dict)
 
 
 def rounded_weights(
@@ -97,10 +101,14 @@ def rounded_weights(
     if on.data.num_examples < 2:
         return RoundedWeights(to_nearest=dict.fromkeys(on.names, SINGLE))
     every, left_out = shares(on, rounding.share, seed, most_bytes)
-    helped = _Trial(on, rounding, seed, left_out, kept).told(formats)
+    helped, too_low = _Trial(on, rounding, seed, left_out, kept).told(formats)
     unhelped = tuple(spell_weight(f) for f in formats if f not in helped)
     found = rounded_by_all(every, rounding, helped, seed, kept) if helped else RoundedWeights()
-    return replace(found, unhelped=unhelped)
+    return replace(found, unhelped=unhelped, optimism=too_low if helped else {})
+
+
+_Told: TypeAlias = tuple[list[TensorFormat], dict[str, float]]
+_Tried: TypeAlias = tuple[dict[TensorFormat, Array], dict[str, float]]
 
 
 @final
@@ -122,20 +130,23 @@ class _Trial:
     left_out: Sequence[Share]
     kept: CodesCache | None
 
-    def told(self, formats: Sequence[TensorFormat]) -> list[TensorFormat]:
+    def told(self, formats: Sequence[TensorFormat]) -> _Told:
         """As ``helped``, once for all searches that keep it."""
         if self.kept is None:
             return self.helped(formats)
-        name = network_key(self.on, self.rounding, formats, self.seed, "trial")
+        name = network_key(self.on, self.rounding, formats, self.seed, "trial with optimism")
         known = self.kept.record(name)
         is_known = _all_know(self.on, known)
         if known is None or not is_known:
-            known = {"helped": [formats.index(f) for f in self.helped(formats)]}
+            helped, too_low = self.helped(formats)
+            known = {"helped": [formats.index(f) for f in helped], "optimism": too_low}
             self.kept.keep_record(name, known)
-        return [formats[index] for index in known["helped"]]
+        return [formats[index] for index in known["helped"]], known["optimism"]
 
-    def helped(self, formats: Sequence[TensorFormat]) -> list[TensorFormat]:
+    def helped(self, formats: Sequence[TensorFormat]) -> _Told:
         """Formats in which weights are rounded with regard to data: all, none, or all but a few.
+
+        And by which factor prices of layers are too low then (``optimism``).
 
         Left out are those of the fewest bits, as long as these alone lose more. Not others: codes
         that fit the examples seem to lose less than codes of more bits that do not.
@@ -143,32 +154,33 @@ class _Trial:
         left = list(formats)
         while left:
             tried = _spread(left)
-            worse = self._unhelped(tried)
+            worse, too_low = self._unhelped(tried)
             if not worse:
-                return left
+                return left, too_low
             if worse != tried[:1]:
-                return []
+                return [], {}
             left = [f for f in left if f.number.bits > worse[0].number.bits]
-        return []
+        return [], {}
 
-    def _unhelped(self, formats: Sequence[TensorFormat]) -> list[TensorFormat]:
+    def _unhelped(self, formats: Sequence[TensorFormat]) -> _Told:
         """Formats in which the network loses more on examples that its codes were not found with.
 
         All of them, where it does not lose less than by chance. Where the first part of the
         examples does not say that all is well, the other parts are left out in turn as well.
         """
 
-        def tried(share: Share) -> dict[TensorFormat, Array]:
+        def tried(share: Share) -> _Tried:
             return _left_out(self.on, self.rounding, formats, self.seed, share, self.kept)
 
         first, *others = self.left_out
-        found = tried(first)
+        found, too_low = tried(first)
         # No gains at all: no layer has codes of its own, which is said layer by layer.
         if not found or (not _worse(found) and _is_helped(found)):
-            return []
-        every = [found, *filter(None, map(tried, others))]
-        found = {f: np.concatenate([gains[f] for gains in every]) for f in formats}
-        return _worse(found) or ([] if _is_helped(found) else [*formats])
+            return [], too_low
+        every = [(found, too_low), *(pair for pair in map(tried, others) if pair[0])]
+        found = {f: np.concatenate([gains[f] for gains, _ in every]) for f in formats}
+        worse = _worse(found) or ([] if _is_helped(found) else [*formats])
+        return worse, pooled(factors for _, factors in every)
 
 
 def _spread(formats: Sequence[TensorFormat]) -> list[TensorFormat]:
@@ -194,17 +206,18 @@ def _left_out(
     seed: int,
     share: Share,
     kept: CodesCache | None,
-) -> dict[TensorFormat, Array]:
-    """``[N]`` gains of every format, on examples that codes were not found with."""
+) -> _Tried:
+    """``[N]`` gains of every format on examples that codes were not found with; ``optimism``."""
     seen, unseen = share
     trial = rounded_by_all(seen, rounding, formats, seed, kept)
     if not trial.stored:
-        return {}
+        return {}, {}
     original = Reference(on.network.module, unseen, on.network.metric, on.network.allow_randomness)
     by_nearest = Evaluator(on.network, on.quantizer, original)
     by_trial = replace(by_nearest, quantizer=replace(on.quantizer, stored=trial.stored))
     tried = track(formats, "trying roundings")
-    return {f: _gains(by_nearest, by_trial, f) for f in tried}
+    gains = {f: _gains(by_nearest, by_trial, f) for f in tried}
+    return gains, optimism(on, trial.stored, formats, seen)
 
 
 def _gains(by_nearest: Evaluator, by_trial: Evaluator, tensor_format: TensorFormat) -> Array:

@@ -45,7 +45,7 @@ from mpq.workflows.measured_share import MeasuredShare
 from mpq.workflows.method import Method
 from mpq.workflows.never_worse import never_worse
 from mpq.workflows.objective import Objective
-from mpq.workflows.other_answers import INTEGERS, PRICES, best_answer
+from mpq.workflows.other_answers import INTEGERS, PRICES, UNSEEN, best_answer
 from mpq.workflows.outcome import announced
 from mpq.workflows.prices_by_workers import ask_ahead
 from mpq.workflows.result import SearchResult
@@ -230,7 +230,10 @@ def _answered(
         finish = finished(prepared, problem, solution, accepts)
         if method.safeguard:
             solution, safeguard = never_worse(prepared, problem, solution, accepts)
-            safeguard = replace(safeguard, prices=others.get(PRICES), integers=others.get(INTEGERS))
+            safeguard = replace(
+                safeguard, prices=others.get(PRICES), unseen=others.get(UNSEEN),
+                integers=others.get(INTEGERS),
+            )  # fmt: skip
         if safeguard is not None and safeguard.replaced_by is not None:
             # Another answer, whose codes and ranges are those that all share so far.
             solution = method.with_own_loss(solution, prepared)

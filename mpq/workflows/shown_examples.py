@@ -43,6 +43,11 @@ class MomentParts:
         self.on, self.data = on, data
         self._seed, self._why, self._most_bytes = seed, "", most_bytes
 
+    @property
+    def is_together(self) -> bool:
+        """Whether the second moments of all layers are there at once."""
+        return self._most_bytes is None
+
     @cached_property
     def _collected(self) -> PartialMoments:
         return self._collect(self.data, weighted(self.on.network.layers))
@@ -105,6 +110,12 @@ class Shown:
         """Which of the examples these are."""
         sizes = [part.num_examples for part in self.parts.data]
         return f"parts {list(self.indices)} of {sizes}"
+
+    @property
+    def others(self) -> "Shown | None":
+        """The other examples; ``None``: none, or their second moments take passes of their own."""
+        left = tuple(i for i in range(len(self.parts.data)) if i not in self.indices)
+        return Shown(self.parts, left) if left and self.parts.is_together else None
 
     def moments(self) -> Iterator[SecondMoments]:
         """Their second moments, see ``MomentParts.totals``."""

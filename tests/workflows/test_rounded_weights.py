@@ -271,9 +271,9 @@ def test_the_fewest_bits_alone_may_stay_to_nearest(
     """What remains is asked about again; where more bits lose more, nothing is rounded."""
     asked: list[list[str]] = []
 
-    def told(_: object, tried: list[TensorFormat]) -> list[TensorFormat]:
+    def told(_: object, tried: list[TensorFormat]) -> tuple[list[TensorFormat], dict[str, float]]:
         asked.append([spell_weight(f) for f in tried])
-        return [f for f in tried if spell_weight(f) in worse[len(asked) - 1].split()]
+        return [f for f in tried if spell_weight(f) in worse[len(asked) - 1].split()], {}
 
     monkeypatch.setattr("mpq.workflows.rounded_weights._Trial._unhelped", told)
     rounded = Prepared.of(task(net, "auto")).rounded
@@ -389,7 +389,7 @@ def test_where_one_part_does_not_tell_the_others_are_left_out_too(
         _: object, __: object, tried: list[TensorFormat], ___: int, share: Any, ____: object
     ) -> Any:
         shown.append(share[1].num_examples)
-        return dict.fromkeys(tried, np.array(gains[len(shown) - 1]))
+        return dict.fromkeys(tried, np.array(gains[len(shown) - 1])), {}
 
     monkeypatch.setattr("mpq.workflows.rounded_weights._left_out", told)
     rounded = Prepared.of(task(net, "auto", candidates=TRIED)).rounded

@@ -134,7 +134,10 @@ class _Trial:
         """As ``helped``, once for all searches that keep it."""
         if self.kept is None:
             return self.helped(formats)
-        name = network_key(self.on, self.rounding, formats, self.seed, "trial with optimism")
+        # Where moments are collected apart, the trial does not tell it: another record.
+        is_full = self.left_out[0][0].others is not None
+        what = "trial with optimism" if is_full else "trial alone"
+        name = network_key(self.on, self.rounding, formats, self.seed, what)
         known = self.kept.record(name)
         is_known = _all_know(self.on, known)
         if known is None or not is_known:

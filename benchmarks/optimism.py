@@ -29,7 +29,7 @@ from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.method import Method
-from mpq.workflows.other_answers import OPTIMISM
+from mpq.workflows.optimism import OPTIMISM
 from mpq.workflows.setup import Prepared
 
 MOST_SHOWN: Final = 8

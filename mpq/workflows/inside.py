@@ -32,6 +32,7 @@ from mpq.workflows.coupled_rows import round_parts, shares_of_inputs
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.heads_inside import heads_of, tied_rows
 from mpq.workflows.method import Method
+from mpq.workflows.optimism import factors, is_too_low, raised
 from mpq.workflows.part_prices import by_channels, channel_losses, in_company
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
@@ -112,7 +113,7 @@ def answer_in_parts(
     """The answer in parts, unless held-out examples say that it is worse than that of whole layers.
 
     Worse is what loses more beyond the standard error, and on most examples; so is an answer that a
-    uniform precision within the budgets betters so. Where channels have two kinds of prices
+    uniform precision within the budgets betters so. Where channels have several kinds of prices
     (``solved_in_parts``), that answer is compared which loses less on these examples. Takes a solve
     and a forward pass over the held-out examples for each.
 
@@ -204,7 +205,8 @@ def solved_in_parts(
     Inputs keep their precisions: rows are parts of weights. The first prices channels by
     themselves: errors add up like noise where codes fit data; where weights are rounded to nearest
     they are scaled so that a layer's add up to its own. Where these two differ, output channels
-    are priced so as well, beside what the other layers' errors do. Arguments as above.
+    are priced so as well, beside what the other layers' errors do; and times what unseen examples
+    say of the layer, where they do (``mpq.workflows.optimism``). Arguments as above.
     """
     dividing = Dividing.of(prepared, split, problem, solution, found)
     if dividing is None:
@@ -212,6 +214,8 @@ def solved_in_parts(
     divisions = [dividing]
     if split.axis == OUTPUTS and found.by_channels is not None:
         divisions.append(dividing.in_company(solution, found))
+    if is_too_low(prepared.rounded.optimism):
+        divisions.append(dividing.for_unseen())
     answers = (_solved(each) for each in divisions)
     return tuple(answer for answer in answers if answer is not None)
 
@@ -310,6 +314,12 @@ class Dividing:
             self.parts, self.channels, self.problem, found.interactions, solution.columns
         )
         return replace(self, losses=values)
+
+    def for_unseen(self) -> Self:
+        """Priced times what unseen examples say that each layer's prices are too low by."""
+        by_layer = factors(self.problem.loss, self.prepared.rounded.optimism)
+        by = np.repeat(by_layer, self.parts.counts, axis=0)
+        return replace(self, losses=raised(self.losses, by))
 
     def posed(self, open_to: Mask, most_widths: int | None = None) -> Problem:
         """The problem of parts that may take these formats, ``[L, B]``.

@@ -6,11 +6,14 @@ from math import exp, log
 from statistics import fmean
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mpq._support.arrays import Array
 from mpq.network.modules import weight_of
 from mpq.network.weight_layout import layout_of
+from mpq.problem.cost_table import CostTable
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.stored import StoredWeight
 from mpq.quantization.tensor_format import TensorFormat
@@ -18,6 +21,8 @@ from mpq.rounding.diagonal_blocks import product
 from mpq.sensitivity import Estimation
 from mpq.workflows.shown_examples import Shown
 
+OPTIMISM: Final = 2.0
+"""Factor by which prices of a layer are too low, from which on a second solve is worth its time."""
 MOST: Final = 1e6
 """An error that is nothing on seen examples is taken for a millionth of that on the others."""
 
@@ -68,6 +73,23 @@ def pooled(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
     first, *others = found
     names = [name for name in first if all(name in other for other in others)]
     return {name: exp(fmean(log(each[name]) for each in (first, *others))) for name in names}
+
+
+def is_too_low(found: Mapping[str, float]) -> bool:
+    """Whether the price of any layer is so much too low that others are worth a solve."""
+    return max(found.values(), default=0.0) > OPTIMISM
+
+
+def factors(loss: CostTable, found: Mapping[str, float]) -> Array:
+    """``[L, B]`` each layer's, where a precision rounds its weight; else 1."""
+    is_rounded = np.array([not precision.weight.is_exact for precision in loss.precisions])
+    of_layers = np.array([found.get(name, 1.0) for name in loss.layers])
+    return np.where(is_rounded, of_layers[:, None], 1.0)
+
+
+def raised(prices: Array, by: Array) -> Array:
+    """Prices times factors; one below 0, as near an incumbent, is no error that fits anything."""
+    return np.asarray(np.where(prices > 0, by, 1.0) * prices)
 
 
 def _growth(

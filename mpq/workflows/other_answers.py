@@ -18,13 +18,11 @@ from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.never_worse import replaced
+from mpq.workflows.optimism import factors, is_too_low, raised
 from mpq.workflows.setup import Prepared
 
 BEYOND: Final = 0.5
 """Standard errors by which another answer has to be better, beside being so on most examples."""
-
-OPTIMISM: Final = 2.0
-"""Factor by which prices of a layer are too low, from which on a second solve is worth its time."""
 
 PRICES, UNSEEN, INTEGERS = "prices", "unseen", "integers"
 _OTHER: Final = {
@@ -84,7 +82,7 @@ def _others(
     """Problems whose optima are asked about, each with what makes it another."""
     if by_channels is not None:
         yield PRICES, Problem(by_channels, problem.constraints)
-    if max(optimism.values(), default=0.0) > OPTIMISM:
+    if is_too_low(optimism):
         yield UNSEEN, _for_unseen(problem, optimism)
     integers = np.array([_is_integer(found) for found in problem.loss.precisions])
     mask = problem.allowed.copy()
@@ -97,17 +95,13 @@ def _others(
 
 
 def _for_unseen(problem: Problem, optimism: Mapping[str, float]) -> Problem:
-    """With prices times each layer's factor, where a candidate rounds weights.
+    """With prices times each layer's factor.
 
     Without interactions: what errors of layers do together on examples that all were made to fit
     says as little.
     """
     loss = problem.loss
-    is_rounded = [not precision.weight.is_exact for precision in loss.precisions]
-    of_layers = np.array([optimism.get(name, 1.0) for name in loss.layers])
-    # Near an incumbent a price may be below 0, which is no error that fits anything.
-    is_raised = np.array(is_rounded) & (loss.values > 0)  # [L, B]
-    values = np.where(is_raised, of_layers[:, None], 1.0) * loss.values
+    values = raised(loss.values, factors(loss, optimism))
     return replace(problem, loss=replace(loss, values=values), interactions=None)
 
 

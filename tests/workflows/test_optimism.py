@@ -16,6 +16,7 @@ from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
 from mpq.sensitivity.output_sketch import OutputSketch
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.inside import solved_in_parts
 from mpq.workflows.optimism import optimism, pooled
 from mpq.workflows.other_answers import best_answer
 from mpq.workflows.rounded_weights import rounded_by_all
@@ -155,3 +156,22 @@ def test_what_became_of_it_is_told_and_read_again(tmp_path: Path) -> None:
     assert any("prices for unseen examples gave" in told for told in result.safeguard.sentences)
     result.save(tmp_path)
     assert mpq.load(tmp_path).safeguard == result.safeguard
+
+
+def test_channels_are_priced_for_unseen_examples_as_well() -> None:
+    """Each of a layer's times the layer's factor; which answer is best, held-out examples say."""
+    prepared = Prepared.of(head_task(split="channels"))
+    found = OutputSketch().estimate(prepared.asked)
+    problem = Problem(found.table, prepared.constraints([mpq.Limit.parse("effective_bits=4")]))
+    whole = solve(SOLVERS.build("auto"), problem)
+    split = prepared.task.parts
+    assert split is not None
+    known = prepared.rounded.optimism
+
+    *_, (raised, answer) = solved_in_parts(prepared, split, problem, whole, found)
+    prepared.__dict__["rounded"] = replace(prepared.rounded, optimism={})
+    own, *_, last = solved_in_parts(prepared, split, problem, whole, found)
+
+    of_rows = np.array([[known[row.partition("[")[0]]] for row in own[0].loss.layers])
+    np.testing.assert_allclose(raised.loss.values, own[0].loss.values * of_rows, rtol=1e-6)
+    assert not np.array_equal(answer.columns, last[1].columns)

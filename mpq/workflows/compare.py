@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from mpq._support.arrays import Columns
-from mpq._support.bounds import check_whole
 from mpq._support.events import Callback, listening, tell
 from mpq._support.files import prepare_folder
 from mpq._support.journal import Journal
@@ -23,7 +22,7 @@ from mpq._support.ray_workers import task_workers
 from mpq._support.rows import Memory, Rows, remember
 from mpq._support.workers import TaskWorkers
 from mpq.callbacks.results import Solved as SolvedOne
-from mpq.errors import InputError, MpqError
+from mpq.errors import MpqError
 from mpq.network.examples import Calibration
 from mpq.network.halving import halved
 from mpq.problem.constraints import Constraints
@@ -38,7 +37,7 @@ from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.clock import now_s
-from mpq.workflows.comparable import refuse_uncompared
+from mpq.workflows.comparable import check_numbers, refuse_uncompared
 from mpq.workflows.comparison_forecast import DRAWN, SCORED, comparison_calls, tell_comparison
 from mpq.workflows.defaults import ESTIMATORS_COMPARED, MAX_COMPARED_LOSS, NUM_RANDOM, SOLVER
 from mpq.workflows.kept_calls import with_kept_calls
@@ -95,14 +94,10 @@ def compare(
     """
     check_task(task, "compare")
     refuse_uncompared(task)
-    check_whole("num_random", num_random)
-    check_whole("refine", refine)
     # Built to be refused, where one is misspelled, before anything is measured.
     built = [ESTIMATORS.build(text, task.seed) for text in estimators]
     parsed = dict(written_limits(limits))
-    # Two points always have a rank correlation of 1 or -1.
-    if not parsed or num_random < 3 or refine < 0:
-        raise InputError("give at least one limit, num_random >= 3 and refine >= 0")
+    check_numbers(parsed, num_random, refine)
     if save_bench is not None:
         prepare_folder(Path(save_bench).parent)
     with listening(callbacks), recorded_phases() as phases:

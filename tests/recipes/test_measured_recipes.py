@@ -3,14 +3,17 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 import mpq
+from mpq.cli.__main__ import app
 from mpq.recipes import recipe_of
 from tests.recipes.reference import LAYERS, Floats, data, least, rounded, tiny, weights_of
 
@@ -121,3 +124,48 @@ def test_examples_are_distilled_and_the_given_ones_measured_on() -> None:
     assert kept.provenance.recipe.overrides == (
         "calibration: the user's examples instead of batch-norm:steps=3,num_examples=8",
     )
+
+
+NET = """
+import torch
+from torch import nn
+
+def model():
+    torch.manual_seed(0)
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), *head).eval()
+
+def data():
+    yield torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+"""
+
+
+def test_ohq_on_what_this_machine_takes(tmp_path: Path) -> None:
+    """Profiled and then searched, both from the command line."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="mpq[onnx] is not installed")
+    file, device = tmp_path / "net.py", tmp_path / "this.json"
+    file.write_text(NET, encoding="utf-8")
+    own = ("--model", f"{file}:model", "--data", f"{file}:data")
+    # Times of a test are nobody's: any interval will do.
+    quick = ("--rounds", "10", "--num-networks", "3", "--max-interval", "1000000")
+    limits = ("--limit", "latency=10x:w8a8", "--limit", "weight_bytes=0.9x:w8a8")
+    words = ("--device", device, *limits, "--points", "2", "--output", tmp_path / "run")
+
+    for each in (
+        ("profile", *own, *quick, "--precisions", "w4a8,w8a8", "--output", device),
+        ("search", "--recipe", "ohq", *own, "--eval-data", f"{file}:data", *words),
+    ):
+        done = CliRunner().invoke(app, list(map(str, each)))
+        assert done.exit_code == 0, done.output
+
+    found = mpq.load(tmp_path / "run")
+    device_used, recipe_used = found.provenance.device, found.provenance.recipe
+    assert device_used is not None
+    assert (device_used.name, device_used.basis) == ("this", "measured")
+    assert recipe_used is not None
+    assert [x.partition(":")[0] for x in recipe_used.overrides] == ["calibration"]
+    # Latencies leave room for both, and bytes for no more than one of 8 bits.
+    chosen = {str(p) for p in found.assignment.precisions.values()}
+    assert "w4a8" in chosen
+    assert chosen <= {"w4a8", "w8a8"}

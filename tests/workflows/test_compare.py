@@ -301,7 +301,7 @@ def test_optima_can_be_refined(found: EstimatorComparison) -> None:
 
     assert [s.predicted for s in refined.scores] == [s.predicted for s in found.scores]
     assert refined.scores[1].solved == found.scores[1].solved
-    with pytest.raises(InputError, match="refine >= 0"):
+    with pytest.raises(InputError, match=r"refine \(--refine\) is at least 0"):
         compare(refine=-1)
 
 
@@ -324,8 +324,9 @@ def test_same_seed_same_comparison(found: EstimatorComparison) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"limits": []}, "at least one limit"),
-        ({"num_random": 2}, "num_random >= 3"),
+        ({"limits": []}, "at least one limit .--limit."),
+        ({"num_random": 10**8}, "num_random .--random. is at most 10000000"),
+        ({"num_random": 2}, "num_random .--random. is at least 3"),
         ({"estimators": ["skech"]}, "did you mean 'sketch'"),
         ({"limits": ["weight_bytes=0.1x:w2"]}, "smallest reachable"),
         ({"limits": ["weight_bytes=9x:w8"]}, "found no random assignment"),

@@ -9,7 +9,7 @@ import typer
 from mpq.cli.app import app, command_words, reporting_errors
 from mpq.cli.comparing import CompareOptions
 from mpq.cli.instead import is_done_instead
-from mpq.cli.named import named_in
+from mpq.cli.named import named, named_in
 from mpq.cli.options import (
     AssignmentFile,
     Differing,
@@ -151,10 +151,11 @@ def compare(options: CompareOptions, watch: WatchOptions, talk: TalkOptions) -> 
     from mpq._support.files import prepared_folder
     from mpq.cli.console import print_comparison, print_recipes
 
+    sources = named(options.asked.source, options.asked.eval_data)
     if options.recipes:
         with prepared_folder(options.output), watch.watched(talk, options.kept):
             searched = options.run_recipes()
-            searched = replace(searched, made=searched.made.by(command_words()))
+            searched = replace(searched, made=searched.made.by(command_words(), sources))
             files = searched.save(options.output)
         talk.answer(searched.to_json(), lambda console: print_recipes(searched, console))
         talk.wrote(files)
@@ -162,7 +163,7 @@ def compare(options: CompareOptions, watch: WatchOptions, talk: TalkOptions) -> 
 
     with prepared_folder(options.output), watch.watched(talk, options.kept):
         found = options.run()
-        found = replace(found, made=found.made.by(command_words()))
+        found = replace(found, made=found.made.by(command_words(), sources))
         files = found.save(options.output)
     files += [] if options.save_bench is None else [options.save_bench]
     # By pandas, which writes nan as null; Python's json would write a token that is no JSON.
@@ -216,8 +217,12 @@ def profile(options: ProfileOptions, watch: WatchOptions, talk: TalkOptions) -> 
     with prepared_folder(folder):
         with watch.watched(talk, options.kept):
             found = options.run()
-        words = Made().by(command_words()).command
-        found = replace(found, record={**found.record, "command": list(words)})
+        loaded = named(options.source, None)
+        # Nothing is measured on held-out examples here.
+        loaded.pop("held_out", None)
+        made = Made().by(command_words(), loaded)
+        record = {"command": list(made.command), "sources": dict(made.sources)}
+        found = replace(found, record={**found.record, **record})
         files = write_profile(found, options.output)
     # The profile is on disk; until then the journal was all that there was of the measurement.
     options.journal.unlink(missing_ok=True)

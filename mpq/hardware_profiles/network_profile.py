@@ -33,7 +33,7 @@ class NetworkProfile:
         half_width: ``[L, B]`` half of the 95 % interval.
         machine: Processor, versions, runtime and its options.
         record: What was measured: medians, intervals, whole networks, the correction; ``command``
-            has the words of the command, where it was one.
+            has the words of the command, where it was one, ``sources`` what that loaded.
     """
 
     name: str

@@ -52,6 +52,24 @@ def test_the_page_is_made_again_from_files_alone(
     assert b"256 MiB" in first
 
 
+@pytest.mark.parametrize("made", [estimators(NAMES, LIMITS), recipes(NAMES, LIMITS)])
+def test_what_was_compared_on_which_examples_is_named(
+    tmp_path: Path, made: EstimatorComparison | RecipeComparison
+) -> None:
+    """Network and examples by the command's names; of an older comparison they are not known."""
+    loaded = {"network": "net.py:make", "weights": "w.pt", "calibration": "net.py:batches"}
+    replace(made, made=made.made.by(("mpq", "compare"), loaded)).save(tmp_path / "now")
+    made.save(tmp_path / "before")
+
+    now, before = (
+        (tmp_path / name / "report.html").read_text(encoding="utf-8") for name in ("now", "before")
+    )
+
+    assert re.search(r">network</th><td>net.py:make; w.pt<", now)
+    assert re.search(r">calibration examples</th><td>64; net.py:batches<", now)
+    assert re.search(r">network</th><td>not known<", before)
+
+
 def test_a_comparison_comes_back() -> None:
     """Equal in every number, also where a loss is infinite or nothing is known."""
     found = estimators(NAMES, LIMITS)

@@ -302,7 +302,8 @@ def test_how_far_measurements_are_from_predictions() -> None:
     cell = Checked("fc at w4", "cell", 1.0, 100.0)
 
     assert size_of((*networks, cell)) == (
-        "whole networks lose 0.5 to 4 times what is predicted of them, 2 of 3 more than that"
+        "whole networks lose 0.5 to 4 times what is predicted of them; 2 of 3 lose more than "
+        "predicted"
     )
     assert size_of((networks[0], cell)) == ""
 

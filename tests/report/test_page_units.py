@@ -223,5 +223,6 @@ def test_every_budgets_price_is_that_of_the_best_move() -> None:
                 best = max(best, 1024 * (problem.loss_of(columns) - problem.loss_of(moved)) / more)
     used = 100 * budget.used(columns) / budget.limit
     assert said.startswith(
-        f"Weight bytes, {used:.1f} % used: one KiB more saves {best:.3g} nats at "
+        f"Weight bytes, {used:.1f} % used: one KiB more saves {best:.3g} nats in "
+        "the single layer that makes most of it, "
     )

@@ -47,6 +47,36 @@ def test_what_repeats_it_is_named() -> None:
     assert b"The command is not known" in page_of_profile(profile)
 
 
+def test_what_was_measured_is_named() -> None:
+    """Network and examples by the command's names; of a profile from Python it is not known."""
+    profile = made_up_profile(blocks(4))
+    loaded = {"network": "net.py:make", "weights": "w.pt", "calibration": "net.py:batches"}
+
+    by_command = facts_of_profile(replace(profile, record={**profile.record, "sources": loaded}))
+
+    assert by_command.loaded == (("network", "net.py:make; w.pt"), ("examples", "net.py:batches"))
+    assert dict(facts_of_profile(profile).loaded) == {"network": "", "examples": ""}
+    page = render.profile_page(by_command)
+    assert b">network</th><td>net.py:make; w.pt<" in page
+
+
+def test_a_drawn_network_of_one_precision_is_no_second_uniform_one() -> None:
+    """It has a number as all that are drawn; the uniform network is the one that was asked for."""
+    profile = made_up_profile(blocks(4))
+    *mixed, floats, packed = profile.record["networks"]
+    drawn = {**packed, "median_s": 7.0}
+    record = {**profile.record, "networks": [*mixed, drawn, floats, packed]}
+
+    facts = facts_of_profile(replace(profile, record=record))
+
+    labels = [network.label for network in facts.networks]
+    number = len(mixed) + 1
+    assert labels[-3:] == [
+        f"mixed {number}, all at w8g32a8d", "uniform fp32", "uniform w8g32a8d"
+    ]  # fmt: skip
+    assert facts.uniform[2].measured == facts.networks[-1]
+
+
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     """No element and no attribute is theirs."""
     plain, hostile = (

@@ -147,9 +147,7 @@ class EstimatorFacts:
         """What made it: a name, a value."""
         found = self.found
         return (
-            *found.made.versions.items(),
-            ("calibration examples", f"{found.num_calibration:,}"),
-            ("held-out examples", f"{found.num_held_out:,}"),
+            *found.made.compared(found.num_calibration, found.num_held_out),
             ("one forward pass over the calibration examples", f"{found.forward_seconds:.3g} s"),
         )
 

@@ -44,6 +44,21 @@ class Made:
         words = tuple(_PASSWORD.sub(r"\1:***@", word) for word in command)
         return replace(self, command=words, sources=dict(sources))
 
+    def named(self, *names: str) -> list[str]:
+        """What its command loaded as ``network``, ``calibration`` and so on, as far as is known."""
+        return [self.sources[name] for name in names if name in self.sources]
+
+    def compared(self, num_calibration: int, num_held_out: int) -> tuple[tuple[str, str], ...]:
+        """Rows of a comparison's page: what was compared on which examples, then versions."""
+        calibration = [f"{num_calibration:,}", *self.named("calibration")]
+        held_out = [f"{num_held_out:,}", *self.named("held_out")]
+        return (
+            ("network", "; ".join(self.named("network", "weights"))),
+            ("calibration examples", "; ".join(calibration)),
+            ("held-out examples", "; ".join(held_out)),
+            *self.versions.items(),
+        )
+
     @property
     def again(self) -> tuple[str, ...]:
         """The command's words as a page gives them away: without what is of the one run alone."""

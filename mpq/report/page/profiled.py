@@ -163,6 +163,7 @@ class ProfileFacts:
         uncovered: What the numbers leave out, in sentences.
         machine: Processor, versions, runtime: a name, a value.
         command: Its words; none where it was called from Python, or by an older version.
+        loaded: Network and examples as the command named them: a name, a value.
     """
 
     name: str
@@ -179,6 +180,7 @@ class ProfileFacts:
     uncovered: tuple[str, ...]
     machine: Mapping[str, str]
     command: tuple[str, ...] = ()
+    loaded: tuple[tuple[str, str], ...] = ()
 
     @property
     def groups(self) -> tuple[tuple[str, tuple[LayerTimes, ...]], ...]:

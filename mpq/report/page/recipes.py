@@ -1,6 +1,5 @@
 """What the page of compared recipes says: what each loses and takes, beside the default."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from math import isnan
@@ -107,12 +106,7 @@ class RecipeFacts:
     @property
     def made(self) -> tuple[tuple[str, str], ...]:
         """What made it: a name, a value."""
-        return tuple(self._made())
-
-    def _made(self) -> Iterator[tuple[str, str]]:
-        yield from self.found.made.versions.items()
-        yield "calibration examples", f"{self.found.num_calibration:,}"
-        yield "held-out examples", f"{self.found.num_held_out:,}"
+        return self.found.made.compared(self.found.num_calibration, self.found.num_held_out)
 
     def script_data(self) -> dict[str, Any]:
         """JSON-ready, what pictures are drawn of."""

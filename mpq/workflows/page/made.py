@@ -1,6 +1,6 @@
 """How a result was made, as rows of its page: network, data, methods, versions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from math import isnan
 
 from mpq.quantization.precision import spell_weight
@@ -26,9 +26,9 @@ def made_rows(result: Searched) -> Iterator[Row]:
 
 
 def _network(result: Searched) -> Iterator[Row]:
-    subject, sources = result.provenance.subject, result.made.sources
+    subject = result.provenance.subject
     names = [] if subject is None else [f"class {subject.network}"]
-    yield "network", "; ".join([*_named(sources, "network", "weights"), *names])
+    yield "network", "; ".join([*result.made.named("network", "weights"), *names])
     weighted = [layer for layer in result.layers if layer.has_weights]
     # A weight that several layers read is there once.
     count = sum(layer.num_weights for layer in weighted if layer.weight_of is None)
@@ -40,16 +40,12 @@ def _network(result: Searched) -> Iterator[Row]:
     yield "parameters and buffers", "" if whole is None else f"{whole.num_elements:,}"
 
 
-def _named(sources: Mapping[str, str], *names: str) -> list[str]:
-    """What a command loaded, as it was named."""
-    return [sources[name] for name in names if name in sources]
-
-
 def _examples(result: Searched) -> Iterator[Row]:
-    subject, sources = result.provenance.subject, result.made.sources
+    subject = result.provenance.subject
     known, count = result.assignment.metadata, result.assignment.metadata.num_held_out
-    yield "calibration examples", "; ".join([*_calibrated(result), *_named(sources, "calibration")])
-    where = _named(sources, "held_out")
+    made = result.made
+    yield "calibration examples", "; ".join([*_calibrated(result), *made.named("calibration")])
+    where = made.named("held_out")
     if subject is not None and subject.is_split:
         where = ["a share of the data for calibration, which nothing is calibrated on"]
     yield "held-out examples", "" if count is None else "; ".join([f"{count:,}", *where])

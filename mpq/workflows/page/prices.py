@@ -40,7 +40,11 @@ def budget_prices(accounts: Accounts, columns: Columns, moves: Sequence[Move]) -
         for best in buying(moves, at)[:1]:
             layer = shortened(visible(best.layer))
             saved = plain(-best.loss / best.costs[at] * size)
-            said = f"one {word} more saves {saved} {unit} at best, by {layer} at {best.after}"
+            # By one layer alone: several that move together may save more.
+            said = (
+                f"one {word} more saves {saved} {unit} in the single layer that makes most of it, "
+                f"{layer} at {best.after}"
+            )
         used = share(budget.used(columns), budget.limit)
         yield f"{name[:1].upper()}{name[1:]}, {used} used: {said}."
 

@@ -55,6 +55,7 @@ def facts_of_profile(profile: NetworkProfile) -> ProfileFacts:
     """All that the page says."""
     table, record = profile.latency, profile.record
     networks = tuple(_networks(profile))
+    made = Made(tuple(record.get("command", ())), sources=record.get("sources", {}))
     return ProfileFacts(
         name=profile.name,
         title=profile.title,
@@ -78,19 +79,28 @@ def facts_of_profile(profile: NetworkProfile) -> ProfileFacts:
         correction=record.get("correction", {}),
         uncovered=tuple(_uncovered(profile)),
         machine=profile.machine,
-        command=Made(tuple(record.get("command", ()))).again,
+        command=made.again,
+        loaded=(
+            ("network", "; ".join(made.named("network", "weights"))),
+            ("examples", "; ".join(made.named("calibration"))),
+        ),
     )
 
 
 def _networks(profile: NetworkProfile) -> Iterator[NetworkTime]:
     table, mixed = profile.latency, 0
     column = {str(precision): place for place, precision in enumerate(table.precisions)}
-    for row in profile.record.get("networks", ()):
-        spelled = [row["precisions"][name] for name in table.layers]
-        is_uniform = len(set(spelled)) == 1
+    rows = profile.record.get("networks", ())
+    networks = [tuple(row["precisions"][name] for name in table.layers) for row in rows]
+    # Mixed ones come first, and what is drawn for these may be of one precision, too.
+    last = {spelled: place for place, spelled in enumerate(networks)}
+    for place, (row, spelled) in enumerate(zip(rows, networks, strict=True)):
+        is_alike = len(set(spelled)) == 1
+        is_uniform = is_alike and last[spelled] == place
         mixed += not is_uniform
+        drawn = f"mixed {mixed}" + (f", all at {spelled[0]}" if is_alike else "")
         yield NetworkTime(
-            f"uniform {spelled[0]}" if is_uniform else f"mixed {mixed}",
+            f"uniform {spelled[0]}" if is_uniform else drawn,
             is_uniform,
             row["median_s"],
             row["low_s"],

@@ -65,8 +65,8 @@ def size_of(checks: tuple[Checked, ...]) -> str:
     low, high = (f"{each:.2g}" for each in (ratios[0], ratios[-1]))
     above = sum(ratio > 1 for ratio in ratios)
     return (
-        f"whole networks lose {low} to {high} times what is predicted of them, "
-        f"{above} of {len(ratios)} more than that"
+        f"whole networks lose {low} to {high} times what is predicted of them; "
+        f"{above} of {len(ratios)} lose more than predicted"
     )
 
 

@@ -23,6 +23,7 @@ NETWORKS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Recipe to words that name what it is searched on, and a limit; others have ``DEMO``."""
 DISTILLED: Final = "distilling its examples takes 20 s"
+PROBES: Final = "50 probes of the Hessian are most of its 3 s"
 NAMED: Final = "its groups go by names of layers that the demo does not have"
 REPLACED: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "zeroq": (DISTILLED, DEMO_DATA),
@@ -30,6 +31,17 @@ REPLACED: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "quantune": (
         "its trials, as many as all others have, take 5 s",
         ("--solver", "boosted-trees:is_measured=true,num_trials=4"),
+    ),
+    "hawq-v2": (
+        PROBES,
+        ("--sensitivity", "hessian-trace:num_probes=2,matrix=hessian,loss=cross-entropy"),
+    ),
+    "augmenting-hessians": (
+        PROBES,
+        (
+            "--sensitivity",
+            "augmented-hessian:num_probes=1,matrix=hessian,loss=cross-entropy",
+        ),
     ),
     "mixdq": (
         NAMED,

@@ -135,6 +135,18 @@ def test_it_runs_by_its_name(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_examples")
+def test_what_gradients_pick_is_planned_on_the_demo(tmp_path: Path) -> None:
+    """With GWQ's own candidates, from the command line; nothing is written."""
+    output = tmp_path / "run"
+
+    told = call("search", "--recipe", "gwq", *DEMO, "--dry-run", "--json", "--output", output)
+
+    phases = {phase["phase"] for phase in json.loads(told.stdout)["phases"]}
+    assert {"codes of weights", "estimate", "measurements"} <= phases
+    assert not output.exists()
+
+
+@pytest.mark.usefixtures("few_examples")
 def test_the_long_command_is_the_same(tmp_path: Path) -> None:
     """What ``--show`` prints finds the same bits without the recipe."""
     asked = (*DEMO, "--points", "2", "--sensitivity", FEW_PROBES)

@@ -51,6 +51,25 @@ def test_latencies_of_different_batch_sizes_share_no_axis_in_silence() -> None:
     assert notes == ("Latency and energy are for different batch sizes: 1 and 32.",)
 
 
+def test_a_run_without_a_score_has_no_other_judge() -> None:
+    """Only scores of two names, or of two directions, cannot be compared."""
+    alone, one, other = facts(), facts("mAP"), facts("miou")
+    note = "Scores are by different judges, and cannot be compared."
+
+    assert note not in Comparison({"a": alone, "b": one}, {}).notes
+    assert note in Comparison({"a": alone, "b": one, "c": other}, {}).notes
+
+
+def test_more_than_two_are_listed() -> None:
+    """As a sentence has them, with one "and"."""
+    runs = {
+        name: replace(facts(), device=DeviceFacts(name, "", "", "", ()))
+        for name in ("m4", "m7", "npu")
+    }
+
+    assert Comparison(runs, {}).notes[-1].endswith(": m4, m7 and npu.")
+
+
 def test_what_the_picture_can_show_is_in_the_table() -> None:
     """Accuracy and score of the points that were measured, where there is any."""
     scored = facts("mAP")

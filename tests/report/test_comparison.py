@@ -8,6 +8,7 @@ from mpq.report.page import render
 from mpq.report.page.comparison import Comparison
 from mpq.report.page.facts import BATCH_SIZE, DeviceFacts, Facts
 from mpq.report.page.render import comparing_page
+from mpq.report.page.script_data import comparing_data
 from mpq.workflows.page.facts import facts_of
 from tests.report.made_up import blocks, curve, made_up
 from tests.report.reading import tables
@@ -56,8 +57,30 @@ def test_a_run_without_a_score_has_no_other_judge() -> None:
     alone, one, other = facts(), facts("mAP"), facts("miou")
     note = "Scores are by different judges, and cannot be compared."
 
-    assert note not in Comparison({"a": alone, "b": one}, {}).notes
-    assert note in Comparison({"a": alone, "b": one, "c": other}, {}).notes
+    same = Comparison({"a": alone, "b": replace(one, higher_score_is_better=True)}, {})
+    mixed = Comparison({"a": alone, "b": one, "c": other}, {})
+
+    assert note not in same.notes
+    assert note in mixed.notes
+    drawn = [
+        (data["scoreName"], data["higherScoreIsBetter"])
+        for data in map(comparing_data, (same, mixed))
+    ]
+    assert drawn == [("mAP", True), ("", None)]
+
+
+def test_layers_of_one_run_alone_are_told() -> None:
+    """They differ in that the other run has none."""
+    few, more = (facts_of(found, curve(found, 3)) for found in (
+        made_up(blocks(5)), made_up(blocks(6)),
+    ))  # fmt: skip
+    told = b"layers differ, or are not in every run."
+
+    pages = [
+        comparing_page(Comparison({"a": x, "b": more}, {"a": "", "b": ""})) for x in (few, more)
+    ]
+
+    assert [told in page for page in pages] == [True, False]
 
 
 def test_more_than_two_are_listed() -> None:

@@ -60,8 +60,7 @@ class Comparison:
             yield "These runs are not of the same layers: compare their losses with care."
         if len({(facts.metric, facts.metric_unit) for facts in found}) > 1:
             yield "Losses were measured by different metrics, and cannot be compared."
-        # Runs without a score have none to be compared.
-        if len({(x.score, x.higher_score_is_better) for x in found if x.score}) > 1:
+        if len(self.judges) > 1:
             yield "Scores are by different judges, and cannot be compared."
         held_out = {n.measured.num_examples for facts in found for n in facts.networks}
         if len(held_out) > 1:
@@ -145,6 +144,17 @@ class Comparison:
         chosen = [_precisions(facts) for facts in self.runs.values()]
         names = dict.fromkeys(name for found in chosen for name in found)
         return tuple(Compared(n, tuple(found.get(n) for found in chosen)) for n in names)
+
+    @property
+    def judges(self) -> tuple[tuple[str, bool | None], ...]:
+        """Names of scores and which way is better, each once; runs without a score have none."""
+        found = ((x.score, x.higher_score_is_better) for x in self.runs.values() if x.score)
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def has_others(self) -> bool:
+        """Whether a run has layers that another one has not."""
+        return any(None in layer.precisions for layer in self.layers)
 
     @property
     def made(self) -> tuple[tuple[str, tuple[str, ...]], ...]:

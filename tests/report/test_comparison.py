@@ -8,6 +8,7 @@ from mpq.report.page import render
 from mpq.report.page.comparison import Comparison
 from mpq.report.page.facts import BATCH_SIZE, DeviceFacts, Facts
 from mpq.report.page.render import comparing_page
+from mpq.report.page.script_data import comparing_data
 from mpq.workflows.page.facts import facts_of
 from tests.report.made_up import blocks, curve, made_up
 from tests.report.reading import tables
@@ -49,6 +50,47 @@ def test_latencies_of_different_batch_sizes_share_no_axis_in_silence() -> None:
     notes = Comparison({"a": one, "b": replace(one, made=tuple(rows.items()))}, {}).notes
 
     assert notes == ("Latency and energy are for different batch sizes: 1 and 32.",)
+
+
+def test_a_run_without_a_score_has_no_other_judge() -> None:
+    """Only scores of two names, or of two directions, cannot be compared."""
+    alone, one, other = facts(), facts("mAP"), facts("miou")
+    note = "Scores are by different judges, and cannot be compared."
+
+    same = Comparison({"a": alone, "b": replace(one, higher_score_is_better=True)}, {})
+    mixed = Comparison({"a": alone, "b": one, "c": other}, {})
+
+    assert note not in same.notes
+    assert note in mixed.notes
+    drawn = [
+        (data["scoreName"], data["higherScoreIsBetter"])
+        for data in map(comparing_data, (same, mixed))
+    ]
+    assert drawn == [("mAP", True), ("", None)]
+
+
+def test_layers_of_one_run_alone_are_told() -> None:
+    """They differ in that the other run has none."""
+    few, more = (facts_of(found, curve(found, 3)) for found in (
+        made_up(blocks(5)), made_up(blocks(6)),
+    ))  # fmt: skip
+    told = b"layers differ, or are not in every run."
+
+    pages = [
+        comparing_page(Comparison({"a": x, "b": more}, {"a": "", "b": ""})) for x in (few, more)
+    ]
+
+    assert [told in page for page in pages] == [True, False]
+
+
+def test_more_than_two_are_listed() -> None:
+    """As a sentence has them, with one "and"."""
+    runs = {
+        name: replace(facts(), device=DeviceFacts(name, "", "", "", ()))
+        for name in ("m4", "m7", "npu")
+    }
+
+    assert Comparison(runs, {}).notes[-1].endswith(": m4, m7 and npu.")
 
 
 def test_what_the_picture_can_show_is_in_the_table() -> None:

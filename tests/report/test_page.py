@@ -54,6 +54,7 @@ from mpq.workflows.page.write import page_beside
 from mpq.workflows.provenance import UsedDevice
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
+from mpq.workflows.tuning_record import TuningRecord
 from tests.report.made_up import CANDIDATES, HOSTILE, blocks, curve, made_up
 from tests.report.reading import read
 from tests.user_file import user_file
@@ -230,6 +231,42 @@ def test_what_a_colleague_would_say() -> None:
     assert within[1:] == [
         row.label for row in result.comparisons[2:] if row.costs["weight_bytes"] <= limit
     ]
+
+
+@pytest.mark.parametrize(
+    ("is_kept", "told"),
+    [
+        (True, "It was tuned (scales)."),
+        (False, "Tuning (scales) was tried and not kept; this is the answer without it."),
+    ],
+)
+def test_an_answer_says_whether_it_was_tuned(is_kept: bool, told: str) -> None:
+    """One that was tuned in vain looks like that of the search, but for this."""
+    result = made_up(blocks(6))
+    provenance = replace(result.provenance, tuning=TuningRecord("scales", is_kept))
+
+    tuned, before = (
+        facts_of(found, curve(found)).sentences
+        for found in (replace(result, provenance=provenance), result)
+    )
+
+    assert (told in tuned, told in before) == (True, False)
+
+
+def test_what_was_measured_on_other_examples_is_told() -> None:
+    """A tuned answer is, as some of them decided about it: nothing is said of the same ones."""
+    result = made_up(blocks(6))
+    first, answer, *uniform = result.comparisons
+    fewer = replace(answer, measured=replace(answer.measured, num_examples=250))
+    other = replace(result, comparisons=(first, fewer, *uniform))
+
+    told, before = (facts_of(found, curve(found)) for found in (other, result))
+
+    assert "The answer was measured on 250 examples, uniform " in told.sentences[2]
+    assert not any("was measured on" in sentence for sentence in before.sentences)
+    pages = [render.page_of(facts) for facts in (told, before)]
+    assert [b"networks were measured on 250 or 500 examples" in page for page in pages] == [1, 0]
+    assert [b"the same examples were used for all networks" in page for page in pages] == [0, 1]
 
 
 def test_a_score_is_told_beside_that_of_the_original() -> None:

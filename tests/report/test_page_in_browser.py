@@ -212,6 +212,17 @@ def test_tables_are_whole_on_paper(small: Opened) -> None:
     assert cut_on_paper(small) == []
 
 
+def test_no_layer_is_closed_on_paper(browser: "Browser", pages: dict[str, Path]) -> None:
+    """Nobody can open it there; nor is paper searched."""
+    with opened(browser, pages["500 layers"]) as found:
+        found.page.fill("#search", "layers.17.mlp")
+        found.page.emulate_media(media="print")
+
+        for table in ("layers", "heat"):
+            assert found.page.locator(f"#{table} [data-layer]:visible").count() == 500
+            assert found.page.locator(f"#{table} .toggle:visible").count() > 17
+
+
 @pytest.mark.parametrize(
     ("case", "scheme"),
     [("small", "light"), ("hostile", "dark"), ("500 layers", "light"), ("small", "dark")],
@@ -243,6 +254,26 @@ def test_runs_are_compared(browser: "Browser", pages: dict[str, Path], tmp_path:
         assert found.said == []
         assert serious(found) == []
         assert cut_on_paper(found) == []
+
+
+def test_long_names_of_runs_have_room(
+    browser: "Browser", pages: dict[str, Path], tmp_path: Path
+) -> None:
+    """In the picture's legend on a telephone, and in the table of answers on a screen."""
+    other = tmp_path / "a-run-with-quite-a-long-name-of-its-own"
+    result = made_up(NAMES["small"], seed=1)
+    save_result(result, other, curve(result), ())
+    page = report([pages["small"].parent, other], tmp_path / "both.html")
+    beyond = (
+        "[...document.querySelectorAll('#runs svg text')].filter(x => x.getBoundingClientRect()"
+        ".right > document.querySelector('#runs svg').getBoundingClientRect().right + 1).length"
+    )
+    wider = "(x => x.scrollWidth - x.clientWidth)(document.querySelector('#answers').parentElement)"
+
+    with opened(browser, page, "#runs svg", viewport={"width": 390, "height": 800}) as found:
+        assert found.number(beyond) == 0
+    with opened(browser, page, "#runs svg") as found:
+        assert found.number(wider) <= 0
 
 
 def test_a_click_on_a_point_changes_what_follows(small: Opened) -> None:

@@ -165,7 +165,7 @@ def test_what_a_colleague_would_say() -> None:
     assert facts.sentences[0].startswith("Of uniform networks w8g32a8d is fastest: predicted ")
     assert facts.sentences[0].endswith(" × fp32.")
     assert facts.sentences[2] == (
-        "The sum that whole networks correct predicts networks that it has not seen to 3.0% in "
+        "The sum corrected by whole networks predicts networks that it has not seen to 3.0% in "
         "the median and 5.0% at most (2 networks)."
     )
     assert facts.uncovered[0] == (

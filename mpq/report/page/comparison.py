@@ -1,6 +1,6 @@
 """Several results beside each other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -60,32 +60,32 @@ class Comparison:
             yield "These runs are not of the same layers: compare their losses with care."
         if len({(facts.metric, facts.metric_unit) for facts in found}) > 1:
             yield "Losses were measured by different metrics, and cannot be compared."
-        if len({(facts.score, facts.higher_score_is_better) for facts in found}) > 1:
+        if len(self.judges) > 1:
             yield "Scores are by different judges, and cannot be compared."
         held_out = {n.measured.num_examples for facts in found for n in facts.networks}
         if len(held_out) > 1:
-            counts = " and ".join(f"{count:,}" for count in sorted(held_out))
+            counts = _listed([f"{count:,}" for count in sorted(held_out)])
             yield f"Losses were measured on {counts} examples, which are not the same."
         if len({facts.solver_loss.name for facts in found}) > 1:
             yield "Some solvers measured losses, others predicted them."
         solved = dict.fromkeys(facts.solver_loss.unit for facts in found)
         if len(solved) > 1:
-            units = " and ".join(solved)
+            units = _listed(list(solved))
             yield f"Losses by the solvers are in {units}, which cannot be compared."
         if len(self.points_names) > 1:
             yield "Losses of some runs' points are measured, those of others predicted."
         if len(self.points_units) > 1:
-            units = " and ".join(self.points_units)
+            units = _listed(self.points_units)
             yield f"Losses of points are in {units}, which cannot be compared."
         yield from self._notes_on_costs()
 
     def _notes_on_costs(self) -> Iterator[str]:
         if len(set(self.devices)) > 1:
-            devices = " and ".join(dict.fromkeys(self.devices))
+            devices = _listed(list(dict.fromkeys(self.devices)))
             yield f"Costs are those of different devices, and not one machine's: {devices}."
         sizes = dict.fromkeys(dict(facts.made).get(BATCH_SIZE, "") for facts in self.runs.values())
         if len(sizes) > 1:
-            counts = " and ".join(size or "not known" for size in sizes)
+            counts = _listed([size or "not known" for size in sizes])
             yield f"Latency and energy are for different batch sizes: {counts}."
 
     @property
@@ -146,12 +146,28 @@ class Comparison:
         return tuple(Compared(n, tuple(found.get(n) for found in chosen)) for n in names)
 
     @property
+    def judges(self) -> tuple[tuple[str, bool | None], ...]:
+        """Names of scores and which way is better, each once; runs without a score have none."""
+        found = ((x.score, x.higher_score_is_better) for x in self.runs.values() if x.score)
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def has_others(self) -> bool:
+        """Whether a run has layers that another one has not."""
+        return any(None in layer.precisions for layer in self.layers)
+
+    @property
     def made(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """What made them: a name, ``[runs]`` values."""
         found = [dict(facts.made) for facts in self.runs.values()]
         names = dict.fromkeys(name for each in found for name in each)
         rows = ((name, tuple(each.get(name, "") for each in found)) for name in names)
         return (*rows, ("device", self.devices))
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Two or more, as a sentence has them."""
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _precisions(facts: Facts) -> dict[str, str]:

@@ -21,7 +21,7 @@ def script_data(facts: Facts) -> dict[str, Any]:
         "pointsUnit": facts.points_unit,
         "metric": facts.metric,
         "metricUnit": facts.metric_unit,
-        **_score(facts),
+        **_score(facts.score, facts.higher_score_is_better),
         "axis": facts.axis,
         "answer": facts.answer,
         "resources": [
@@ -72,24 +72,26 @@ def _measured(measured: Measurement | None) -> dict[str, Any]:
     }
 
 
-def _score(facts: Facts) -> dict[str, Any]:
+def _score(name: str, higher_is_better: bool | None) -> dict[str, Any]:
     """How the user's own score is called, and which way is better."""
     return {
-        "scoreName": shortened(visible(facts.score)),
-        "higherScoreIsBetter": facts.higher_score_is_better,
+        "scoreName": shortened(visible(name)),
+        "higherScoreIsBetter": higher_is_better,
     }
 
 
 def comparing_data(comparison: Comparison) -> dict[str, Any]:
     """JSON-ready, of several results: their points alone."""
-    first = next(iter(comparison.runs.values()))
+    first, judges = next(iter(comparison.runs.values())), comparison.judges
+    # Scores of several judges have no name in common, and no way that is better.
+    judge = judges[0] if len(judges) == 1 else ("", None)
     resources = {x.name: x.unit for facts in comparison.runs.values() for x in facts.resources}
     return {
         # Both words would be longer than the picture is high; the points have theirs.
         "pointsName": comparison.points_names[0] if len(comparison.points_names) == 1 else "loss",
         "pointsUnit": " or ".join(comparison.points_units),
         "metricUnit": " or ".join(comparison.metric_units),
-        **_score(first),
+        **_score(*judge),
         "axis": first.axis,
         "resources": [{"name": name, "unit": unit} for name, unit in resources.items()],
         "points": [

@@ -26,7 +26,7 @@ from mpq.report.save import write_drawn
 
 _MODELS: Final = {
     "sum_of_layers": "The plain sum of layers",
-    "corrected": "The sum that whole networks correct",
+    "corrected": "The sum corrected by whole networks",
 }
 
 

@@ -26,6 +26,18 @@ def said(result: Searched, networks: Sequence[NetworkFacts]) -> Iterator[str]:
         answer, original = rows["result"].measured, rows["original"].measured
         yield from _accuracy(answer, original)
         yield from _score(result.assignment.metadata.score or "", answer, original)
+    yield from _tuned(result)
+
+
+def _tuned(result: Searched) -> Iterator[str]:
+    """Whether it is another answer than that of the search which it was tuned from."""
+    tuning = result.provenance.tuning
+    if tuning is None:
+        return
+    if tuning.is_kept:
+        yield f"It was tuned ({tuning.what})."
+    else:
+        yield f"Tuning ({tuning.what}) was tried and not kept; this is the answer without it."
 
 
 def _against_uniform(row: ComparisonRow, networks: Sequence[NetworkFacts]) -> Iterator[str]:
@@ -49,6 +61,10 @@ def _against_uniform(row: ComparisonRow, networks: Sequence[NetworkFacts]) -> It
     elif lost > 0:
         ratio = times(row.measured.divergence / lost)
         yield f"The answer has {ratio} × {what} of uniform {best.label}, {where}."
+    seen, other = row.measured.num_examples, best.measured.num_examples
+    # A tuned answer is measured on those that did not decide about it.
+    if seen != other:
+        yield f"The answer was measured on {seen:,} examples, uniform {best.label} on {other:,}."
 
 
 def _accuracy(answer: Measurement, original: Measurement) -> Iterator[str]:

@@ -259,5 +259,5 @@ const MPQ = (function () {
   // After the tables are seen: what is drawn can wait for that, and not the other way round.
   const whenSeen = (begin, redraw) => requestAnimationFrame(() => setTimeout(() => { begin(); atNewWidth(redraw); }));
 
-  return { data, byId, all, known, words, general, plain, amount, share, draw, widthOf, scaleOf, axisOf, axesOf, shown, frontOf, stepOf, errorBars, errorsOf, separate, drawAgreement, foldRows, INK, SOFT, LINE, PAPER, STAR, whenSeen };
+  return { data, byId, all, known, words, plain, amount, share, draw, widthOf, scaleOf, axisOf, axesOf, shown, frontOf, stepOf, errorBars, errorsOf, separate, drawAgreement, foldRows, INK, SOFT, PAPER, STAR, whenSeen };
 })();

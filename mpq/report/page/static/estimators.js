@@ -1,7 +1,7 @@
 // The page of compared estimators: what each is worth, and its predictions against what was measured.
 "use strict";
 (function () {
-  const { data, known, plain, draw, widthOf, drawAgreement, INK, STAR, whenSeen } = MPQ;
+  const { data, known, plain, draw, widthOf, drawAgreement, STAR, whenSeen } = MPQ;
   const COLORS = [1, 2, 3, 4, 5, 6].map((k) => "var(--r" + k + ")"), SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down"];
   const of = (values, k) => values[k % values.length];
 

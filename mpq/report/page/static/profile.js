@@ -1,7 +1,7 @@
 // The page of a measured network: predicted against measured, and what takes how long.
 "use strict";
 (function () {
-  const { data, byId, known, amount, plain, draw, widthOf, scaleOf, axisOf, drawAgreement, foldRows, whenSeen } = MPQ;
+  const { data, known, amount, draw, widthOf, scaleOf, axisOf, drawAgreement, foldRows, whenSeen } = MPQ;
   const COLORS = [1, 2, 3, 4, 5, 6].map((k) => "var(--r" + k + ")"), SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down"];
   const of = (values, k) => values[k % values.length], time = (x) => amount(x, "seconds");
   const tip = (what, predicted, measured) => ({ what: what, predicted: time(predicted), measured: time(measured) });

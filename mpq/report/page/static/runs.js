@@ -19,7 +19,7 @@
     const sx = scaleOf(rows.map((r) => r.x)), sy = scaleOf(rows.map((r) => r.y));
     const x = { field: "x", type: "quantitative", scale: sx, axis: axisOf(ax.title, ax.unit, rows.map((r) => r.x), sx) };
     const y = { field: "y", type: "quantitative", scale: sy, axis: axisOf(ay.title, ay.unit, rows.map((r) => r.y), sy) };
-    const color = { field: "run", type: "nominal", scale: { domain: runs, range: cycled(COLORS) }, legend: { columns: 2 } };
+    const color = { field: "run", type: "nominal", scale: { domain: runs, range: cycled(COLORS) }, legend: { columns: widthOf("runs") < 520 ? 1 : 2 } };
     const lines = runs.flatMap((run) => frontOf(rows.filter((r) => r.run === run && r.kind === "frontier"), ax, ay));
     const layer = [
       { data: { values: lines }, mark: { type: "line", interpolate: stepOf(ax), strokeWidth: 1.8 }, encoding: { x: x, y: y, color: color, strokeDash: { field: "run", type: "nominal", scale: { domain: runs, range: cycled(DASHES) } } } },

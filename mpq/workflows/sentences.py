@@ -17,7 +17,8 @@ from mpq.report.step_lines import step_lines
 from mpq.workflows.searched import Searched
 
 _MANY_TIMES = 2
-"""How much worse all layers together are said to be: drops of single ones are noisy."""
+"""From how much more on than predicted it is said: drops of single layers are noisy, and so are
+losses of few examples."""
 
 
 def answer_sentences(result: Searched) -> Iterator[str]:
@@ -30,6 +31,7 @@ def answer_sentences(result: Searched) -> Iterator[str]:
         yield solution.why
     yield f"{result.loss_name}: {solution.loss:.4g} {result.loss_unit}{_proof(solution)}"
     yield from _summed_scores(result)
+    yield from _beyond_max_loss(result)
     if result.spot_check is not None:
         yield from result.spot_check.sentences
     if result.safeguard is not None:
@@ -56,6 +58,25 @@ def _summed_scores(result: Searched) -> Iterator[str]:
             f"the score is {drop:.4g} worse, where what it loses by single layers adds up to "
             f"{result.solution.loss:.4g}: a score that does not tell them apart prices nothing; "
             "let a solver ask it of whole networks (--solver surrogate:is_measured=true)"
+        )
+
+
+def _beyond_max_loss(result: Searched) -> Iterator[str]:
+    """Where a limit that the prediction meets is far exceeded on held-out examples.
+
+    Codes that fit few examples lose next to nothing on these, and much more on others.
+    """
+    asked, measured = result.provenance.asked, result.measured
+    limit = None if asked is None or asked.objective is None else asked.objective.max_loss
+    # A score, or another metric than what prices are in, is no such loss.
+    is_alike = result.loss_unit == measured.metric.unit
+    if limit is None or result.provenance.is_loss_measured or not is_alike:
+        return
+    if measured.divergence > _MANY_TIMES * limit:
+        yield (
+            f"held-out examples lose {measured.divergence:.4g} {result.loss_unit}, where the "
+            f"predicted loss was to be at most {limit:g}: the prediction fails here; limit what is "
+            "measured (--max-measured-loss)"
         )
 
 

@@ -11,7 +11,7 @@ from mpq._support.cache import Cache
 from mpq._support.ranks import Ranks
 from mpq.backends.searched import check_searched
 from mpq.backends.streamed import moment_memory
-from mpq.errors import InfeasibleError
+from mpq.errors import DataError, InfeasibleError
 from mpq.hardware_profiles import NO_TARGET, Pricing
 from mpq.hardware_profiles.linear import packed_bits
 from mpq.network.blocks import blocks_of, without_caches
@@ -369,9 +369,19 @@ def _stored(layers: Sequence[Layer], rules: Rules) -> tuple[Layer, ...]:
 def split_held_out(
     network: Network, data: Calibration, held_out: Any
 ) -> tuple[Calibration, Calibration]:
-    """Calibration and held-out examples."""
+    """Calibration and held-out examples.
+
+    Raises:
+        DataError: If held-out examples of their own are none, or there are too few to split.
+    """
     data = network.examples(data)
     if held_out is None:
         # By position: data is read anew for every pass, and a drawn split would have to be kept.
         return data.split(HELD_OUT_SHARE)
-    return data, network.examples(Calibration.of(held_out))
+    own = network.examples(Calibration.of(held_out))
+    # Before all that takes long: they are read when there is an answer to measure.
+    try:
+        own.first()
+    except DataError as error:
+        raise DataError(f"held-out data: {error}") from error
+    return data, own

@@ -292,6 +292,17 @@ def test_data_that_cannot_be_used(data: str, expected: str, search: Search, tmp_
     assert written(tmp_path) == []
 
 
+def test_held_out_data_that_is_empty_is_said_at_once(user_file: Path, tmp_path: Path) -> None:
+    """Not after rounding and the estimate, and not as if it were the calibration data."""
+    mine = ("--model", f"{user_file}:make_net", "--data", f"{user_file}:calibration")
+    log = tmp_path / "log.jsonl"
+
+    result = call("search", *mine, "--eval-data", f"{user_file}:empty", *LIMIT, "--log", log)
+
+    assert "held-out data: there are no examples: the data yielded no batch" in the_error(result)
+    assert '"estimate"' not in log.read_text(encoding="utf-8")
+
+
 def test_a_model_without_data(user_file: Path, tmp_path: Path) -> None:
     """Somebody's own network needs somebody's own data."""
     model = f"{user_file}:make_net"

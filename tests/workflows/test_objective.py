@@ -1,6 +1,7 @@
 """Least cost for what may be lost, on the demo network, through Python and the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from mpq.errors import InfeasibleError, InputError
 from mpq.problem.solution import Status
 from mpq.report.measurement import Measurement
 from mpq.solvers import Auto, Lagrangian
+from mpq.workflows.asked import Asked
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.minimize import criterion
 from mpq.workflows.points import POINT_LIMIT_S, hurried
+from mpq.workflows.sentences import answer_sentences
 
 
 def search(
@@ -49,6 +52,24 @@ def test_least_bytes_for_a_predicted_loss() -> None:
     assert budget.used(found.solution.columns) == pytest.approx(budget.limit)
     less = search(limits={"weight_bytes": budget.limit - 1})
     assert less.solution.loss > limit
+
+
+@pytest.mark.parametrize(("share", "is_told"), [(0.4, True), (0.6, False)])
+def test_a_predicted_loss_that_does_not_hold_is_told(share: float, is_told: bool) -> None:
+    """Where held-out examples lose more than twice what was allowed, in the same unit."""
+    examples = mpq.Calibration(demo.calibration, stop=64)
+    task = mpq.Task(demo.make_net(), examples, demo.held_out, candidates=["w2a8", "w4a8"])
+    in_nats = mpq.search(task, ["weight_bytes=1x:w2a8"], sensitivity="sketch:num_probes=1")
+    in_squares = search(limits=["weight_bytes=1x:w2a8"], safeguard=False)
+
+    def told(found: mpq.SearchResult) -> bool:
+        objective = mpq.Objective("weight_bytes", max_loss=share * found.measured.divergence)
+        asked = Asked.of([], objective, safeguard=True)
+        result = replace(found, provenance=replace(found.provenance, asked=asked))
+        return any("--max-measured-loss" in line for line in answer_sentences(result))
+
+    assert told(in_nats) == is_told
+    assert not told(in_squares)
 
 
 @pytest.mark.parametrize("criterion", ["max_measured_loss", "max_accuracy_drop"])

@@ -43,7 +43,6 @@ def asked_number(
     name: str,
     what: str,
     is_own: bool,
-    by_value: bool = False,
 ) -> float:
     """What a score says of a network.
 
@@ -52,17 +51,16 @@ def asked_number(
         module: The network; it is in evaluation mode afterwards, however the call ends.
         name: The score's.
         what: The network, in words.
-        is_own: Whether the function is the user's, of which errors of ours are its own matter.
-        by_value: Whether the network's numbers themselves are compared, as what is written through
-            ``.data`` or NumPy is not counted by torch. Two checksums of all parameters.
+        is_own: Whether the function is the user's. Errors of ours are its own matter then, and
+            numbers of the network are compared themselves, by two checksums of all parameters, as
+            what is written through ``.data`` or NumPy is not counted by torch.
 
     Raises:
         ScoreError: If the function fails, returns no finite number, or changes the network: its
-            mode, where it is, what its weights are kept in, or they themselves (without
-            ``by_value`` as far as torch counts that).
+            mode, where it is, what its weights are kept in, or they themselves.
         MpqError: If a built-in score cannot be made of its examples.
     """
-    before, numbers = _marks(module), _checksums(module) if by_value else {}
+    before, numbers = _marks(module), _checksums(module) if is_own else {}
     try:
         found = call()
     # Whatever the user's function does not handle, and a script's end, which would be ours.
@@ -83,7 +81,7 @@ def asked_number(
         )
     changed = {parameter for parameter, _ in before.items() ^ _marks(module).items()}
     # Of the same tensors: another one may be where no numbers are.
-    if by_value and not changed:
+    if is_own and not changed:
         changed = {parameter for parameter, _ in numbers.items() ^ _checksums(module).items()}
     if changed:
         raise ScoreError(

@@ -317,7 +317,8 @@ class Dividing:
 
     def for_unseen(self) -> Self:
         """Priced times what unseen examples say that each layer's prices are too low by."""
-        by_layer = factors(self.problem.loss, self.prepared.rounded.optimism)
+        rounded = self.prepared.rounded
+        by_layer = factors(self.problem.loss, rounded.optimism, rounded.unhelped)
         by = np.repeat(by_layer, self.parts.counts, axis=0)
         return replace(self, losses=raised(self.losses, by))
 

@@ -1,6 +1,6 @@
 """How much more the errors of codes are on unseen examples than on those that they fit."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import exp, log
 from statistics import fmean
@@ -14,6 +14,7 @@ from mpq._support.arrays import Array
 from mpq.network.modules import weight_of
 from mpq.network.weight_layout import layout_of
 from mpq.problem.cost_table import CostTable
+from mpq.quantization.precision import spell_weight
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.stored import StoredWeight
 from mpq.quantization.tensor_format import TensorFormat
@@ -80,11 +81,18 @@ def is_too_low(found: Mapping[str, float]) -> bool:
     return max(found.values(), default=0.0) > OPTIMISM
 
 
-def factors(loss: CostTable, found: Mapping[str, float]) -> Array:
-    """``[L, B]`` each layer's, where a precision rounds its weight; else 1."""
-    is_rounded = np.array([not precision.weight.is_exact for precision in loss.precisions])
+def factors(loss: CostTable, found: Mapping[str, float], unhelped: Collection[str]) -> Array:
+    """``[L, B]`` each layer's, where a precision has codes that fit examples; else 1.
+
+    Args:
+        loss: Of the problem.
+        found: Layer name to factor.
+        unhelped: Precisions of weights that are rounded to nearest all the same.
+    """
+    weights = [precision.weight for precision in loss.precisions]
+    is_coded = [x.number.has_codes and spell_weight(x) not in unhelped for x in weights]
     of_layers = np.array([found.get(name, 1.0) for name in loss.layers])
-    return np.where(is_rounded, of_layers[:, None], 1.0)
+    return np.where(is_coded, of_layers[:, None], 1.0)
 
 
 def raised(prices: Array, by: Array) -> Array:

@@ -1,6 +1,6 @@
 """What the estimate says is best beside what else may be: unseen examples say which is better."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -19,6 +19,7 @@ from mpq.solvers.queries.solve import solve
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.never_worse import replaced
 from mpq.workflows.optimism import factors, is_too_low, raised
+from mpq.workflows.rounded_weights import RoundedWeights
 from mpq.workflows.setup import Prepared
 
 BEYOND: Final = 0.5
@@ -61,7 +62,7 @@ def best_answer(
             limit on the loss.
     """
     checks = dict[str, AnswerCheck]()
-    for name, other in _others(problem, by_channels, prepared.rounded.optimism):
+    for name, other in _others(problem, by_channels, prepared.rounded):
         assert solution.columns is not None
         if name == INTEGERS and _is_of_integers(problem, solution.columns):
             continue
@@ -77,13 +78,13 @@ def best_answer(
 
 
 def _others(
-    problem: Problem, by_channels: CostTable | None, optimism: Mapping[str, float]
+    problem: Problem, by_channels: CostTable | None, rounded: RoundedWeights
 ) -> Iterator[tuple[str, Problem]]:
     """Problems whose optima are asked about, each with what makes it another."""
     if by_channels is not None:
         yield PRICES, Problem(by_channels, problem.constraints)
-    if is_too_low(optimism):
-        yield UNSEEN, _for_unseen(problem, optimism)
+    if is_too_low(rounded.optimism):
+        yield UNSEEN, _for_unseen(problem, rounded)
     integers = np.array([_is_integer(found) for found in problem.loss.precisions])
     mask = problem.allowed.copy()
     for rows in map(list, problem.grouped.members):
@@ -94,14 +95,14 @@ def _others(
         yield INTEGERS, replace(problem, mask=mask)
 
 
-def _for_unseen(problem: Problem, optimism: Mapping[str, float]) -> Problem:
+def _for_unseen(problem: Problem, rounded: RoundedWeights) -> Problem:
     """With prices times each layer's factor.
 
     Without interactions: what errors of layers do together on examples that all were made to fit
     says as little.
     """
     loss = problem.loss
-    values = raised(loss.values, factors(loss, optimism))
+    values = raised(loss.values, factors(loss, rounded.optimism, rounded.unhelped))
     return replace(problem, loss=replace(loss, values=values), interactions=None)
 
 

@@ -149,7 +149,6 @@ class Judge:
     _known: dict[frozenset[tuple[str, Precision]], tuple[Quantizer, float]] = field(
         default_factory=dict, init=False, repr=False
     )
-    _asked: list[str] = field(default_factory=list, init=False, repr=False)
 
     @cached_property
     def original(self) -> float:
@@ -225,8 +224,8 @@ class Judge:
     def of(self, module: nn.Module, what: str = "the network") -> float:
         """What it says of a network, which is as it was afterwards.
 
-        Whether the numbers of parameters are what they were is looked at once, in the first call
-        of a function of the user's: by two checksums, a pass over all parameters each.
+        Whether the numbers of parameters are what they were is looked at in every call of a
+        function of the user's: by two checksums, a pass over all parameters each.
 
         Args:
             module: The network.
@@ -237,12 +236,10 @@ class Judge:
             MpqError: If a built-in score cannot be made of these examples.
         """
         score, is_own = self.score, not self.score.reads_examples
-        by_value = is_own and not self._asked
-        self._asked.append(what)
         with torch.no_grad(), random_state_kept():
             _begin_alike()
             call = partial(score.function, module, self.data, self.model)
-            return asked_number(call, module, score.name, what, is_own, by_value)
+            return asked_number(call, module, score.name, what, is_own)
 
     def drop(self, found: float) -> float:
         """How much worse a score is than the original's."""

@@ -17,7 +17,7 @@ from mpq.quantization.precision import Precision
 from mpq.sensitivity.output_sketch import OutputSketch
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.inside import solved_in_parts
-from mpq.workflows.optimism import optimism, pooled
+from mpq.workflows.optimism import factors, optimism, pooled
 from mpq.workflows.other_answers import best_answer
 from mpq.workflows.rounded_weights import rounded_by_all
 from mpq.workflows.setup import Prepared
@@ -174,4 +174,12 @@ def test_channels_are_priced_for_unseen_examples_as_well() -> None:
 
     of_rows = np.array([[known[row.partition("[")[0]]] for row in own[0].loss.layers])
     np.testing.assert_allclose(raised.loss.values, own[0].loss.values * of_rows, rtol=1e-6)
-    assert not np.array_equal(answer.columns, last[1].columns)
+    assert answer.precisions(raised) != last[1].precisions(last[0])
+
+
+def test_only_prices_of_codes_that_fit_examples_are_raised() -> None:
+    """Not the original's weights, nor a precision that was rounded to nearest all the same."""
+    prepared = Prepared.of(head_task(rounding="nearest", candidates=["w2", "w4", "wfp8", "fp32"]))
+    loss = OutputSketch(interactions=False).estimate(prepared.asked).table
+    found = factors(loss, {"head": 7.0}, ("w2",))
+    assert found.tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 7, 7, 1]]

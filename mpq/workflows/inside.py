@@ -22,11 +22,12 @@ from mpq.problem.split import ACTIVATIONS, STEPS, Split
 from mpq.quantization.channel_bits import MOST_BITS, OUTPUTS
 from mpq.quantization.precision import Precision
 from mpq.quantization.tensor_format import tied_bits
-from mpq.report.safeguard import AnswerCheck, Excess, Verdict
+from mpq.report.safeguard import AnswerCheck
 from mpq.sensitivity import ESTIMATORS, Sensitivity
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.activation_blocks import solved_in_blocks
+from mpq.workflows.best_in_parts import best_in_parts
 from mpq.workflows.bits_by_step import solved_by_step
 from mpq.workflows.coupled_rows import round_parts, shares_of_inputs
 from mpq.workflows.defaults import SOLVER
@@ -36,7 +37,6 @@ from mpq.workflows.optimism import factors, is_too_low, raised
 from mpq.workflows.part_prices import by_channels, channel_losses, in_company
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
-from mpq.workflows.uniform import uniform_within
 
 PROVED_PARTS: Final = 2000
 """Of inputs and groups, up to which they are solved to the optimum; above to 0.01 %."""
@@ -113,7 +113,8 @@ def answer_in_parts(
     """The answer in parts, unless held-out examples say that it is worse than that of whole layers.
 
     Worse is what loses more beyond the standard error, and on most examples; so is an answer that a
-    uniform precision within the budgets betters so. Where channels have several kinds of prices
+    uniform precision within the budgets betters so; and one that is not better, where codes fit too
+    few examples to be priced by them. Where channels have several kinds of prices
     (``solved_in_parts``), that answer is compared which loses less on these examples. Takes a solve
     and a forward pass over the held-out examples for each.
 
@@ -134,7 +135,7 @@ def answer_in_parts(
     if not divided:
         return _undivided(split, parted, problem, solution)
     if is_checked:
-        return _best_in_parts(prepared, divided, problem, solution)
+        return best_in_parts(prepared, divided, problem, solution)
     asked, inside = divided[0]
     round_parts(prepared, [inside.precisions(asked)])
     return asked, inside, None
@@ -174,27 +175,6 @@ def _undivided(
     # Parts may differ at other points of its frontier.
     is_same = inside.precisions(asked) == solution.precisions(problem)
     return *((asked, inside) if is_same else (problem, solution)), None
-
-
-def _best_in_parts(
-    prepared: Prepared, divided: Sequence[Answer], problem: Problem, solution: Solution
-) -> tuple[Problem, Solution, AnswerCheck]:
-    """Of answers in parts the one that loses least on held-out examples, unless it is worse."""
-    chosen = [inside.precisions(asked) for asked, inside in divided]
-    round_parts(prepared, chosen)
-    measured = prepared.on_held_out.measure
-    losses = [measured(precisions).by_example for precisions in chosen]
-    best = min(range(len(losses)), key=lambda place: float(losses[place].mean()))
-    beside = [measured(solution.precisions(problem)).by_example]
-    uniform = uniform_within(problem).values()
-    beside += [measured(problem.precisions_of(columns)).by_example for columns in uniform]
-    is_worse = any(_is_worse(Excess.of(losses[best], other)) for other in beside)
-    check = AnswerCheck(Excess.of(beside[0], losses[best]), not is_worse)
-    return (problem, solution, check) if is_worse else (*divided[best], check)
-
-
-def _is_worse(excess: Excess) -> bool:
-    return excess.verdict is Verdict.WORSE and excess.is_on_most
 
 
 def solved_in_parts(

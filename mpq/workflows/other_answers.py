@@ -136,5 +136,9 @@ def _solved(prepared: Prepared, name: str, problem: Problem) -> Columns | None:
 def _compared(answer: Array, other: Array) -> AnswerCheck:
     """From the divergences ``[N]`` of both on the same examples."""
     excess = Excess.of(answer, other)
-    is_better = excess.beyond(BEYOND) is Verdict.WORSE and excess.is_on_most
-    return AnswerCheck(excess, is_better)
+    return AnswerCheck(excess, is_for_other(excess))
+
+
+def is_for_other(excess: Excess) -> bool:
+    """Whether what an answer loses more than another one is enough for that to be taken."""
+    return excess.beyond(BEYOND) is Verdict.WORSE and excess.is_on_most

@@ -16,6 +16,7 @@ from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
 from mpq.sensitivity.output_sketch import OutputSketch
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.best_in_parts import best_in_parts
 from mpq.workflows.inside import solved_in_parts
 from mpq.workflows.optimism import factors, optimism, pooled
 from mpq.workflows.other_answers import best_answer
@@ -183,3 +184,19 @@ def test_only_prices_of_codes_that_fit_examples_are_raised() -> None:
     loss = OutputSketch(interactions=False).estimate(prepared.asked).table
     found = factors(loss, {"head": 7.0}, ("w2",))
     assert found.tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 7, 7, 1]]
+
+
+@pytest.mark.parametrize(("factor", "is_taken"), [(1.0, True), (7.0, False)])
+def test_parts_that_are_no_better_are_taken_where_examples_can_price_them(
+    factor: float, is_taken: bool
+) -> None:
+    """The answer in parts is the same as that of whole layers: neither worse nor better."""
+    prepared = Prepared.of(head_task(rounding="nearest"))
+    loss = OutputSketch(interactions=False).estimate(prepared.asked).table
+    problem = Problem(loss, prepared.constraints([mpq.Limit.parse("effective_bits=4")]))
+    whole = solve(SOLVERS.build("auto"), problem)
+    prepared.__dict__["rounded"] = replace(prepared.rounded, optimism={"head": factor})
+
+    *_, check = best_in_parts(prepared, [(problem, whole)], problem, whole)
+
+    assert check.is_replaced is is_taken

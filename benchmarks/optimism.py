@@ -32,8 +32,8 @@ from mpq.workflows.method import Method
 from mpq.workflows.optimism import OPTIMISM
 from mpq.workflows.setup import Prepared
 
-MOST_SHOWN: Final = 8
-"""Layers whose factors are printed."""
+LEAST_SHOWN: Final = 8
+"""Layers whose factors are printed, beside all others that are beyond ``OPTIMISM``."""
 
 
 def main() -> None:
@@ -60,7 +60,9 @@ def _row(name: str, seed: int, bits: list[int], most: int | None) -> dict[str, A
     task = mpq.Task(model, seen, held_out, candidates=CANDIDATES, seed=seed)
     prepared = Prepared.of(task)
     factors = prepared.rounded.optimism
-    largest = sorted(factors, key=lambda layer: -factors[layer])[:MOST_SHOWN]
+    num_beyond = sum(factor > OPTIMISM for factor in factors.values())
+    ranked = sorted(factors, key=lambda layer: -factors[layer])
+    largest = ranked[: max(LEAST_SHOWN, num_beyond)]
     row = {
         "network": name,
         "seed": seed,

@@ -119,16 +119,20 @@ class _Lines:
 
     def _told(self, event: Progressed) -> str:
         phase = f"{self._phase}: " if self._phase and self._phase != event.work else ""
-        total = "" if event.total is None else f" of {event.total}"
-        told = f"{phase}{event.work} {event.done}{total}"
+        told = f"{phase}{_count_told(event)}"
         if event.seconds_left:
             told += f", {in_words(event.seconds_left)} left"
         seconds, whole = self._left.seconds, self._left.whole
         if seconds is None:
             return told
         is_outer = whole is not None and whole.work != event.work
-        far = f"{whole.work} {whole.done} of {whole.total}, " if whole and is_outer else ""
+        far = f"{_count_told(whole)}, " if whole and is_outer else ""
         return f"{told}; {far}of all work {in_words(seconds)}"
+
+
+def _count_told(event: Progressed) -> str:
+    total = "" if event.total is None else f" of {event.total}"
+    return f"{event.work} {event.done}{total}"
 
 
 def plan_told(event: Planned) -> str:

@@ -88,7 +88,7 @@ class Frontier:
 
     def __repr__(self) -> str:
         # Every layer of every point would fill a notebook.
-        how = "measured" if self.is_measured else "predicted"
+        how = "measured" if self.is_measured else self.loss_title
         over = shortened(visible(self.resource))
         return f"<Frontier: {len(self.points)} points over {over}, {how}>"
 

@@ -54,7 +54,7 @@ def name_points(axes: Axes, named: Sequence[tuple[str, float, float]]) -> None:
 
 
 def _place(note: Annotation, within: Bbox, taken: list[Bbox], marks: Sequence[Bbox]) -> None:
-    """Takes the first free place, if one is near that covers no mark that."""
+    """Takes a near place that covers no mark, or else the first that is free."""
     free = list[tuple[tuple[float, float, str, str], Bbox]]()
     for place in _places():
         _move(note, *place)

@@ -289,7 +289,7 @@ class _Comparison:
         measured = Session(self.prepared).measure(columns)
         loss = self.prepared.on_held_out.loss(measured)
         # A task's own score has no error of examples.
-        error = measured.standard_error if loss == measured.divergence else None
+        error = measured.standard_error if measured.score is None else None
         return {"divergence": loss, "accuracy": measured.accuracy, "standard_error": error}
 
     def forward_seconds(self) -> float:

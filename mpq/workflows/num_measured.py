@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Self, final
 
-from mpq.rounding import AutoRounding
-from mpq.workflows.other_answers import is_mixed
+from mpq.workflows.other_answers import most_others
 from mpq.workflows.setup import Prepared
 
 
@@ -27,9 +26,7 @@ class NumMeasured:
     def of(cls, prepared: Prepared, num_uniform: int) -> Self:
         """Of a search with so many uniform precisions within its limits."""
         candidates, is_coded = prepared.candidates, prepared.task.weight_rounding.reads_inputs
-        # Beside the answer those by other prices and that of integers alone, where there are such.
-        is_tried = isinstance(prepared.task.weight_rounding, AutoRounding)
-        compared = 1 + num_uniform + is_coded + is_tried + is_mixed(candidates)
+        compared = 1 + num_uniform + most_others(prepared)
         # Calibration examples say nothing where codes fit them.
         on_calibration = 0 if is_coded or not num_uniform else num_uniform + 1
         return cls(compared, len(candidates) - num_uniform, on_calibration)

@@ -14,6 +14,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.quantization.precision import Precision
 from mpq.report.safeguard import AnswerCheck, Excess, Verdict
+from mpq.rounding import AutoRounding
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.defaults import SOLVER
@@ -104,6 +105,14 @@ def _for_unseen(problem: Problem, rounded: RoundedWeights) -> Problem:
     loss = problem.loss
     values = raised(loss.values, factors(loss, rounded.optimism, rounded.unhelped))
     return replace(problem, loss=replace(loss, values=values), interactions=None)
+
+
+def most_others(prepared: Prepared) -> int:
+    """How many optima ``best_answer`` asks about at most, as plans count them."""
+    rounding = prepared.task.weight_rounding
+    # What unseen examples say of prices, the trial of ``auto`` alone tells.
+    is_tried = isinstance(rounding, AutoRounding)
+    return rounding.reads_inputs + is_tried + is_mixed(prepared.candidates)
 
 
 def is_mixed(candidates: Sequence[Precision]) -> bool:

@@ -104,11 +104,13 @@ def rounded_weights(
     helped, too_low = _Trial(on, rounding, seed, left_out, kept).told(formats)
     unhelped = tuple(spell_weight(f) for f in formats if f not in helped)
     found = rounded_by_all(every, rounding, helped, seed, kept) if helped else RoundedWeights()
-    return replace(found, unhelped=unhelped, optimism=too_low if helped else {})
+    return replace(found, unhelped=unhelped, optimism=too_low)
 
 
 _Told: TypeAlias = tuple[list[TensorFormat], dict[str, float]]
+"""Formats, and the ``optimism`` of their codes."""
 _Tried: TypeAlias = tuple[dict[TensorFormat, Array], dict[str, float]]
+"""``[N]`` gains of every format, and the ``optimism`` of their codes."""
 
 
 @final

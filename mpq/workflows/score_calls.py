@@ -13,7 +13,7 @@ from mpq.sensitivity.weight_error import WeightError
 from mpq.workflows.measuring_s import measuring_s
 from mpq.workflows.method import Method
 from mpq.workflows.minimize import BISECTED
-from mpq.workflows.other_answers import is_mixed
+from mpq.workflows.other_answers import most_others
 from mpq.workflows.score import Judge, Score
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
@@ -128,7 +128,7 @@ class ScoreCalls:
         # The original and the answer, and every uniform precision as it stands beside them.
         calls = 2 + max(len(prepared.candidates), num_uniform) + self.num_points
         if self.method.safeguard and not self.method.solver.is_measuring:
-            calls += task.weight_rounding.reads_inputs + is_mixed(prepared.candidates)
+            calls += most_others(prepared)
         elif self.method.safeguard:
             # A uniform precision in the answer's place, on the examples that the solver looks at.
             calls += self.score.reads_examples

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from math import sqrt
+from typing import Final
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from mpq.report.reasons import with_reasons
 from mpq.report.step_lines import step_lines
 from mpq.workflows.searched import Searched
 
-_MANY_TIMES = 2
+_MANY_TIMES: Final = 2
 """From how much more on than predicted it is said: drops of single layers are noisy, and so are
 losses of few examples."""
 
@@ -66,13 +67,14 @@ def _beyond_max_loss(result: Searched) -> Iterator[str]:
 
     Codes that fit few examples lose next to nothing on these, and much more on others.
     """
-    asked, measured = result.provenance.asked, result.measured
+    asked = result.provenance.asked
     limit = None if asked is None or asked.objective is None else asked.objective.max_loss
+    if limit is None or result.provenance.is_loss_measured:
+        return
+    measured = result.measured
     # A score, or another metric than what prices are in, is no such loss.
     is_alike = result.loss_unit == measured.metric.unit
-    if limit is None or result.provenance.is_loss_measured or not is_alike:
-        return
-    if measured.divergence > _MANY_TIMES * limit:
+    if is_alike and measured.divergence > _MANY_TIMES * limit:
         yield (
             f"held-out examples lose {measured.divergence:.4g} {result.loss_unit}, where the "
             f"predicted loss was to be at most {limit:g}: the prediction fails here; limit what is "

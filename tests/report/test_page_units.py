@@ -174,7 +174,9 @@ def test_measured_and_predicted_runs_beside_each_other_say_which_is_which() -> N
     _, *points = found["Points of all frontiers, and the answers"]
     for row in points:
         assert ends[list(facts).index(row[0])] in row[2]
-    assert "Losses of some runs' points are measured, those of others predicted." in compared.notes
+    kinds = "predicted loss, measured loss (calibration examples) and measured loss"
+    for what in ("by the solvers", "of points"):
+        assert f"Losses {what} are not of one kind: {kinds}." in compared.notes
     assert comparing_data(compared)["pointsName"] == "loss"
     assert comparing_data(compared)["metricUnit"] == "nats or squared_output"
 

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 import mpq
 from mpq.errors import InputError
 from mpq.report import draw_bits, draw_frontier, figure_of
-from mpq.report.frontier import Frontier, FrontierPoint
+from mpq.report.frontier import TRIAL_LOSS, Frontier, FrontierPoint
 from mpq.report.page import render
 from mpq.workflows.page.report import report
+from mpq.workflows.sentences import answer_sentences
 from tests.recipes.reference import data, tiny
 from tests.report.made_up import HOSTILE, blocks, curve, made_up
 from tests.report.made_up_comparisons import estimators, recipes
@@ -80,6 +81,17 @@ def test_a_notebook_shows_a_result_of_which_nothing_was_measured() -> None:
     found = replace(made_up(blocks(4)), comparisons=())
 
     assert "Nothing was measured of this result." in found._repr_html_()
+    assert any(line.startswith("predicted loss: ") for line in answer_sentences(found))
+
+
+def test_a_frontier_says_what_its_losses_are() -> None:
+    """Those that a solver measured as it went are not predicted."""
+    predicted = curve(made_up(blocks(6)), 4)
+    tried = replace(predicted, loss_name=TRIAL_LOSS)
+
+    found = [repr(x).rpartition(", ")[2] for x in (predicted, tried)]
+
+    assert found == ["predicted loss>", "measured loss>"]
 
 
 def test_a_frontier_is_drawn_into_given_axes() -> None:

@@ -118,6 +118,15 @@ def test_a_plan_counts_calls() -> None:
     assert plan(task(), LIMITS, sensitivity="weight-error").to_dict()["calls"]["is_clocked"]
 
 
+@pytest.mark.parametrize(("rounding", "others"), [("nearest", 0), ("gptq", 1), ("auto", 2)])
+def test_a_plan_counts_calls_about_other_answers(rounding: str, others: int) -> None:
+    """Where codes fit data that by other prices; where unseen examples are asked, by theirs."""
+    found = plan(task(call_s=10.0, rounding=rounding), LIMITS, sensitivity="weight-error")
+
+    assert found.calls
+    assert found.calls.counts["score of answers"] == 5 + others
+
+
 def test_a_time_gives_up_prices_by_the_score() -> None:
     """Where what is asked of answers still fits; else it says what the least takes."""
     asked = task(call_s=100.0)

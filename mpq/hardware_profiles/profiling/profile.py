@@ -35,7 +35,7 @@ from mpq.quantization.fingerprint import measurement_key
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import Ranges
 
-NOTES = (
+_NOTES: Final = (
     "Medians of processor or wall time on one machine, for the batch and shapes of the example "
     "inputs. Layers run alone, one after the other as in the network;"
 )
@@ -204,7 +204,7 @@ def _notes(has_pairs: bool, machine: Mapping[str, str]) -> str:
     between = _IN_PAIRS if has_pairs else "what is between them"
     described = ", ".join(f"{key} {value}" for key, value in machine.items())
     return (
-        f"{NOTES} {between} is in the constant, as far as whole networks were measured. "
+        f"{_NOTES} {between} is in the constant, as far as whole networks were measured. "
         f"Machine: {described}."
     )
 

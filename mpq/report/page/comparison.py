@@ -66,14 +66,15 @@ class Comparison:
         if len(held_out) > 1:
             counts = _listed([f"{count:,}" for count in sorted(held_out)])
             yield f"Losses were measured on {counts} examples, which are not the same."
-        if len({facts.solver_loss.name for facts in found}) > 1:
-            yield "Some solvers measured losses, others predicted them."
+        kinds = dict.fromkeys(facts.solver_loss.name for facts in found)
+        if len(kinds) > 1:
+            yield f"Losses by the solvers are not of one kind: {_listed(list(kinds))}."
         solved = dict.fromkeys(facts.solver_loss.unit for facts in found)
         if len(solved) > 1:
             units = _listed(list(solved))
             yield f"Losses by the solvers are in {units}, which cannot be compared."
         if len(self.points_names) > 1:
-            yield "Losses of some runs' points are measured, those of others predicted."
+            yield f"Losses of points are not of one kind: {_listed(self.points_names)}."
         if len(self.points_units) > 1:
             units = _listed(self.points_units)
             yield f"Losses of points are in {units}, which cannot be compared."

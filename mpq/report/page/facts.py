@@ -175,7 +175,7 @@ class Facts:
         points: Frontier, then the answer and the uniform precisions.
         points_name: What their losses are, for people: predicted, or measured by the solver.
         points_unit: Of these.
-        hypervolume: Share of the rectangle between the frontier's ends; ``None``: fewer than two.
+        hypervolume: Share of the rectangle between the frontier's ends; ``None``: of two points.
         frontier_notes: What is to be known of the frontier.
         precisions: ``[B]`` spellings of the candidates.
         layers: ``[L]`` in the network's order.

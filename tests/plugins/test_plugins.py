@@ -115,8 +115,9 @@ def test_an_estimator(with_parts: Path) -> None:
 
 
 def test_a_solver(with_parts: Path) -> None:
-    """The record names it."""
-    assert assignment_of(with_parts)["metadata"]["solver"] == "toy-solver"
+    """The record names it, and what has taken the place of its answer."""
+    solver, _, _ = assignment_of(with_parts)["metadata"]["solver"].partition(", replaced by ")
+    assert solver == "toy-solver"
 
 
 def test_a_metric(with_parts: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from mpq._support.files import write_files
 from mpq.problem.assignment import Assignment
 from mpq.problem.limits import written_limit
+from mpq.report.page.facts import DeviceFacts
 from mpq.report.page.made import Made
 from mpq.report.page.render import page_of
 from mpq.report.page.vega import vega_script
@@ -106,6 +107,22 @@ def test_the_page_is_no_wider_than_the_screen(browser: "Browser", pages: dict[st
         size = {"width": 390, "height": 800}
         with opened(browser, file, viewport=size) as found:
             assert found.number("document.documentElement.scrollWidth") <= 390
+
+
+def test_sources_of_a_devices_numbers_begin_on_the_screen(
+    browser: "Browser", tmp_path: Path
+) -> None:
+    """Of a telephone: long names of numbers are broken, and not what is said of them pushed out."""
+    made = made_up(NAMES["small"])
+    numbers = (("memory_bandwidth_bytes_per_s", 1.5e9, "derived: internal flash, 256-bit words"),)
+    facts = replace(facts_of(made, curve(made)), device=DeviceFacts("m7", "", "", "", numbers))
+    file = tmp_path / "page.html"
+    file.write_bytes(page_of(facts))
+
+    with opened(browser, file, viewport={"width": 390, "height": 800}) as found:
+        source = "document.querySelector('#device-numbers td:last-child').getBoundingClientRect()"
+        assert found.number(f"{source}.left") < 270
+        assert found.number(f"{source}.width") > 150
 
 
 @pytest.mark.parametrize("width", [1400, 390])

@@ -41,7 +41,7 @@ def draw(axes: Axes, frontier: Frontier) -> None:
     for point, x, y in zip(uniform, *_points(uniform), strict=True):
         axes.annotate(point.label, (x, y), xytext=(6, 4), textcoords="offset points")
     axes.axvline(WEIGHTS_KIB, color="0.4", ls="--", label=f"a budget of {WEIGHTS_KIB} KiB")
-    axes.margins(x=0.08)  # room for the last label
+    axes.margins(x=0.1, y=0.1)  # room for labels at the edges
     axes.set_yscale("log")  # divergences span four orders of magnitude
     axes.set_xlabel("stored [KiB]")
     axes.set_ylabel("KL divergence, held out [nats]")

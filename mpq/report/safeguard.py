@@ -136,6 +136,15 @@ class UniformCheck:
         )
 
 
+PRICES, UNSEEN, INTEGERS = "prices", "unseen", "integers"
+OTHER_ANSWERS: Final = {
+    PRICES: "prices by channels",
+    UNSEEN: "prices for unseen examples",
+    INTEGERS: "integers alone",
+}
+"""What gives another answer, as ``Safeguard`` names it, and for people."""
+
+
 @final
 @dataclass(frozen=True)
 class AnswerCheck:
@@ -204,12 +213,8 @@ class Safeguard:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What was found, for people, in the order in which it was asked."""
-        asked = (
-            ("prices by channels", self.prices),
-            ("prices for unseen examples", self.unseen),
-            ("integers alone", self.integers),
-        )
-        others = (check.sentence(other) for other, check in asked if check is not None)
+        asked = {PRICES: self.prices, UNSEEN: self.unseen, INTEGERS: self.integers}
+        others = (x.sentence(OTHER_ANSWERS[name]) for name, x in asked.items() if x is not None)
         last = () if self.inside is None else (self.inside.sentence("bits inside layers"),)
         return (*others, self.sentence, *last)
 

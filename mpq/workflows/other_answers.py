@@ -13,7 +13,15 @@ from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.quantization.precision import Precision
-from mpq.report.safeguard import AnswerCheck, Excess, Verdict
+from mpq.report.safeguard import (
+    INTEGERS,
+    OTHER_ANSWERS,
+    PRICES,
+    UNSEEN,
+    AnswerCheck,
+    Excess,
+    Verdict,
+)
 from mpq.rounding import AutoRounding
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
@@ -25,14 +33,6 @@ from mpq.workflows.setup import Prepared
 
 BEYOND: Final = 0.5
 """Standard errors by which another answer has to be better, beside being so on most examples."""
-
-PRICES, UNSEEN, INTEGERS = "prices", "unseen", "integers"
-_OTHER: Final = {
-    PRICES: "prices by channels",
-    UNSEEN: "prices for unseen examples",
-    INTEGERS: "integers alone",
-}
-"""What gives another answer, as ``Safeguard`` names it, and for people."""
 
 
 def best_answer(
@@ -74,7 +74,7 @@ def best_answer(
         measured = [prepared.on_held_out.measure(precisions) for precisions in asked]
         checks[name] = _compared(*(x.by_example for x in measured))
         if checks[name].is_replaced:
-            solution = replaced(problem, solution, columns, _OTHER[name])
+            solution = replaced(problem, solution, columns, OTHER_ANSWERS[name])
     return solution, checks
 
 
@@ -138,7 +138,7 @@ def _solved(prepared: Prepared, name: str, problem: Problem) -> Columns | None:
     except InfeasibleError:  # by integers alone there need be no answer
         return None
     except SolverError as error:  # there is an answer all the same
-        warn(f"no answer by {_OTHER[name]} to compare with: {error}", stacklevel=3)
+        warn(f"no answer by {OTHER_ANSWERS[name]} to compare with: {error}", stacklevel=3)
         return None
 
 

@@ -16,7 +16,7 @@ from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
 from mpq.recipes import Recipe
-from mpq.report.safeguard import AnswerCheck, Safeguard
+from mpq.report.safeguard import INTEGERS, PRICES, UNSEEN, AnswerCheck, Safeguard
 from mpq.sensitivity import ESTIMATORS, Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.in_memory import in_memory
 from mpq.sensitivity.spot_check import spot_check
@@ -45,7 +45,7 @@ from mpq.workflows.measured_share import MeasuredShare
 from mpq.workflows.method import Method
 from mpq.workflows.never_worse import never_worse
 from mpq.workflows.objective import Objective
-from mpq.workflows.other_answers import INTEGERS, PRICES, UNSEEN, best_answer
+from mpq.workflows.other_answers import best_answer
 from mpq.workflows.outcome import announced
 from mpq.workflows.prices_by_workers import ask_ahead
 from mpq.workflows.result import SearchResult

@@ -18,6 +18,7 @@ from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Estimation, HessianEigenvalue, HessianForm, SensitivityEstimator
 from mpq.sensitivity.hessian_eigenvalue import weight_eigenvalues
+from tests.sensitivity.bent import Bent
 
 WEIGHT_2 = Precision.parse("w2")
 WEIGHT_4 = Precision.parse("w4")
@@ -138,19 +139,8 @@ def test_weights_cost_half_the_eigenvalue_times_the_squared_error(loss: str, bac
 
 def test_a_downward_eigenvalue_keeps_its_sign_until_the_table() -> None:
     """``log(1 + exp(-h^2))`` bends downwards near 0: a change of that size is what it can make."""
-
-    class Squared(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(2, 1, bias=False)
-            nn.init.constant_(self.fc.weight, 0.1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            h = self.fc(x) ** 2
-            return torch.cat([h, torch.zeros_like(h)], dim=1)
-
     x, y = torch.randn(5, 2), torch.zeros(5, dtype=torch.long)
-    model = Squared()
+    model = Bent(2, 0.1)
     tool = Tool(model, [(x, y)], WEIGHT_2, Precision.parse("bf16"))
     how = HessianEigenvalue(loss="cross-entropy", **PRECISE)
 

@@ -20,6 +20,7 @@ from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Estimation, HessianForm, OutputSketch, SensitivityEstimator
 from mpq.sensitivity.curvature.hessian_products import objective
 from mpq.sensitivity.hessian_form import quadratic_forms
+from tests.sensitivity.bent import Bent
 
 CHOICES = tuple(map(Precision.parse, ("w2", "w32a4d", "w2a4d", "w4a8", "fp32")))
 
@@ -155,19 +156,8 @@ def test_the_sketch_estimates_the_same() -> None:
 
 def test_a_negative_form_costs_nothing() -> None:
     """``log(1 + exp(-h^2))`` bends downwards near 0."""
-
-    class Squared(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(1, 1, bias=False)
-            nn.init.constant_(self.fc.weight, 0.3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            h = self.fc(x) ** 2
-            return torch.cat([h, torch.zeros_like(h)], dim=1)
-
     candidates = (Precision.parse("bf16"),)
-    tool = Tool(Squared(), [(torch.ones(2, 1), torch.zeros(2, dtype=torch.long))], candidates)
+    tool = Tool(Bent(), [(torch.ones(2, 1), torch.zeros(2, dtype=torch.long))], candidates)
 
     raw = quadratic_forms(
         Estimation(tool.network, tool.data, tool.quantizer, candidates),

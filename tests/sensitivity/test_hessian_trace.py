@@ -29,6 +29,7 @@ from mpq.sensitivity.curvature.block_traces import Traces
 from mpq.sensitivity.curvature.gauss_newton import Directions
 from mpq.sensitivity.hessian_trace import block_traces
 from mpq.sensitivity.spot_check import spot_check
+from tests.sensitivity.bent import Bent
 
 BF16 = Precision.parse("wbf16")
 FP16 = Precision.parse("w16")
@@ -423,23 +424,10 @@ def test_a_tolerance_ends_the_drawing(matrix: str) -> None:
     assert exhausted.num_probes == 20
 
 
-class Squared(nn.Module):
-    """``log(1 + exp(-h^2))`` of the first class bends downwards at 0."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(1, 1, bias=False)
-        nn.init.constant_(self.fc.weight, 0.3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.fc(x) ** 2
-        return torch.cat([h, torch.zeros_like(h)], dim=1)
-
-
 def bent_downwards() -> tuple[Tool, dict[str, Any]]:
     """That network at one candidate, and what finds its trace."""
     data = [(torch.ones(2, 1), torch.zeros(2, dtype=torch.long))]
-    tool = Tool(Squared(), data, Precision.parse("bf16"))
+    tool = Tool(Bent(), data, Precision.parse("bf16"))
     return tool, {"matrix": "hessian", "loss": "cross-entropy", "num_probes": 2}
 
 

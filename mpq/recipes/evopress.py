@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from mpq.recipes.recipe import NOT_STATED, Choice, Paper, Recipe
+from mpq.recipes.recipe import Choice, Paper, Recipe
 
 EVOPRESS: Final = Recipe(
     name="evopress",
-    version=1,
+    version=2,
     summary="measured evolution by level switches from a uniform precision, on GPTQ's weights",
     paper=Paper(
         "Sieberling et al.",
@@ -16,7 +16,7 @@ EVOPRESS: Final = Recipe(
     ),
     formula="min over b of mean_x KL(f(x), f at b (x)), measured on the whole network",
     sensitivity="weight-error",
-    solver="level-switch:is_measured=true",
+    solver="level-switch:selection=128@1/64;16@1/8,batch_size=4,num_trials=600,is_measured=true",
     candidates=tuple(f"w{bits}g128a16" for bits in (2, 3, 4, 5, 6)),
     constraint="a mean number of bits: effective_bits, or weight_bytes",
     rounding="gptq",
@@ -31,11 +31,14 @@ EVOPRESS: Final = Recipe(
         Choice("solver", "the best child of level switches is the next parent",
                "the paper's algorithm 1"),
         Choice("start", "uniform, the most that the limit holds", "the paper, on the search"),
-        Choice("children", "16 in a generation, 1000 measurements", NOT_STATED),
+        Choice("children", "128 in each of 150 generations, of which 16 and then 4 survive",
+               "the published script of the quantization search"),
+        Choice("examples", "a 64th, an eighth and all: 2,048, 16,384 and 131,072 tokens there",
+               "the published script of the quantization search"),
     ),
     departures=(
         "The second moment of inputs is weighted, half of it, by squared gradients.",
-        "Every child is measured on all examples, and not in steps of more and more.",
+        "Examples of the last step are always the same, those of the others drawn anew.",
         "Layers of any sizes are switched while the limit holds.",
         "The table beside the answer is of weight errors, and not used by it.",
     ),

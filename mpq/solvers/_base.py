@@ -27,10 +27,14 @@ class MeasuredLosses:
     Args:
         losses: Of a batch.
         told: What they depend on, by name; asked where losses are kept.
+        on_share: The same on a share of the examples (0 to 1), which a seed draws; ``None``: they
+            are of all examples alone. A user's own score is of whole networks: there it is the
+            metric, which says what is worth a call.
     """
 
     losses: Losses
     told: Callable[[], Mapping[str, str]]
+    on_share: Callable[[float, int], Losses] | None = None
 
     def __call__(self, assignments: Columns) -> Array:
         """Losses ``[P]`` of assignments ``[P, L]``."""
@@ -72,6 +76,11 @@ class Solver(Bounded, ABC):
         # Another package's solver that measures need not know.
         del each_s
         return inf
+
+    def screening_s(self, each_s: float) -> float:
+        """Seconds that it measures on shares of the examples at most, besides; all take so many."""
+        del each_s
+        return 0.0
 
     def at_most_s(self, problem: Problem) -> float:
         """Wall time in seconds after which it has an answer; ``inf``: it sets itself no limit."""

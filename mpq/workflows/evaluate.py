@@ -144,6 +144,24 @@ class Reference:
         found._known = self._known.moved(batch.start for batch in found.data)
         return found
 
+    def on_share(self, share: float, seed: int) -> "Reference":
+        """On some of the examples, at least one, in memory, of as few batches as hold so many.
+
+        Args:
+            share: Of the examples, 0 to 1.
+            seed: Draws which.
+        """
+        places = self._known.drawn(share, np.random.default_rng(seed))
+        batches, answers = list[Batch](), KeptAnswers(inf)
+        for batch in self.data:
+            if batch.start in places:
+                some = places[batch.start]
+                answers.add(sum(each.size for each in batches), self._original(batch)[some])
+                batches.append(batch.take(some))
+        found = copy(self)
+        found.data, found._known = Calibration(batches), answers
+        return found
+
     @property
     def num_batches(self) -> int:
         """How many batches the examples came in, uncut."""

@@ -138,6 +138,20 @@ class Evaluator:
 
         return losses
 
+    def losses_on_share(
+        self, candidates: Sequence[Precision], share: float, seed: int
+    ) -> Callable[[Columns], Losses]:
+        """``losses_of`` on some of the examples: divergences, also where there is a score.
+
+        Args:
+            candidates: ``B`` precisions.
+            share: Of the examples, 0 to 1.
+            seed: Draws which.
+        """
+        some = self.reference.on_share(share, seed)
+        here = replace(self, reference=some, cache=None, shared=None, judge=None, examples="")
+        return here.losses_of(candidates)
+
     def named(
         self, candidates: Sequence[Precision], assignments: Columns
     ) -> list[dict[str, Precision]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,6 +65,21 @@ class KeptAnswers:
             found._sizes[start] = size
             if old in self._kept:
                 found._kept[start] = self._kept[old]
+        return found
+
+    def drawn(self, share: float, rng: np.random.Generator) -> dict[int, list[int]]:
+        """Places of some examples, at least one, by where their batch begins.
+
+        Of as few batches as hold so many: each batch more is a pass of its own.
+        """
+        left = max(1, round(share * sum(self._sizes.values())))
+        found = dict[int, list[int]]()
+        for start in rng.permutation(list(self._sizes)).tolist():
+            size = self._sizes[start]
+            found[start] = sorted(rng.choice(size, min(size, left), replace=False).tolist())
+            left -= len(found[start])
+            if not left:
+                break
         return found
 
     @property

@@ -11,7 +11,18 @@ _MANY: Final = 10**9
 
 
 def measuring_s(solver: Solver, each_s: float, problem: Problem) -> float:
-    """Seconds that its measurements take at most; ``inf``: not known.
+    """Seconds that all its measurements take at most, also those on few examples; see ``trials_s``.
+
+    Args:
+        solver: That measures.
+        each_s: Of one measurement on all examples.
+        problem: That it is asked; its losses do not count.
+    """
+    return trials_s(solver, each_s, problem) + solver.screening_s(each_s)
+
+
+def trials_s(solver: Solver, each_s: float, problem: Problem) -> float:
+    """Seconds that its measurements on all examples take at most; ``inf``: not known.
 
     Not longer than all assignments of the problem, within its limits or not, take: what was
     measured once is known.

@@ -109,7 +109,10 @@ class Method:
             losses: Losses = evaluator.losses_of(candidates)
         else:
             losses = LossesByWorkers(workers, evaluator, candidates)
-        told = MeasuredLosses(losses, partial(_depends, prepared))
+        # What a network draws for some examples depends on all before these.
+        can_share = prepared.task.allow_randomness is None
+        on_share = partial(evaluator.losses_on_share, candidates) if can_share else None
+        told = MeasuredLosses(losses, partial(_depends, prepared), on_share)
         return replace(self, solver=self.solver.bind(told))
 
     def with_own_loss(self, solution: Solution, prepared: Prepared) -> Solution:

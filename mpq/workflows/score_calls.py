@@ -10,7 +10,7 @@ from mpq.problem.problem import Problem
 from mpq.quantization.precision import ORIGINAL
 from mpq.sensitivity import SensitivityEstimator
 from mpq.sensitivity.weight_error import WeightError
-from mpq.workflows.measuring_s import measuring_s
+from mpq.workflows.measuring_s import trials_s
 from mpq.workflows.method import Method
 from mpq.workflows.minimize import BISECTED
 from mpq.workflows.other_answers import most_others
@@ -120,7 +120,7 @@ class ScoreCalls:
             return 0
         # A limit on its time says nothing of how many.
         call_s = self.score.call_s or 1.0
-        seconds = measuring_s(solver, call_s, problem)
+        seconds = trials_s(solver, call_s, problem)
         return ceil(seconds / call_s - 1e-9) if isfinite(seconds) else 0
 
     def _answers(self, prepared: Prepared, num_uniform: int) -> int:

@@ -1,6 +1,8 @@
 """Level switches: one layer a level down, others up, and the best child is the next parent."""
 
+import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar, Self, final
 
 import numpy as np
@@ -13,12 +15,13 @@ from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.black_box._base import MeasuringSolver, Run, check_trials
 from mpq.solvers.black_box.population import Assignments, Space
 from mpq.solvers.black_box.seeds import uniform
+from mpq.solvers.black_box.selection import Selection, check_selection, shareable
 from mpq.solvers.black_box.study import Trials
 
 _MOST_SWITCHES = 3
 """Of one child: the smaller of two draws from 1 to this, as in the published code."""
 _ATTEMPTS = 20
-"""Draws for every child that is wanted, of which some are known or break a budget."""
+"""Times that as many children are drawn as are wanted: some are known, or break a budget."""
 
 
 @final
@@ -29,14 +32,18 @@ class LevelSwitch(MeasuringSolver):
     A child is the best trial so far with one to three switches: a group takes the next cheaper of
     its precisions, and another one the next dearer, as the budgets allow. EvoPress (Sieberling et
     al. 2024, arXiv:2410.14649), which begins at the uniform precision that meets the budget and
-    keeps the best child of every generation. Departs from it in that every child is measured on
-    all examples, where it selects in steps of more and more, that layers of all sizes are switched,
-    and that no assignment is measured twice. Where no uniform precision meets the budgets, it
-    begins at the least predicted loss.
+    keeps the best child of every generation. With a ``selection`` many children are compared on few
+    examples, which are drawn anew every time, the best of them on more, and the best of these on
+    all, beside all trials before; without, every child is measured on all. Departs from the paper
+    in that layers of all sizes are switched, and that no assignment is measured on all examples
+    twice. Where no uniform precision meets the budgets, it begins at the least predicted loss.
 
     Args:
-        num_trials: Evaluations in all.
-        batch_size: Children of a generation, evaluated at once.
+        num_trials: Evaluations on all examples.
+        batch_size: Children of a generation that are evaluated on all examples.
+        selection: Steps before that, such as ``128@1/64;16@1/8``: 128 children on a 64th of the
+            examples, the best 16 of them on an eighth; empty: none. By the metric, also where a
+            score is made small.
         seed: Seed of every random draw.
         is_seeded: Whether it begins at the solved assignments too, as ``evolutionary`` does.
         is_measured: As in ``Evolutionary``.
@@ -47,7 +54,8 @@ class LevelSwitch(MeasuringSolver):
         objective: Losses of a batch; ``None``: the problem's own.
 
     Raises:
-        InputError: If a number is below 1, or the time limit is no time.
+        InputError: If a number is below 1, the time limit is no time, or the selection is none, or
+            leaves fewer than ``batch_size``, or nothing is measured.
     """
 
     name: ClassVar[str] = "level-switch"
@@ -55,6 +63,7 @@ class LevelSwitch(MeasuringSolver):
 
     num_trials: int = 1000
     batch_size: int = 16
+    selection: str = ""
     seed: int = 0
     is_seeded: bool = False
     is_measured: bool = False
@@ -66,6 +75,13 @@ class LevelSwitch(MeasuringSolver):
 
     def __post_init__(self) -> None:
         check_trials(self)
+        check_selection(self.name, self.selection, self.is_measured, self.batch_size)
+
+    def screening_s(self, each_s: float) -> float:
+        """See ``Solver.screening_s``: of every generation, or as long as the time limit."""
+        limit = math.inf if self.time_limit_s is None else self.time_limit_s
+        num_generations = math.ceil(self.num_trials / self.batch_size)
+        return min(num_generations * Selection.parse(self.selection).passes * each_s, limit)
 
     def bind(self, losses: Losses) -> Self:
         """See ``Solver.bind``."""
@@ -76,12 +92,14 @@ class LevelSwitch(MeasuringSolver):
 
         Raises:
             InputError: If the loss is to be measured and there is no objective that measures it,
-                or the storage cannot be used.
+                or not on shares of examples, or the storage cannot be used.
             MismatchError: If the study belongs to another problem.
             SolverError: If the storage fails on the way, or a loss is ``nan``.
         """
-        starts = self.starts or _starts(problem)
-        return Run(replace(self, starts=starts), problem, None).solve(_Switches)
+        if self.selection and self.objective is not None:
+            shareable(self.name, self.objective)
+        begun = replace(self, starts=self.starts or _starts(problem))
+        return Run(begun, problem, None).solve(partial(_Switches, begun))
 
 
 def _starts(problem: Problem) -> tuple[tuple[int, ...], ...]:
@@ -101,46 +119,57 @@ class _Switches:
     """Children of the best trial.
 
     Args:
+        solver: With its objective and selection, and where it begins.
         space: Search space of the problem.
     """
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
+    def __init__(self, solver: LevelSwitch, space: Space) -> None:
+        self._solver, self._space = solver, space
+        self._selection = Selection.parse(solver.selection)
         grouped = space.problem.grouped
         cost = np.where(grouped.allowed, space.costs.sum(axis=0), np.inf)
-        # Of every group its columns from the cheapest on: its levels.
-        self._levels = [
-            row[: int(count)]
-            for row, count in zip(
-                cost.argsort(axis=1, kind="stable"), grouped.allowed.sum(axis=1), strict=True
-            )
-        ]
+        # Of every group its columns from the cheapest on: its levels; what is not allowed is last.
+        self._levels = cost.argsort(axis=1, kind="stable")  # [G, B]
+        self._top = grouped.allowed.sum(axis=1) - 1  # [G]
+        self._groups = np.arange(space.num_groups)
 
     def __call__(self, trials: Trials, rng: np.random.Generator, count: int) -> Assignments:
         """See ``Propose``."""
-        if not len(trials):
-            return self._space.random(count, rng)
-        parent = trials.assignments[int(trials.values[:, 0].argmin())]
-        drawn = [self._child(parent, rng) for _ in range(_ATTEMPTS * count)]
-        children = np.array(drawn, dtype=np.intp)
-        found = trials.unknown(children[self._space.within(children)])
+        if len(trials):
+            parent = trials.assignments[int(trials.values[:, 0].argmin())]
+        else:
+            parent = self._space.groups(np.array(self._solver.starts[:1], dtype=np.intp))[0]
+        found = self._children(parent, trials, rng, max(count, self._selection.num_children))
         # Where all neighbours are known, what is left is drawn.
-        return found if len(found) else trials.unknown(self._space.random(count, rng))
-
-    def _child(self, parent: Columns, rng: np.random.Generator) -> Columns:
-        child = parent.copy()
-        for _ in range(int(rng.integers(1, _MOST_SWITCHES + 1, 2).min())):
-            self._step(child, rng, -1)
-            self._step(child, rng, +1)
-        return child
-
-    def _step(self, columns: Columns, rng: np.random.Generator, change: int) -> None:
-        """Moves a random group that can a level, in place."""
-        places = np.array(
-            [int(np.flatnonzero(levels == columns[g])[0]) for g, levels in enumerate(self._levels)]
+        if not len(found):
+            return trials.unknown(self._space.random(count, rng))
+        if not self._selection.steps:
+            return found
+        objective = shareable(self._solver.name, self._solver.objective)
+        return self._selection.best_first(
+            self._solver.name, objective, found, self._space.layers, rng
         )
-        lengths = np.array([len(levels) for levels in self._levels])
-        can = np.flatnonzero((places + change >= 0) & (places + change < lengths))
-        if len(can):
-            group = int(rng.choice(can))
-            columns[group] = self._levels[group][places[group] + change]
+
+    def _children(
+        self, parent: Columns, trials: Trials, rng: np.random.Generator, count: int
+    ) -> Assignments:
+        """``[P, G]`` that keep the budgets and nobody has tried: so many, if they are found."""
+        levels = (self._levels == parent[:, None]).argmax(axis=1)  # [G]
+        found = np.empty((0, len(parent)), dtype=np.intp)
+        for _ in range(_ATTEMPTS):
+            drawn = np.array([self._child(levels, rng) for _ in range(count)], dtype=np.intp)
+            columns = self._levels[self._groups, drawn]
+            within = columns[self._space.within(columns)]
+            found = trials.unknown(np.concatenate([found, within]))
+            if len(found) >= count:
+                break
+        return found
+
+    def _child(self, levels: Columns, rng: np.random.Generator) -> Columns:
+        """``[G]`` levels after one to three switches."""
+        child = levels.copy()
+        for _ in range(int(rng.integers(1, _MOST_SWITCHES + 1, 2).min())):
+            for change, can in ((-1, child > 0), (+1, child < self._top)):
+                if can.any():
+                    child[rng.choice(np.flatnonzero(can))] += change
+        return child

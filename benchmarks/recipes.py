@@ -14,8 +14,9 @@ EfficientNet-Lite0's calibration images have no
 labels: those are what the network says of them. ``forward_passes`` counts examples that came to
 the last layer during the search, measured on by the search itself, per calibration example; a
 search for the first number of bits estimates, later ones find what it left (``--cache`` of a
-search), so that seconds are of the first. ``means`` has what each recipe loses in units of the
-default, as geometric means over bits, and over all networks.
+search), so that seconds are of the first. Recipes that measure whole networks may be given fewer of
+them (``--trials``), which their rows name, too. ``means`` has what each recipe loses in units of
+the default, as geometric means over bits, and over all networks.
 """
 
 import argparse
@@ -41,6 +42,8 @@ from mpq.network.examples import Calibration
 from mpq.quantization.precision import Precision
 from mpq.recipes import RECIPES
 from mpq.report.recipes import DEFAULT
+from mpq.solvers import SOLVERS
+from mpq.workflows.defaults import SOLVER
 from mpq.workflows.evaluate import Reference
 
 ALL: Final = (*NETWORKS, "efficientnet_lite0")
@@ -61,6 +64,10 @@ def main() -> None:
         "--recipes", default=",".join([DEFAULT, NEAREST, UNIFORM, *RECIPES, *FREE_ENDS])
     )
     parser.add_argument("--seed", type=int, default=0)
+    told = (
+        "networks that a recipe measures whole at most, where it measures them; its own otherwise"
+    )
+    parser.add_argument("--trials", type=int, help=told)
     parser.add_argument("--join", nargs="+", type=Path, help="files of runs, printed as one")
     given = parser.parse_args()
     if given.join:
@@ -71,12 +78,15 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     bits, names = list(map(int, given.bits.split(","))), given.recipes.split(",")
-    rows = [row for x in given.networks for row in _searches(x, bits, names, given.seed)]
+    runs = (_searches(x, bits, names, given.seed, given.trials) for x in given.networks)
+    rows = [row for each in runs for row in each]
     header = {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}
     print(json.dumps({**header, "rows": rows, "means": means(rows)}, indent=1))
 
 
-def _searches(name: str, bits: list[int], recipes: list[str], seed: int) -> Iterator[Any]:
+def _searches(
+    name: str, bits: list[int], recipes: list[str], seed: int, trials: int | None
+) -> Iterator[Any]:
     model, (calibration, fresh) = network(name, seed)
     if name not in NETWORKS:
         with torch.no_grad():
@@ -86,13 +96,18 @@ def _searches(name: str, bits: list[int], recipes: list[str], seed: int) -> Iter
         with TemporaryDirectory() as folder:
             for budget in bits:
                 row = {"network": name, "bits": budget, "recipe": recipe, "seed": seed}
-                row |= _search(model, calibration, reference, row, Path(folder))
+                row |= _search(model, calibration, reference, row, Path(folder), trials)
                 print(*row.values(), file=sys.stderr, flush=True)
                 yield row
 
 
 def _search(
-    model: nn.Module, calibration: Batches, reference: Reference, row: dict[str, Any], cache: Path
+    model: nn.Module,
+    calibration: Batches,
+    reference: Reference,
+    row: dict[str, Any],
+    cache: Path,
+    trials: int | None,
 ) -> dict[str, Any]:
     """What one search found, or why it found nothing."""
     seen, held_out = parts(calibration)
@@ -107,7 +122,8 @@ def _search(
         try:
             recipe = name if name in RECIPES else None
             keep = ["ends"] if row["recipe"].endswith(FREE) else []
-            result = mpq.search(task, [f"weight_bytes=1x:{precision}"], recipe=recipe, keep=keep)
+            limits, solver = [f"weight_bytes=1x:{precision}"], _with_fewer(name, trials)
+            result = mpq.search(task, limits, solver=solver, recipe=recipe, keep=keep)
         except MpqError as error:
             return {"error": str(error).splitlines()[0]}
         counted = sum(seen_rows) / sum(len(x) for x, _ in seen)
@@ -120,6 +136,16 @@ def _search(
         "forward_passes": round(counted, 1),
         "overrides": [] if used is None else list(used.overrides),
     }
+
+
+def _with_fewer(name: str, trials: int | None) -> str:
+    """A recipe's solver that measures so many networks at most; else that of the recipe."""
+    if trials is None or name not in RECIPES:
+        return SOLVER
+    solver: Any = SOLVERS.build(RECIPES[name].solver)
+    if not solver.is_measuring or solver.num_trials <= trials:
+        return SOLVER
+    return SOLVERS.spell(replace(solver, num_trials=trials))
 
 
 def _is_of_weights(name: str) -> bool:

@@ -8,7 +8,9 @@ Networks, calibration and fresh examples are those of ``rounding_search.py`` (on
 is the weights' bytes of uniform 3, 4 and 5 bits. Recipes that leave inputs in 16 bits have their
 own candidates; the others are given weights of 2 to 8 bits and inputs that are not rounded, as the
 default has, which their rows name (``overrides``). ``default+nearest`` is the default whose weights
-are rounded to nearest, as most recipes round; ``uniform`` the uniform precision, rounded so.
+are rounded to nearest, as most recipes round; ``uniform`` the uniform precision, rounded so;
+``default+groups`` the default among the formats that ``evopress`` has, where 128 weights share a
+scale, and not a whole output channel.
 ``hawq-v3+free-ends`` is the recipe with its first and last layer chosen as all others are.
 EfficientNet-Lite0's calibration images have no
 labels: those are what the network says of them. ``forward_passes`` counts examples that came to
@@ -49,6 +51,7 @@ from mpq.workflows.evaluate import Reference
 ALL: Final = (*NETWORKS, "efficientnet_lite0")
 NEAREST: Final = f"{DEFAULT}+nearest"
 UNIFORM: Final = "uniform"
+GROUPS: Final = f"{DEFAULT}+groups"
 FREE: Final = "+free-ends"
 """Behind a recipe's name: the first and the last layer are chosen as all others are."""
 FREE_ENDS: Final = tuple(f"{name}{FREE}" for name, each in RECIPES.items() if each.ends)
@@ -61,7 +64,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=list(ALL))
     parser.add_argument("--bits", default=",".join(map(str, BUDGET_BITS)))
     parser.add_argument(
-        "--recipes", default=",".join([DEFAULT, NEAREST, UNIFORM, *RECIPES, *FREE_ENDS])
+        "--recipes", default=",".join([DEFAULT, NEAREST, UNIFORM, GROUPS, *RECIPES, *FREE_ENDS])
     )
     parser.add_argument("--seed", type=int, default=0)
     told = (
@@ -115,7 +118,9 @@ def _search(
     task = mpq.Task(model, seen, held_out, seed=row["seed"], cache=cache)
     if name in (NEAREST, UNIFORM):
         task = replace(task, rounding="nearest")
-    if not _is_of_weights(name):
+    if name == GROUPS:
+        task = replace(task, candidates=RECIPES["evopress"].candidates)
+    elif not _is_of_weights(name):
         task = replace(task, candidates=(precision,) if name == UNIFORM else CANDIDATES)
     start = time.process_time()
     with counting(model) as seen_rows:

@@ -560,7 +560,8 @@ def _mean_of(ratios: list[float]) -> str:
 
 def recipe_losses() -> str:
     """What the default loses, and with rounding to nearest, beside uniform precisions."""
-    rows = [x for x in _recipe_rows() if x["recipe"] in ("default", "default+nearest", "uniform")]
+    shown = ("default", "default+groups", "default+nearest", "uniform")
+    rows = [x for x in _recipe_rows() if x["recipe"] in shown]
     table = (
         [RECIPE_NETWORKS[network], f"`{recipe}`", *(
             _number(x["kl_nats"]) for x in rows if (x["network"], x["recipe"]) == (network, recipe)

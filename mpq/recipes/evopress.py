@@ -32,9 +32,9 @@ EVOPRESS: Final = Recipe(
                "the paper's algorithm 1"),
         Choice("start", "uniform, the most that the limit holds", "the paper, on the search"),
         Choice("children", "128 in each of 150 generations, of which 16 and then 4 survive",
-               "the published script of the quantization search"),
+               "the published code, on the quantization search"),
         Choice("examples", "a 64th, an eighth and all: 2,048, 16,384 and 131,072 tokens there",
-               "the published script of the quantization search"),
+               "the published code, on the quantization search"),
     ),
     departures=(
         "The second moment of inputs is weighted, half of it, by squared gradients.",

@@ -67,8 +67,11 @@ OTHERS: list[Solver] = [part() for part in mpq.SOLVERS if part not in APART]
 QUICK: list[Solver] = [
     replace(solver, num_trials=60, population_size=20)
     if isinstance(solver, Evolutionary)
+    # It climbs from one assignment, by a switch or two a generation.
+    else replace(solver, num_trials=400)
+    if isinstance(solver, LevelSwitch)
     else replace(solver, num_trials=40)
-    if isinstance(solver, Bayesian | Surrogate | LevelSwitch | BoostedTrees)
+    if isinstance(solver, Bayesian | Surrogate | BoostedTrees)
     else solver
     for solver in OTHERS
 ]

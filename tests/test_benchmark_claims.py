@@ -60,14 +60,14 @@ def test_prices_for_unseen_examples_have_the_documented_figures() -> None:
 
 
 def test_no_search_of_a_recipe_took_longer_than_is_said() -> None:
-    """benchmarks/README.md: 14 minutes a recipe and network; of whole networks in steps 45."""
+    """benchmarks/README.md: 17 minutes a recipe and network; of whole networks in steps 45."""
     for path in RECIPES:
         taken = dict[str, float]()
         for row in json.loads(path.read_text())["rows"]:
             taken[row["recipe"]] = taken.get(row["recipe"], 0) + row.get("processor_seconds", 0)
 
         long = {recipe: taken.pop(recipe, 0) for recipe in ("evopress", "mptq-vit")}
-        assert max(taken.values()) <= 14 * 60
+        assert max(taken.values()) <= 17 * 60
         assert max(long.values()) <= 45 * 60
 
 

@@ -39,8 +39,8 @@ EVOPRESS: Final = Recipe(
     departures=(
         "The second moment of inputs is weighted, half of it, by squared gradients.",
         "Examples of the last step are always the same, those of the others drawn anew.",
-        "Layers of any sizes are switched while the limit holds; what a uniform precision leaves of "
-        "it is hardly used.",
+        "Layers of any sizes are switched while the limit holds; what a uniform precision leaves "
+        "of it is hardly used.",
         "The table beside the answer is of weight errors, and not used by it.",
     ),
 )  # fmt: skip
